@@ -1,0 +1,9 @@
+"""``python -m asynctask``: the service in the foreground."""
+
+import sys
+
+from twisted.scripts.twistd import run
+
+# No PID file: it would keep a service in a container from starting after a crash.
+sys.argv = ["asynctask", "--nodaemon", "--pidfile=", "asynctask", *sys.argv[1:]]
+run()

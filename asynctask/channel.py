@@ -1,0 +1,105 @@
+"""The HTTP connection: twisted.web's Site, with a limit on bodies and a quiet end."""
+
+from collections.abc import Callable
+from typing import Any, Final
+from weakref import WeakSet
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+IDLE: Final = 60
+"""Seconds that a connection may stay open between requests, or stop in the middle of one."""
+
+LINGER: Final = 2.0
+"""Seconds for which the rest of a refused body is read and dropped: closing at once would reset the
+connection, and the client might never see why."""
+
+Refuse = Callable[[Request], bytes]
+
+
+class LimitedRequest(Request):
+    """A request whose body is refused as soon as it is known to be too large."""
+
+    limit = 0
+    refuse: Refuse
+
+    _size = 0
+    _refused = False
+    _lingering: IDelayedCall | None = None
+
+    def gotLength(self, length: int | None) -> None:
+        """See `twisted.web.http.IRequest`; None is a chunked body."""
+        super().gotLength(min(length or 0, self.limit))
+        if (length or 0) > self.limit:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        self._size += len(data)
+        if self._refused:
+            return
+        if self._size > self.limit:
+            self._refuse_body()
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The whole request has come."""
+        if not self._refused:
+            super().requestReceived(command, path, version)
+        elif self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+            self.finish()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has left."""
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+        super().connectionLost(reason)
+
+    def _refuse_body(self) -> None:
+        """Answer now, and close the connection once the client has had time to read why."""
+        self._refused = True
+        self.clientproto = b"HTTP/1.1"
+        self.requestHeaders.removeHeader(b"Expect")
+        self.setHeader(b"Connection", b"close")
+        self.channel.persistent = False
+        body = type(self).refuse(self)
+        self.write(body)
+        self._lingering = self.channel.callLater(LINGER, self.channel.loseConnection)
+
+
+class Front(Site):
+    """The HTTP server.
+
+    :param limit: bytes that a body may have.
+    :param refuse: answers a body over the limit.
+    """
+
+    noisy = False
+
+    def __init__(self, resource: IResource, limit: int, refuse: Refuse) -> None:
+        request = type("FrontRequest", (LimitedRequest,), {"limit": limit, "refuse": refuse})
+        super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
+        self._connections: WeakSet[Any] = WeakSet()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """See `twisted.internet.interfaces.IProtocolFactory`."""
+        connection = super().buildProtocol(addr)
+        self._connections.add(connection)
+        return connection
+
+    def log(self, request: Any) -> None:
+        """Log no requests."""
+
+    def close_idle(self) -> int:
+        """Close the connections on which nothing is being answered; tell how many are left."""
+        busy = 0
+        for connection in list(self._connections):
+            if connection.requests:
+                busy += 1
+            else:
+                connection.loseConnection()
+        return busy

@@ -1,0 +1,125 @@
+"""SQLite under the store: one connection that writes and checkpoints, a few that read."""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, QueuePool
+from twisted.python.threadpool import ThreadPool
+
+from asynctask.model import Unavailable
+from asynctask.sqlite import BUSY, Place
+
+READERS: Final = 4
+"""Connections that read, each on a thread: what is read is short, and the cores are few."""
+
+LARGE_LOG: Final = 64 * 1024 * 1024
+"""Bytes of the write-ahead log above which readers are paused, since two slow ones that overlap would
+keep it from ever being reset."""
+
+NO_ANSWER: Final = "The store does not answer now; try again later"
+
+T = TypeVar("T")
+
+
+class Sqlite:
+    """The connections to one file.
+
+    :ivar readers: the threads that read; None in memory, where the writer's connection is the only one.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._writing = self._engine(NullPool)
+        event.listen(self._writing, "connect", self._prepare_writing)
+        event.listen(self._writing, "begin", _begin_immediate)
+        self._reading = self._engine(QueuePool, pool_size=READERS, max_overflow=0)
+        event.listen(self._reading, "connect", _prepare_reading)
+        self._paused = threading.Semaphore(READERS)
+        self.readers: ThreadPool | None = None
+
+    def _engine(self, pool: type[NullPool] | type[QueuePool], **options: Any) -> Engine:
+        return create_engine("sqlite://", creator=self._connect, poolclass=pool, **options)
+
+    def _connect(self) -> sqlite3.Connection:
+        # No isolation level: transactions are begun by us, not guessed by the driver.
+        return sqlite3.connect(
+            self._place.path or ":memory:",
+            timeout=BUSY,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _prepare_writing(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {self._place.synchronous}")
+
+    def connect(self) -> Connection:
+        """Open the connection that writes."""
+        return self._writing.connect()
+
+    def start_reading(self) -> None:
+        """Start the threads that read, and make sure that a new file survives a power cut."""
+        path = self._place.path
+        if path is None:
+            return
+        _sync_folder(path.parent)
+        self.readers = ThreadPool(0, READERS, "asynctask-reader")
+        self.readers.start()
+
+    def stop_reading(self) -> None:
+        """Wait for reads under way, and close: SQLite wants the writer to be the last."""
+        if self.readers is not None:
+            self.readers.stop()
+        self._reading.dispose()
+
+    def read(self, run: Callable[[Connection], T]) -> T:
+        """Read; all is fetched when ``run`` returns.
+
+        :raises Unavailable: the database cannot be read.
+        """
+        try:
+            with self._paused, self._reading.connect() as connection:
+                return run(connection)
+        except DBAPIError:
+            raise Unavailable(NO_ANSWER) from None
+
+    def keep_log_short(self, connection: Connection) -> None:
+        """Reset the write-ahead log where it has become large, with all readers paused."""
+        path = self._place.path
+        if path is None or not _is_larger(path.with_name(path.name + "-wal"), LARGE_LOG):
+            return
+        with ExitStack() as pause:
+            for _ in range(READERS):
+                pause.enter_context(self._paused)
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _prepare_reading(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("PRAGMA query_only = ON")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_larger(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size > size
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,77 @@
+"""Who may speak to us: a page of another site may not, whatever name it has given our address."""
+
+import ipaddress
+from collections.abc import Collection, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from asynctask.model import Forbidden, Invalid
+
+LOOPBACK_NAMES: Final = frozenset({"localhost"})
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+CHANGING: Final = frozenset({b"POST", b"DELETE"})
+"""Methods that a browser may be made to send by a page of another site."""
+
+
+def check_host(hosts: Sequence[bytes], version: bytes, came_in_on: str, names: Collection[str]) -> None:
+    """Refuse a name that is not ours: it may be another's that was pointed at us (DNS rebinding).
+
+    :param hosts: every ``Host`` field of the request.
+    :param version: of HTTP, as the request has it.
+    :param came_in_on: the address of this end of the connection.
+    :param names: further names that we have.
+    :raises Invalid: there is not exactly one (RFC 9112 §3.2); HTTP/1.0 needs none.
+    :raises Forbidden: the name is not ours.
+    """
+    if not hosts and version == b"HTTP/1.0":
+        return
+    if len(hosts) != 1:
+        raise Invalid("The request must have exactly one Host")
+    name, _ = split_host(hosts[0])
+    if name in LOOPBACK_NAMES or name == came_in_on.lower() or name in names or _is_loopback(name):
+        return
+    raise Forbidden("This name is not one of the service's; allow it with --host")
+
+
+def check_origin(
+    method: bytes, host: bytes, origins: Sequence[bytes], fetch_sites: Sequence[bytes]
+) -> None:
+    """Refuse to be changed by a page of another site.
+
+    :raises Forbidden: ``Sec-Fetch-Site`` or ``Origin`` says that this is one.
+    """
+    if method not in CHANGING:
+        return
+    if any(site.strip().lower() not in (b"same-origin", b"none") for site in fetch_sites):
+        raise Forbidden("A page of another site may not do this (Sec-Fetch-Site)")
+    if any(not _same_site(origin, host) for origin in origins):
+        raise Forbidden("A page of another site may not do this (Origin)")
+
+
+def split_host(host: bytes) -> tuple[str, int | None]:
+    """Name and port of a ``Host``; a name that is none of ours where it is malformed."""
+    try:
+        parts = urlsplit("//" + host.strip().decode("ascii"))
+        if parts.username is not None or parts.path or parts.query or parts.fragment:
+            return "", None
+        return (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        return "", None
+
+
+def _same_site(origin: bytes, host: bytes) -> bool:
+    scheme, separator, authority = origin.strip().lower().partition(b"://")
+    default = DEFAULT_PORTS.get(scheme.decode("latin-1"))
+    if not separator or default is None:
+        return False
+    theirs, their_port = split_host(authority)
+    ours, our_port = split_host(host)
+    return bool(theirs) and (theirs, their_port or default) == (ours, our_port or default)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback

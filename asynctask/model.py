@@ -1,0 +1,274 @@
+"""What a task is, and what may happen to it. Pure: no clock, no chance, no I/O."""
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+
+class Status(StrEnum):
+    """Where a task stands."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Move(StrEnum):
+    """What happens to a task."""
+
+    START = "start"
+    COMPLETE = "complete"
+    TRY_AGAIN = "try again"
+    GIVE_UP = "give up"
+    CANCEL = "cancel"
+    RETRY = "retry"
+
+
+ACCEPTED, RUNNING, RETRYING, COMPLETED, FAILED, CANCELLED = Status
+START, COMPLETE, TRY_AGAIN, GIVE_UP, CANCEL, RETRY = Move
+
+TRANSITIONS: Final = {
+    (ACCEPTED, START): RUNNING,
+    (ACCEPTED, CANCEL): CANCELLED,
+    (RUNNING, COMPLETE): COMPLETED,
+    (RUNNING, TRY_AGAIN): RETRYING,
+    (RUNNING, GIVE_UP): FAILED,
+    (RUNNING, CANCEL): CANCELLED,
+    (RETRYING, START): RUNNING,
+    (RETRYING, GIVE_UP): FAILED,
+    (RETRYING, CANCEL): CANCELLED,
+    (FAILED, RETRY): ACCEPTED,
+    (CANCELLED, RETRY): ACCEPTED,
+}
+WAITING: Final = frozenset(before for before, move in TRANSITIONS if move is START)
+ENDED: Final = frozenset(Status) - WAITING - {RUNNING}
+
+CRASHES_ALLOWED: Final = 2
+"""A task that itself kills the process is failed when it does so once more than this."""
+
+
+class InvalidTransition(Exception):
+    """The state of the task forbids this move."""
+
+    def __init__(self, status: Status, move: Move) -> None:
+        super().__init__(f"A task that is {status} cannot {move}")
+
+
+class Error(Struct, frozen=True, gc=False):
+    """Why an attempt failed: the exception's class name, or one of ours, and its message."""
+
+    type: str
+    message: str
+
+
+class Progress(Struct, frozen=True, gc=False):
+    """How far an attempt is."""
+
+    step: int
+    total: int
+    message: str = ""
+
+
+class Submission(Struct, frozen=True, gc=False):
+    """What a client asks for, checked.
+
+    ``input`` is JSON text of an object; ``delay`` is in seconds.
+    """
+
+    name: str
+    kind: str
+    input: str
+    delay: float = 0
+
+
+class Task(Struct, frozen=True, gc=False):
+    """A task as it is at one moment.
+
+    Times are seconds since the epoch, UTC. ``input``, ``result`` and ``history`` are JSON text: they
+    go through us unread, and a task out of a list or in the runner's hands has them as None where
+    nobody needs them.
+    """
+
+    task_id: str
+    name: str
+    kind: str
+    status: Status
+    attempt: int
+    accepted_at: float
+    run_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    crashes: int = 0
+    progress: Progress | None = None
+    error: Error | None = None
+    input: str | None = None
+    result: str | None = None
+    history: str | None = None
+
+
+class Query(Struct, frozen=True, gc=False):
+    """Which tasks a list shows: newest first, those before ``cursor`` (a task_id)."""
+
+    statuses: tuple[Status, ...] = ()
+    kind: str | None = None
+    name: str | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+def accept(new: Submission, task_id: str, now: float) -> Task:
+    """The task that a submission becomes, waiting for its time or a free seat."""
+    return Task(
+        task_id=task_id,
+        name=new.name,
+        kind=new.kind,
+        status=ACCEPTED,
+        attempt=0,
+        accepted_at=now,
+        run_at=now + new.delay,
+        input=new.input,
+    )
+
+
+def start(task: Task, now: float) -> Task:
+    """The next attempt begins.
+
+    :raises InvalidTransition: the task does not wait.
+    """
+    return replace(
+        task,
+        status=_move(task, START),
+        attempt=task.attempt + 1,
+        started_at=now,
+        progress=None,
+    )
+
+
+def complete(task: Task, result: str, now: float) -> Task:
+    """The attempt ended with a result, JSON text.
+
+    :raises InvalidTransition: the task is not running.
+    """
+    return replace(task, status=_move(task, COMPLETE), result=result, finished_at=now)
+
+
+def fail(task: Task, error: Error, now: float) -> Task:
+    """The last attempt failed.
+
+    :raises InvalidTransition: the task is neither running nor about to try again.
+    """
+    return replace(task, status=_move(task, GIVE_UP), error=error, finished_at=now)
+
+
+def interrupt(task: Task, now: float) -> Task:
+    """The process stopped or died under the attempt; another may start at once.
+
+    :raises InvalidTransition: the task is not running.
+    """
+    return replace(task, status=_move(task, TRY_AGAIN), run_at=now)
+
+
+def crash(task: Task, now: float) -> Task:
+    """The attempt itself killed the process: like `interrupt`, but only so often.
+
+    :raises InvalidTransition: the task is not running.
+    """
+    crashed = replace(task, crashes=task.crashes + 1)
+    if crashed.crashes <= CRASHES_ALLOWED:
+        return interrupt(crashed, now)
+    message = f"The process died in this task's handler {crashed.crashes} times"
+    return fail(crashed, Error("Crashed", message), now)
+
+
+def _move(task: Task, move: Move) -> Status:
+    after = TRANSITIONS.get((task.status, move))
+    if after is None:
+        raise InvalidTransition(task.status, move)
+    return after
+
+
+class FieldError(Struct, frozen=True, gc=False):
+    """What is wrong with one field of a body; ``pointer`` as in RFC 6901."""
+
+    detail: str
+    pointer: str
+
+
+class Problem(Exception):
+    """Something that the client can understand (RFC 9457).
+
+    :param detail: a sentence for people.
+    :param errors: for a body: every bad field.
+    :param headers: further headers of the answer.
+    """
+
+    status = 500
+    title = "Internal Server Error"
+    type = "about:blank"
+
+    def __init__(
+        self,
+        detail: str,
+        errors: tuple[FieldError, ...] = (),
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+class Invalid(Problem):
+    """The request itself is wrong."""
+
+    status, title = 400, "Bad Request"
+
+
+class Forbidden(Problem):
+    """The request comes from where none may come from."""
+
+    status, title = 403, "Forbidden"
+
+
+class NotFound(Problem):
+    """No such path or task."""
+
+    status, title = 404, "Not Found"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, but not with this method."""
+
+    status, title = 405, "Method Not Allowed"
+
+
+class TooLarge(Problem):
+    """The body is over the limit."""
+
+    status, title = 413, "Content Too Large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body is of a type that we do not read."""
+
+    status, title = 415, "Unsupported Media Type"
+
+
+class Unavailable(Problem):
+    """Not now: full, draining, or without a store; nothing of it was kept or will run."""
+
+    status, title = 503, "Service Unavailable"
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail, headers=(("Retry-After", str(retry_after)),))
+
+
+class OutcomeUnknown(Unavailable):
+    """The commit neither succeeded nor failed for certain: the task may have been accepted."""
+
+    type = "urn:asynctask:problem/outcome-unknown"

@@ -1,0 +1,238 @@
+"""Puts the service together, starts it, and ends it in order. Only here is the global reactor touched."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import randbits
+from types import FrameType
+from typing import Any, Final
+
+from twisted.application.service import IServiceCollection, Service
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+
+from asynctask import listening, logs, sqlite
+from asynctask.api import MAX_BODY, Api, answer_too_large
+from asynctask.channel import Front
+from asynctask.options import Options
+from asynctask.places import Places
+from asynctask.recorder import FlightRecorder
+from asynctask.registry import KINDS
+from asynctask.runner import Runner
+from asynctask.sqlite import Place, StartError
+from asynctask.store import SqlStore
+
+__all__ = ["Options", "makeService"]
+
+log = Logger(namespace="asynctask")
+
+LAST_ANSWERS: Final = 2.0
+"""Seconds that answers under way have to go out once the port is closed."""
+
+LOOK: Final = 0.05
+"""Seconds between two looks whether they have."""
+
+
+class AsyncTask(Service):
+    """The service.
+
+    :param place: where its tasks are kept.
+    :param description: the endpoint to listen on.
+    :param reactor: the reactor that runs it.
+    """
+
+    name = "asynctask"
+
+    def __init__(
+        self,
+        place: Place,
+        description: str,
+        reactor: Any,
+        *,
+        concurrency: int = 1_000_000,
+        grace: float = 10,
+        hosts: tuple[str, ...] = (),
+        insecure: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._place = place
+        self._description = description
+        self._reactor = reactor
+        self._grace = grace
+        self._insecure = insecure
+        self._now = now
+        self._recorder = FlightRecorder()
+        self._store = SqlStore(place, reactor)
+        self._places = Places(concurrency)
+        self._runner = Runner(self._store, self._places, KINDS, self._recorder, reactor, now)
+        api = Api(self._store, self._places, KINDS, now, lambda: randbits(80), hosts)
+        self._front = Front(api.resource(), MAX_BODY, answer_too_large)
+        self.port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Open the port; nothing comes in before the reactor runs.
+
+        :raises StartError: it cannot be opened.
+        """
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Open the store, and go on with what had not ended.
+
+        :raises StartError: it cannot be opened.
+        """
+        super().startService()
+        self._listen()
+        sqlite.check(self._place)
+        if self._place.recorder_path is not None:
+            self._recorder.open(self._place.recorder_path)
+        self._store.open(self._recorder.suspects(), self._now())
+        self._recorder.clear()
+        self._runner.start()
+        assert self.port is not None
+        log.info(f"Listening on {listening.url(self.port, self._description)}")
+
+    def _listen(self) -> None:
+        if self.port is not None:
+            return
+        opened: list[Any] = []
+        endpoint = listening.endpoint(self._reactor, self._description)
+        endpoint.listen(self._front).addBoth(opened.append)
+        port = opened[0]
+        if not IListeningPort.providedBy(port):
+            raise StartError(f"Cannot listen on {self._description} ({port.getErrorMessage()})")
+        listening.check_address(port, insecure=self._insecure)
+        self.port = port
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Refuse, drain, stop listening, close the store: in this order."""
+        super().stopService()
+        log.info("Stopping; running tasks have {grace} seconds", grace=self._grace)
+        yield self._runner.drain(self._grace)
+        assert self.port is not None
+        yield self.port.stopListening()
+        yield self._finish_answers()
+        yield self._store.close()
+        self._recorder.close()
+
+    @inlineCallbacks
+    def _finish_answers(self) -> Any:
+        """Let go of idle connections, and wait a moment for those with an answer under way."""
+        for _ in range(int(LAST_ANSWERS / LOOK)):
+            if not self._front.close_idle():
+                return
+            yield deferLater(self._reactor, LOOK)
+
+    def end_now(self, status: int) -> None:
+        """End the process at once: what was accepted is on disk, and no task is to blame."""
+        self._recorder.clear()
+        os._exit(status)
+
+
+class Command(AsyncTask):
+    """The service as ``twistd`` and ``python -m asynctask`` run it.
+
+    With its own log, with signals of which the second ends at once, and with errors in one sentence.
+    """
+
+    observer: ILogObserver | None = None
+    _process = 0
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """See `twisted.application.service.IService`."""
+        if self.observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.observer)
+        self._process = os.getpid()
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """See `AsyncTask`."""
+        with self._one_sentence():
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        """See `AsyncTask`."""
+        with self._one_sentence():
+            super().startService()
+        self._reactor.callWhenRunning(self._watch_signals)
+
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        """In front, an error is its sentence; behind, twistd tells the error to who started it."""
+        try:
+            yield
+        except StartError as error:
+            if os.getpid() != self._process:
+                raise
+            sys.exit(f"asynctask: {error}")
+
+    def _watch_signals(self) -> None:
+        seen: list[int] = []
+
+        def watch(number: int) -> None:
+            stop = signal.getsignal(number)
+
+            def handle(number: int, frame: FrameType | None) -> None:
+                if seen or not callable(stop):
+                    self.end_now(128 + number)
+                else:
+                    seen.append(number)
+                    stop(number, frame)
+
+            signal.signal(number, handle)
+
+        watch(signal.SIGTERM)
+        watch(signal.SIGINT)
+
+
+def makeService(options: Options) -> Command:
+    """Make the service that the options describe; whatever keeps it from starting ends the program."""
+    from twisted.internet import reactor
+
+    twistd: Any = getattr(options, "parent", None) or {}
+    description = listening.describe(options["port"], options["listen"])
+    try:
+        place = sqlite.parse_url(options["store"], Path.cwd() / twistd.get("rundir", "."))
+        sqlite.check(place)
+        listening.check(description, insecure=bool(options["insecure"]))
+        observer = _observer(twistd, options["log-format"])
+    except StartError as error:
+        sys.exit(f"asynctask: {error}")
+    service = Command(
+        place,
+        description,
+        reactor,
+        concurrency=options["concurrency"],
+        grace=options["grace"],
+        hosts=tuple(options["hosts"]),
+        insecure=bool(options["insecure"]),
+    )
+    service.observer = observer
+    return service
+
+
+def _observer(twistd: Any, log_format: str) -> ILogObserver | None:
+    """The log that twistd's options ask for; None where they ask for one of twistd's own.
+
+    :raises StartError: its file cannot be written.
+    """
+    if not twistd or twistd.get("logger") or twistd.get("syslog"):
+        return None
+    path = twistd.get("logfile")
+    if path == "-" and not twistd["nodaemon"]:
+        raise StartError("A daemon has no standard output; give --logfile a file")
+    to_stdout = path == "-" or (not path and twistd["nodaemon"])
+    path = None if to_stdout else path or "twistd.log"
+    try:
+        return logs.observer(logs.destination(path), log_format)
+    except OSError as error:
+        raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None

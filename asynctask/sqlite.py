@@ -1,0 +1,168 @@
+"""The SQLite file: where it is, whether it is sound, and who owns it."""
+
+import fcntl
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl
+
+from msgspec import Struct
+
+APPLICATION_ID: Final = 0x61746B31
+"""Marks a SQLite file as ours (``PRAGMA application_id``; "atk1")."""
+
+OLDEST: Final = (3, 38, 0)
+"""The first SQLite with the ``->>`` operator built in."""
+
+BUSY: Final = 1.5
+"""Seconds to wait for another program that holds the database: a client's 503 waits for it."""
+
+CHECK: Final = 0.5
+"""Seconds that the start spends on looking for damage; small files are read whole in that time."""
+
+SYNCHRONOUS: Final = ("full", "normal", "off")
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one plain sentence for its operator."""
+
+
+class Place(Struct, frozen=True):
+    """Where a SQLite store is.
+
+    :ivar path: its file; None keeps everything in memory.
+    :ivar synchronous: what SQLite waits for at a commit, one of `SYNCHRONOUS`.
+    """
+
+    path: Path | None
+    synchronous: str = "full"
+
+    @property
+    def lock_path(self) -> Path | None:
+        """The lock file, beside the real file, so that two names of one file share it."""
+        return None if self.path is None else _beside(self.path, "-lock")
+
+    @property
+    def recorder_path(self) -> Path | None:
+        """The flight recorder's file."""
+        return None if self.path is None else _beside(self.path, "-recorder")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    real = Path(os.path.realpath(path))
+    return real.with_name(real.name + suffix)
+
+
+def parse_url(url: str, folder: Path) -> Place:
+    """Read a store's URL; a relative path starts from ``folder``.
+
+    :raises StartError: it is no URL of a store.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme != "sqlite":
+        raise StartError(f"--store must be a URL such as sqlite:///asynctask.sqlite, not '{url}'")
+    location, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    synchronous = options.pop("synchronous", "full")
+    if options:
+        raise StartError(f"--store has an unknown parameter '{next(iter(options))}'")
+    if synchronous not in SYNCHRONOUS:
+        raise StartError(f"--store has synchronous={synchronous}; it may be {', '.join(SYNCHRONOUS)}")
+    if location in ("", "/", "/:memory:"):
+        return Place(None, synchronous)
+    if not location.startswith("/"):
+        raise StartError(f"--store needs three slashes before the file: sqlite:///{location}")
+    return Place(folder / location[1:], synchronous)
+
+
+def check(place: Place) -> None:
+    """Look whether the store could be opened now, and leave everything as it is.
+
+    :raises StartError: it could not.
+    """
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise StartError(
+            f"SQLite {sqlite3.sqlite_version} is too old: asynctask needs "
+            f"{'.'.join(map(str, OLDEST))} or later"
+        )
+    path = place.path
+    if path is None:
+        return
+    _check_folder(path)
+    with closing(Lock(place)):
+        if path.exists():
+            _check_file(path)
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise StartError(f"--store is to be in {folder}, and there is no such folder")
+    if path.is_dir():
+        raise StartError(f"--store {path} is a folder, not a file")
+    try:
+        # Root passes os.access on a read-only file system's folder, so try.
+        probe = folder / f".{path.name}-probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StartError(
+            f"--store {path}: cannot write into the folder {folder} ({error.strerror})"
+        ) from None
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise StartError(f"--store {path} cannot be read and written by this user")
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no database, another program's, or damaged as far as `CHECK` seconds show."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as file:
+            (ours,) = file.execute("PRAGMA application_id").fetchone()
+            (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables and ours != APPLICATION_ID:
+                raise StartError(f"--store {path} is a database of another program")
+            deadline = time.monotonic() + CHECK
+            file.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+            (found,) = file.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if str(error) == "interrupted":
+            return
+        raise StartError(f"--store {path} cannot be opened ({error})") from None
+    except sqlite3.DatabaseError as error:
+        raise StartError(f"--store {path} is no sound SQLite database ({error})") from None
+    if found != "ok":
+        raise StartError(f"--store {path} is damaged ({' '.join(found.split())})")
+
+
+class Lock:
+    """One process a file: held from the start to the end, never unlinked.
+
+    :raises StartError: another process has it, or it cannot be made.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._descriptor = -1
+        path = place.lock_path
+        if path is None:
+            return
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"--store: cannot open {path} ({error.strerror})") from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise StartError(
+                f"--store {place.path} is in use by another asynctask process; stop that one, "
+                "or name another file"
+            ) from None
+
+    def close(self) -> None:
+        """Let another process have the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,181 @@
+"""Every SQL statement of the store.
+
+Statuses are literals: a bound one would lose the partial indexes (https://sqlite.org/partialindex.html,
+"Queries Using Partial Indexes"). Times are seconds since the epoch.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    text,
+    union_all,
+    update,
+)
+
+from asynctask.model import Query, Status
+from asynctask.tables import task
+
+KEPT_CHANGES: Final = 1_000
+"""Entries of a task's history that are kept, the first ones: a task that a broken machine restarts
+all day must not grow without bound."""
+
+_LISTED: Final = [
+    column for column in task.c if column.name not in ("input", "result", "changes", "owner", "n")
+]
+_WHOLE: Final = [*_LISTED, task.c.input, task.c.result, task.c.changes]
+_WAITING: Final = text("status IN ('accepted', 'retrying')")
+_RUNNING: Final = text("status = 'running'")
+
+ADD: Final = insert(task)
+GET: Final = select(*_WHOLE).where(task.c.task_id == bindparam("task_id"))
+
+PROBE: Final = text(
+    "INSERT INTO meta (key, value) VALUES ('probe', :at) "
+    "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
+"""A write that is sure to reach the disk, over whatever a failed commit left there."""
+
+_forgotten: Final = func.json_each(bindparam("task_ids")).table_valued("value")
+
+FORGET: Final = delete(task).where(task.c.task_id.in_(select(_forgotten.c.value)))
+"""Removes tasks whose commit failed, should they be there after all."""
+
+
+def _appended(entries: Any, count: Any) -> dict[Any, Any]:
+    """Append to the history, as far as it is kept."""
+    return {
+        task.c.changes: case(
+            (task.c.n < KEPT_CHANGES, task.c.changes.concat(",").concat(entries)),
+            else_=task.c.changes,
+        ),
+        task.c.n: task.c.n + count,
+    }
+
+
+_saved: Final = func.json_each(bindparam("rows")).table_valued("value", name="saved")
+
+
+def _of_saved(field: str) -> Any:
+    return _saved.c.value.op("->>")(literal_column(f"'{field}'"))
+
+
+SAVE: Final = (
+    update(task)
+    .values(
+        {
+            task.c.status: _of_saved("status"),
+            task.c.owner: null(),
+            task.c.crashes: _of_saved("crashes"),
+            task.c.run_at: _of_saved("run_at"),
+            task.c.finished_at: _of_saved("finished_at"),
+            task.c.progress: _of_saved("progress"),
+            task.c.result: _of_saved("result"),
+            task.c.error: _of_saved("error"),
+            **_appended(_of_saved("change"), 1),
+        }
+    )
+    .where(
+        task.c.task_id == _of_saved("task_id"),
+        _RUNNING,
+        task.c.attempt == _of_saved("attempt"),
+    )
+    .returning(task.c.task_id)
+)
+"""Ends attempts, all that wait in one statement; one that does not come back was given up."""
+
+
+def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
+    return (
+        update(task)
+        .values(
+            {
+                task.c.status: literal_column("'running'"),
+                task.c.owner: bindparam("me"),
+                task.c.attempt: task.c.attempt + 1,
+                task.c.started_at: bindparam("now"),
+                task.c.progress: null(),
+                **_appended(entries, count),
+            }
+        )
+        .where(task.c.task_id.in_(chosen))
+        .returning(*_LISTED, task.c.input)
+    )
+
+
+def _entry(status: str, attempt: Any) -> Any:
+    """An entry of the history, as `wire.change_json` writes it, with an attempt that the row knows."""
+    return (
+        literal_column('\'{"at":"\'', Text)
+        .concat(bindparam("at", type_=Text))
+        .concat(literal_column(f'\'","status":"{status}","attempt":\'', Text))
+        .concat(cast(attempt, Text))
+        .concat(literal_column("',\"error\":null}'", Text))
+    )
+
+
+CLAIM_DUE: Final = _claim(
+    select(task.c.task_id)
+    .where(task.c.kind == bindparam("of_kind"), _WAITING, task.c.run_at <= bindparam("now"))
+    .order_by(task.c.run_at, task.c.task_id)
+    .limit(bindparam("limit")),
+    _entry("running", task.c.attempt + 1),
+    1,
+)
+"""Take due tasks, those due first, and count the attempt before it begins."""
+
+CLAIM_ORPHANS: Final = _claim(
+    select(task.c.task_id)
+    .where(_RUNNING, task.c.owner != bindparam("me"), task.c.kind == bindparam("of_kind"))
+    .limit(bindparam("limit")),
+    _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
+    2,
+)
+"""Take tasks that an earlier process was running when it ended."""
+
+NEXT_DUE: Final = (
+    select(task.c.run_at)
+    .where(task.c.kind == bindparam("of_kind"), _WAITING)
+    .order_by(task.c.run_at, task.c.task_id)
+    .limit(1)
+)
+
+SUSPECT: Final = select(*_WHOLE).where(
+    task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt")
+)
+
+
+def page(query: Query) -> Any:
+    """The statement of a list: each status by its index, newest first, then the newest of all.
+
+    Asks for one row more than the page has, which tells whether there is a next page.
+    """
+    statuses: tuple[Status | None, ...] = query.statuses or (None,)
+    parts = [_page_of(query, status) for status in statuses]
+    if len(parts) == 1:
+        return parts[0]
+    together = union_all(*(select(part.subquery()) for part in parts)).subquery()
+    return select(together).order_by(together.c.task_id.desc()).limit(query.limit + 1)
+
+
+def _page_of(query: Query, status: Status | None) -> Select[Any]:
+    statement = select(*_LISTED)
+    if status is not None:
+        statement = statement.where(task.c.status == status.value)
+    if query.kind is not None:
+        statement = statement.where(task.c.kind == query.kind)
+    if query.name is not None:
+        statement = statement.where(task.c.name == query.name)
+    if query.cursor is not None:
+        statement = statement.where(task.c.task_id < query.cursor)
+    return statement.order_by(task.c.task_id.desc()).limit(query.limit + 1)

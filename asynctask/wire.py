@@ -1,0 +1,409 @@
+"""Bytes to model and back: bodies, queries, ids, task JSON, problems. Pure.
+
+What a body may hold is the contract's, stricter than any JSON library: see `parse_json`.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Never
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Raw, Struct
+
+from asynctask.model import (
+    ACCEPTED,
+    Error,
+    FieldError,
+    Invalid,
+    Problem,
+    Progress,
+    Query,
+    Status,
+    Submission,
+    Task,
+)
+
+MAX_DEPTH: Final = 64
+"""Nesting that a body may have: enough for any input, far below what exhausts the stack."""
+
+MAX_HINTS: Final = 20
+"""Unknown fields of one body for which a similar name is looked up: a search costs 20 µs."""
+
+MAX_SHOWN: Final = 60
+"""Characters of a client's own text that an error repeats."""
+
+MAX_DURATION: Final = 86_400
+MAX_DELAY: Final = 31_536_000
+MAX_NAME: Final = 255
+MAX_LIMIT: Final = 1_000
+MAX_PARAMETERS: Final = 100
+
+NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
+
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
+TASK_ID: Final = re.compile(rf"task_[0-9]{{10}}[{ALPHABET}]{{20}}")
+
+encode: Final = msgspec.json.Encoder().encode
+
+
+class Ids:
+    """Task ids that sort in the order in which they were made, by this process.
+
+    ``task_``, the Unix second, 4 characters that count within it, 16 of chance. The second is never
+    less than the last one given, and a full count takes the next second.
+    """
+
+    PER_SECOND: Final = len(_PAIRS) ** 2
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._count = 0
+
+    def next(self, now: float, chance: int) -> str:
+        """:param now: seconds since the epoch. :param chance: in [0, 2**80); the caller draws it."""
+        if now >= self._second + 1:
+            self._second, self._count = int(now), 0
+        elif self._count == self.PER_SECOND:
+            self._second, self._count = self._second + 1, 0
+        count = self._count
+        self._count += 1
+        drawn = "".join(_PAIRS[chance >> shift & 1023] for shift in range(0, 80, 10))
+        return f"task_{self._second:010d}{_PAIRS[count >> 10]}{_PAIRS[count & 1023]}{drawn}"
+
+
+def parse_json(body: bytes) -> Any:
+    """Read strict JSON.
+
+    :raises Invalid: for what RFC 8259 forbids, and for what it leaves open and breaks elsewhere: a key
+        twice, a number beyond a double, a lone surrogate, nesting deeper than `MAX_DEPTH`.
+    """
+    try:
+        text = body.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        _check_value(value, 1, surrogates="\\u" in text)
+    except (ValueError, RecursionError, OverflowError):
+        # UnicodeDecodeError, UnicodeEncodeError and JSONDecodeError are all ValueErrors.
+        raise Invalid("Invalid JSON", (FieldError("Invalid JSON", ""),)) from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(constant)
+
+
+def _check_value(value: Any, depth: int, *, surrogates: bool) -> None:
+    if isinstance(value, str):
+        if surrogates:
+            value.encode("utf-8")
+    elif isinstance(value, float):
+        if math.isinf(value):
+            raise ValueError("a number beyond a double")
+    elif isinstance(value, int):
+        float(value)
+    elif isinstance(value, dict | list):
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deep")
+        if isinstance(value, dict):
+            for key in value:
+                _check_value(key, depth, surrogates=surrogates)
+            value = value.values()
+        for item in value:
+            _check_value(item, depth + 1, surrogates=surrogates)
+
+
+class _Wrong(Exception):
+    """What is wrong with one field, as a sentence."""
+
+
+def parse_submission(body: bytes, kinds: Collection[str]) -> Submission:
+    """Read the body of a POST.
+
+    :param kinds: the names of the kinds that there are.
+    :raises Invalid: with every bad field; one about ``name`` comes first.
+    """
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        detail = "The body must be a JSON object"
+        raise Invalid(detail, (FieldError(detail, ""),))
+    errors: list[FieldError] = []
+    fields: dict[str, Any] = {}
+    for field, read in _FIELDS.items():
+        try:
+            fields[field] = read(value.get(field))
+        except _Wrong as wrong:
+            errors.append(FieldError(str(wrong), f"/{field}"))
+    if "kind" in fields and fields["kind"] not in kinds:
+        errors.append(FieldError(_unknown("kind", fields["kind"], kinds), "/kind"))
+    unknown = [field for field in value if field not in _FIELDS]
+    for number, field in enumerate(unknown):
+        similar = _FIELDS if number < MAX_HINTS else ()
+        errors.append(FieldError(_unknown("field", field, similar), pointer(field)))
+    if errors:
+        raise Invalid(errors[0].detail, tuple(errors))
+    return Submission(
+        name=fields["name"],
+        kind=fields["kind"],
+        input=dump({"duration": fields["duration"]}),
+        delay=fields["delay"],
+    )
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _Wrong(NAME_REQUIRED)
+    if len(value) > MAX_NAME:
+        raise _Wrong(f"Field 'name' must have at most {MAX_NAME} characters")
+    return _text("name", value)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "simulate"
+    if not isinstance(value, str):
+        raise _Wrong("Field 'kind' must be a string")
+    return _text("kind", value)
+
+
+def _duration(value: Any) -> int:
+    if value is None:
+        return 3
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise _Wrong(f"Field 'duration' must be an integer from 0 to {MAX_DURATION}")
+    if not 0 <= value <= MAX_DURATION:
+        raise _Wrong(f"Field 'duration' must be from 0 to {MAX_DURATION}")
+    return int(value)
+
+
+def _delay(value: Any) -> float:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Wrong(f"Field 'delay' must be a number from 0 to {MAX_DELAY}")
+    if not 0 <= value <= MAX_DELAY:
+        raise _Wrong(f"Field 'delay' must be from 0 to {MAX_DELAY}")
+    return value
+
+
+def _text(field: str, value: str) -> str:
+    if "\0" in value:
+        raise _Wrong(f"Field '{field}' must not contain a NUL character")
+    return value
+
+
+_FIELDS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": _name,
+    "duration": _duration,
+    "kind": _kind,
+    "delay": _delay,
+}
+
+
+def _unknown(what: str, given: str, known: Collection[str]) -> str:
+    """Say that there is no such thing, and which one may have been meant."""
+    similar = difflib.get_close_matches(given[:MAX_SHOWN], known, n=1)
+    hint = f"; did you mean '{similar[0]}'?" if similar else ""
+    return f"Unknown {what} '{shown(given)}'{hint}"
+
+
+def shown(text: str) -> str:
+    """A client's own text, short enough and printable, to be repeated to it or to a log."""
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    clean = "".join(c if c.isprintable() else "?" for c in clean[: MAX_SHOWN + 1])
+    return clean if len(clean) <= MAX_SHOWN else clean[:MAX_SHOWN] + "…"
+
+
+def pointer(*path: str | int) -> str:
+    """A JSON pointer (RFC 6901 §3)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def dump(value: Any) -> str:
+    """JSON text of a value, as it is stored."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def parse_query(query: bytes) -> Query:
+    """Read the query string of the list.
+
+    :raises Invalid: an unknown parameter or value.
+    """
+    read: dict[str, Any] = {}
+    for name, value in _parameters(query):
+        if name not in _PARAMETERS:
+            raise Invalid(_unknown("parameter", name, _PARAMETERS))
+        field, parse = _PARAMETERS[name]
+        if field in read:
+            raise Invalid(f"Parameter '{name}' is given twice")
+        try:
+            read[field] = parse(value)
+        except _Wrong as wrong:
+            raise Invalid(f"Parameter '{name}' {wrong}") from None
+    return Query(**read)
+
+
+def _parameters(query: bytes) -> list[tuple[str, str]]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        return [(name.decode("utf-8"), value.decode("utf-8")) for name, value in pairs]
+    except UnicodeDecodeError:
+        raise Invalid("The query must be UTF-8") from None
+    except ValueError:
+        raise Invalid(f"The query must have at most {MAX_PARAMETERS} parameters") from None
+
+
+def _statuses(value: str) -> tuple[Status, ...]:
+    known = [status.value for status in Status]
+    chosen = value.split(",")
+    for one in chosen:
+        if one not in known:
+            raise _Wrong(f"has no value '{shown(one)}'; there are {', '.join(known)}")
+    return tuple(Status(one) for one in dict.fromkeys(chosen))
+
+
+def _label(value: str) -> str:
+    if not 1 <= len(value) <= MAX_NAME or "\0" in value:
+        raise _Wrong(f"must have 1 to {MAX_NAME} characters, and no NUL")
+    return value
+
+
+def _limit(value: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= MAX_LIMIT:
+        raise _Wrong(f"must be an integer from 1 to {MAX_LIMIT}")
+    return int(value)
+
+
+def _cursor(value: str) -> str:
+    if not TASK_ID.fullmatch(value):
+        raise _Wrong("must be the 'next' of an earlier answer")
+    return value
+
+
+_PARAMETERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "status": ("statuses", _statuses),
+    "kind": ("kind", _label),
+    "name": ("name", _label),
+    "limit": ("limit", _limit),
+    "cursor": ("cursor", _cursor),
+}
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(seconds)
+
+
+def accepted_json(task: Task, message: str) -> bytes:
+    """The body of the 202: these four keys, in this order."""
+    return encode(
+        {
+            "task_id": task.task_id,
+            "name": task.name,
+            "status": ACCEPTED,
+            "message": message,
+        }
+    )
+
+
+def task_json(task: Task, *, whole: bool) -> Raw:
+    """A task as clients see it; not ``whole`` leaves out input, result and history, as in lists."""
+    shape: dict[str, Any] = {
+        "task_id": task.task_id,
+        "name": task.name,
+        "kind": task.kind,
+        "input": _raw(task.input),
+        "status": task.status,
+        "progress": task.progress,
+        "attempt": task.attempt,
+        "retries": 0,
+        "timeout": None,
+        "cancel_requested": False,
+        "accepted_at": _moment(task.accepted_at),
+        "run_at": _moment(task.run_at),
+        "started_at": _moment(task.started_at),
+        "finished_at": _moment(task.finished_at),
+        "result": _raw(task.result),
+        "error": task.error,
+        "longest_step": None,
+        "traceparent": None,
+        "callback": None,
+        "history": _raw(task.history),
+    }
+    if not whole:
+        for key in ("input", "result", "history"):
+            del shape[key]
+    return Raw(encode(shape))
+
+
+def _raw(text: str | None) -> Raw | None:
+    return None if text is None else Raw(text.encode())
+
+
+def list_json(tasks: list[Task], following: str | None) -> bytes:
+    """A page of the list, and the cursor of the next one."""
+    return encode({"tasks": [task_json(task, whole=False) for task in tasks], "next": following})
+
+
+class Change(Struct, frozen=True, gc=False):
+    """One entry of a task's history."""
+
+    at: str
+    status: Status
+    attempt: int
+    error: Error | None = None
+
+
+def change_json(task: Task, at: float) -> str:
+    """The history's entry for the state that a task has now."""
+    return encode(Change(timestamp(at), task.status, task.attempt, task.error)).decode()
+
+
+def problem_json(problem: Problem) -> bytes:
+    """The body of an error (RFC 9457), with ``error`` for older clients."""
+    shape: dict[str, Any] = {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "error": problem.detail,
+    }
+    if problem.errors:
+        shape["errors"] = problem.errors
+    return encode(shape)
+
+
+def progress_text(progress: Progress | None) -> str | None:
+    """Progress as it is stored."""
+    return None if progress is None else encode(progress).decode()
+
+
+def error_text(error: Error | None) -> str | None:
+    """An error as it is stored."""
+    return None if error is None else encode(error).decode()
+
+
+def read_input(task: Task) -> dict[str, Any]:
+    """The input of a task, as it goes to the handler."""
+    found: dict[str, Any] = json.loads(task.input or "{}")
+    return found
+
+
+read_progress: Final = msgspec.json.Decoder(Progress).decode
+read_error: Final = msgspec.json.Decoder(Error).decode

@@ -1,0 +1,299 @@
+"""The one thread that writes: it takes all that waits, in one transaction, and answers all at once.
+
+What it keeps to when the database fails: a COMMIT that failed may still be on disk, so nobody is answered
+before a small probe transaction has been committed over it. What clients asked for is then refused, and
+never runs; how attempts ended is kept, and written as soon as there is a way.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from asynctask import statements
+from asynctask.model import OutcomeUnknown, Problem, Unavailable
+from asynctask.wire import dump
+
+log = Logger(namespace="asynctask.store")
+
+MAX_WAITING: Final = 64 * 1024 * 1024
+"""Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
+
+TRY_AGAIN: Final = 0.5
+"""Seconds between two tries to reach a database that failed."""
+
+LOOK_AT_LOG: Final = 1.0
+"""Seconds between two looks at the size of the write-ahead log."""
+
+OWN_FAULT: Final = (IntegrityError, DataError, InterfaceError, ProgrammingError)
+"""Errors of the database that one row is to blame for."""
+
+CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
+MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
+NO_ANSWER: Final = "The store does not answer now; try again later"
+
+Row = dict[str, Any]
+
+
+class Add(Struct, gc=False):
+    """New tasks, all or none."""
+
+    rows: list[Row]
+    size: int
+    done: Deferred[None]
+
+
+class Save(Struct, gc=False):
+    """How an attempt ended; answered with whether it still owned its task."""
+
+    row: Row
+    done: Deferred[bool]
+
+
+class Call(Struct, gc=False):
+    """Anything else to be done in a transaction; answered with what it returns."""
+
+    run: Callable[[Connection], Any]
+    done: Deferred[Any]
+
+
+Work = Add | Save | Call
+
+
+class Database(Protocol):
+    """What the writer needs of the database besides its connection."""
+
+    def connect(self) -> Connection:
+        """Open a connection that writes."""
+
+    def keep_log_short(self, connection: Connection) -> None:
+        """Shorten the write-ahead log where it has become too long."""
+
+
+class Writer:
+    """Owns the connection that writes, on a thread of its own.
+
+    :param connection: open, and from now on the writer's alone.
+    :param from_thread: runs a function in the reactor's thread.
+    :ivar healthy: whether the database took the last transaction.
+    """
+
+    def __init__(
+        self, connection: Connection, database: Database, from_thread: Callable[..., object]
+    ) -> None:
+        self.healthy = True
+        self._connection: Connection | None = connection
+        self._database = database
+        self._from_thread = from_thread
+        self._queue: deque[Work] = deque()
+        self._wakeup = threading.Condition()
+        self._bytes = 0
+        self._closing = False
+        self._stage = ""
+        self._unknown: list[str] = []
+        self._looked_at_log = monotonic()
+        self._closed: Deferred[None] = Deferred()
+        self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
+        self._thread.start()
+
+    def add(self, rows: list[Row], size: int) -> Deferred[None]:
+        """Insert tasks in the next transaction.
+
+        :param size: about how many bytes they are.
+        :returns: fires after commit and sync.
+        :raises Unavailable: the store fails, or too much waits already.
+        """
+        if not self.healthy or self._bytes + size > MAX_WAITING:
+            raise Unavailable(CANNOT_STORE)
+        done: Deferred[None] = Deferred()
+        self._put(Add(rows, size, done), size)
+        return done
+
+    def save(self, row: Row) -> Deferred[bool]:
+        """Write how an attempt ended, sooner or later; there is always room for it."""
+        done: Deferred[bool] = Deferred()
+        self._put(Save(row, done))
+        return done
+
+    def call(self, run: Callable[[Connection], Any]) -> Deferred[Any]:
+        """Do something else in the next transaction.
+
+        :raises Unavailable: the store fails.
+        """
+        if not self.healthy:
+            raise Unavailable(NO_ANSWER)
+        done: Deferred[Any] = Deferred()
+        self._put(Call(run, done))
+        return done
+
+    def close(self) -> Deferred[None]:
+        """Write what waits, with one more try if the database fails, and end the thread."""
+        with self._wakeup:
+            self._closing = True
+            self._wakeup.notify()
+        return self._closed
+
+    def _put(self, work: Work, size: int = 0) -> None:
+        with self._wakeup:
+            self._queue.append(work)
+            self._bytes += size
+            self._wakeup.notify()
+
+    def _take(self) -> list[Work]:
+        with self._wakeup:
+            batch = list(self._queue)
+            self._queue.clear()
+            self._bytes = 0
+        return batch
+
+    def _run(self) -> None:
+        while self._wait():
+            if self.healthy or self._recovers():
+                self._write(self._take())
+        if not self.healthy and self._recovers():
+            self._write(self._take())
+        self._disconnect()
+        self._from_thread(self._closed.callback, None)
+
+    def _wait(self) -> bool:
+        """Wait for work, or for the next try at a failed database; tell whether to go on."""
+        with self._wakeup:
+            if self.healthy:
+                self._wakeup.wait_for(lambda: self._queue or self._closing)
+                return bool(self._queue) or not self._closing
+            self._wakeup.wait_for(lambda: self._closing, TRY_AGAIN)
+            return not self._closing
+
+    def _write(self, batch: list[Work]) -> None:
+        try:
+            results = self._transact(batch)
+        except Exception as error:
+            self._roll_back()
+            if isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
+                self._failed(batch, error)
+            elif len(batch) > 1:
+                self._one_by_one(batch)
+            else:
+                self._answer([(batch[0], Failure(error))])
+        else:
+            self._answer(zip(batch, results, strict=True))
+            self._keep_log_short()
+
+    def _one_by_one(self, batch: list[Work]) -> None:
+        """One of them is to blame: the others must not suffer for it."""
+        for work in batch:
+            if self.healthy:
+                self._write([work])
+            else:
+                self._refuse([work], unknown=False)
+
+    def _transact(self, batch: list[Work]) -> list[Any]:
+        """Do the batch in one transaction; the results in its order."""
+        connection = self._connected()
+        self._stage = "begin"
+        connection.begin()
+        self._stage = "write"
+        if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
+            connection.execute(statements.ADD, rows)
+        owned: set[str] = set()
+        if saves := [work.row for work in batch if isinstance(work, Save)]:
+            owned.update(connection.scalars(statements.SAVE, {"rows": dump(saves)}))
+        results = [self._result(work, owned, connection) for work in batch]
+        self._stage = "commit"
+        connection.commit()
+        return results
+
+    def _result(self, work: Work, owned: set[str], connection: Connection) -> Any:
+        if isinstance(work, Save):
+            return work.row["task_id"] in owned
+        return work.run(connection) if isinstance(work, Call) else None
+
+    def _failed(self, batch: list[Work], error: DBAPIError) -> None:
+        """The database failed: make sure of what it kept, then answer."""
+        log.warn("Store failed", stage=self._stage, error=str(error.orig))
+        at_commit = self._stage == "commit"
+        if at_commit:
+            adds = [work for work in batch if isinstance(work, Add)]
+            self._unknown += [row["task_id"] for work in adds for row in work.rows]
+        if self._stage == "begin" or not self._probe():
+            self._disconnect()
+            self.healthy = False
+        self._refuse(batch, unknown=at_commit and not self.healthy)
+
+    def _probe(self) -> bool:
+        """Commit a small write over whatever a failed commit left, and remove what it may have kept."""
+        connection = self._connected()
+        try:
+            connection.begin()
+            if self._unknown:
+                connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
+            connection.execute(statements.PROBE, {"at": str(monotonic())})
+            connection.commit()
+        except Exception:
+            self._roll_back()
+            return False
+        self._unknown.clear()
+        return True
+
+    def _recovers(self) -> bool:
+        """Try to reach the failed database again; whoever asked meanwhile is refused."""
+        self._refuse(self._take(), unknown=False)
+        try:
+            self._connection = self._database.connect()
+        except DBAPIError:
+            return False
+        self.healthy = self._probe()
+        if self.healthy:
+            log.info("Store works again")
+        else:
+            self._disconnect()
+        return self.healthy
+
+    def _refuse(self, batch: list[Work], *, unknown: bool) -> None:
+        """Answer clients that it cannot be done now, and keep how attempts ended for later."""
+        problem: Problem = OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
+        with self._wakeup:
+            self._queue.extendleft(work for work in reversed(batch) if isinstance(work, Save))
+        refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
+        if refused:
+            self._answer(refused)
+
+    def _connected(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def _roll_back(self) -> None:
+        try:
+            self._connected().rollback()
+        except DBAPIError as error:
+            log.warn("Store cannot roll back", error=str(error.orig))
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except DBAPIError as error:
+                log.warn("Store cannot be closed", error=str(error.orig))
+            self._connection = None
+
+    def _keep_log_short(self) -> None:
+        now = monotonic()
+        if now - self._looked_at_log >= LOOK_AT_LOG:
+            self._looked_at_log = now
+            self._database.keep_log_short(self._connected())
+
+    def _answer(self, answers: Iterable[tuple[Work, Any]]) -> None:
+        self._from_thread(_fire, list(answers))
+
+
+def _fire(answers: list[tuple[Work, Any]]) -> None:
+    for work, result in answers:
+        work.done.callback(result)
