@@ -31,11 +31,15 @@ T = TypeVar("T")
 class Sqlite:
     """The connections to one file.
 
+    :param busy: seconds to wait for another program that holds the database.
+    :param large_log: bytes of the write-ahead log above which it is reset.
     :ivar readers: the threads that read; None in memory, where the writer's connection is the only one.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, busy: float = BUSY, large_log: int = LARGE_LOG) -> None:
         self._place = place
+        self._busy = busy
+        self._large_log = large_log
         self._writing = self._engine(NullPool)
         event.listen(self._writing, "connect", self._prepare_writing)
         event.listen(self._writing, "begin", _begin_immediate)
@@ -51,7 +55,7 @@ class Sqlite:
         # No isolation level: transactions are begun by us, not guessed by the driver.
         return sqlite3.connect(
             self._place.path or ":memory:",
-            timeout=BUSY,
+            timeout=self._busy,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -93,12 +97,24 @@ class Sqlite:
     def keep_log_short(self, connection: Connection) -> None:
         """Reset the write-ahead log where it has become large, with all readers paused."""
         path = self._place.path
-        if path is None or not _is_larger(path.with_name(path.name + "-wal"), LARGE_LOG):
+        if path is None or not _is_larger(path.with_name(path.name + "-wal"), self._large_log):
             return
         with ExitStack() as pause:
             for _ in range(READERS):
                 pause.enter_context(self._paused)
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            # On the driver's connection, since SQLAlchemy would begin a transaction first.
+            _driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def roll_back(self, connection: Connection) -> None:
+        """Undo whatever is open; after a COMMIT that failed, only the driver knows of it."""
+        connection.rollback()
+        _driver_of(connection).rollback()
+
+
+def _driver_of(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -132,11 +132,6 @@ class AsyncTask(Service):
                 return
             yield deferLater(self._reactor, LOOK)
 
-    def end_now(self, status: int) -> None:
-        """End the process at once: what was accepted is on disk, and no task is to blame."""
-        self._recorder.clear()
-        os._exit(status)
-
 
 class Command(AsyncTask):
     """The service as ``twistd`` and ``python -m asynctask`` run it.
@@ -145,6 +140,7 @@ class Command(AsyncTask):
     """
 
     observer: ILogObserver | None = None
+    pid_file: Path | None = None
     _process = 0
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
@@ -176,22 +172,31 @@ class Command(AsyncTask):
             sys.exit(f"asynctask: {error}")
 
     def _watch_signals(self) -> None:
+        """Twisted's own handlers stop the reactor at the first signal; a second one ends at once."""
         seen: list[int] = []
 
         def watch(number: int) -> None:
             stop = signal.getsignal(number)
+            if not callable(stop):  # ignored, as in the background of a script
+                return
 
             def handle(number: int, frame: FrameType | None) -> None:
-                if seen or not callable(stop):
-                    self.end_now(128 + number)
-                else:
-                    seen.append(number)
-                    stop(number, frame)
+                if seen:
+                    self._end_now(128 + number)
+                seen.append(number)
+                stop(number, frame)
 
             signal.signal(number, handle)
 
         watch(signal.SIGTERM)
         watch(signal.SIGINT)
+
+    def _end_now(self, status: int) -> None:
+        """End the process at once: what was accepted is on disk, and no task is to blame."""
+        self._recorder.clear()
+        if self.pid_file is not None:
+            self.pid_file.unlink(missing_ok=True)
+        os._exit(status)
 
 
 def makeService(options: Options) -> Command:
@@ -199,9 +204,10 @@ def makeService(options: Options) -> Command:
     from twisted.internet import reactor
 
     twistd: Any = getattr(options, "parent", None) or {}
+    folder = Path.cwd() / twistd.get("rundir", ".")
     description = listening.describe(options["port"], options["listen"])
     try:
-        place = sqlite.parse_url(options["store"], Path.cwd() / twistd.get("rundir", "."))
+        place = sqlite.parse_url(options["store"], folder)
         sqlite.check(place)
         listening.check(description, insecure=bool(options["insecure"]))
         observer = _observer(twistd, options["log-format"])
@@ -217,6 +223,8 @@ def makeService(options: Options) -> Command:
         insecure=bool(options["insecure"]),
     )
     service.observer = observer
+    if twistd.get("pidfile"):
+        service.pid_file = folder / twistd["pidfile"]
     return service
 
 

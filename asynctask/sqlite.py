@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
+from asynctask.migrations import READABLE_FROM, VERSION, UnreadableSchemaError, check_readable
+
 APPLICATION_ID: Final = 0x61746B31
 """Marks a SQLite file as ours (``PRAGMA application_id``; "atk1")."""
 
@@ -124,9 +126,15 @@ def _check_file(path: Path) -> None:
             (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if tables and ours != APPLICATION_ID:
                 raise StartError(f"--store {path} is a database of another program")
+            if tables:
+                (version,) = file.execute(VERSION).fetchone()
+                (readable_from,) = file.execute(READABLE_FROM).fetchone()
+                check_readable(int(version), readable_from)
             deadline = time.monotonic() + CHECK
             file.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             (found,) = file.execute("PRAGMA quick_check(1)").fetchone()
+    except UnreadableSchemaError as error:
+        raise StartError(f"--store {path} {error}") from None
     except sqlite3.OperationalError as error:
         if str(error) == "interrupted":
             return

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import (
     Select,
     Text,
+    TextualSelect,
     bindparam,
     case,
     cast,
@@ -87,7 +88,8 @@ SAVE: Final = (
     )
     .where(
         task.c.task_id == _of_saved("task_id"),
-        _RUNNING,
+        # Kept from the index of statuses, by which SQLite would read every running task.
+        func.coalesce(task.c.status, "") == literal_column("'running'"),
         task.c.attempt == _of_saved("attempt"),
     )
     .returning(task.c.task_id)
@@ -95,7 +97,7 @@ SAVE: Final = (
 """Ends attempts, all that wait in one statement; one that does not come back was given up."""
 
 
-def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
+def _claim(chosen: Select[Any] | TextualSelect, entries: Any, count: int) -> Any:
     return (
         update(task)
         .values(
@@ -135,9 +137,13 @@ CLAIM_DUE: Final = _claim(
 """Take due tasks, those due first, and count the attempt before it begins."""
 
 CLAIM_ORPHANS: Final = _claim(
-    select(task.c.task_id)
-    .where(_RUNNING, task.c.owner != bindparam("me"), task.c.kind == bindparam("of_kind"))
-    .limit(bindparam("limit")),
+    # Left to itself, SQLite reads all tasks of the kind, or all that run, again for each batch.
+    text(
+        "SELECT task_id FROM task INDEXED BY task_owner "
+        "WHERE status = 'running' AND owner < :me AND kind = :of_kind UNION ALL "
+        "SELECT task_id FROM task INDEXED BY task_owner "
+        "WHERE status = 'running' AND owner > :me AND kind = :of_kind LIMIT :limit"
+    ).columns(task.c.task_id),
     _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
     2,
 )

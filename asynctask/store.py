@@ -30,8 +30,8 @@ from asynctask.model import (
 )
 from asynctask.recorder import Suspect
 from asynctask.rows import claimed_row, new_row, saved_row, task_of
-from asynctask.sqlite import Lock, Place, StartError
-from asynctask.writer import Writer
+from asynctask.sqlite import BUSY, Lock, Place, StartError
+from asynctask.writer import TRY_AGAIN, Writer
 
 log = Logger(namespace="asynctask.store")
 
@@ -105,13 +105,24 @@ class SqlStore:
 
     :param place: where the database is.
     :param reactor: where answers are given.
+    :param busy: seconds to wait for another program that holds the database.
+    :param try_again: seconds between two tries to reach a database that failed.
     """
 
-    def __init__(self, place: Place, reactor: IReactorFromThreads) -> None:
+    def __init__(
+        self,
+        place: Place,
+        reactor: IReactorFromThreads,
+        *,
+        busy: float = BUSY,
+        try_again: float = TRY_AGAIN,
+    ) -> None:
         self.started: Hook = _nobody_cares
         self.waiting: Hook = _nobody_cares
         self._place = place
         self._reactor = reactor
+        self._busy = busy
+        self._try_again = try_again
         self._owner = token_hex(8)
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
@@ -119,7 +130,7 @@ class SqlStore:
     def open(self, suspects: Iterable[Suspect], now: float) -> None:
         """See `IStore`."""
         self._lock = Lock(self._place)
-        self._database = Sqlite(self._place)
+        self._database = Sqlite(self._place, self._busy)
         try:
             connection = self._database.connect()
             with connection.begin():
@@ -133,7 +144,7 @@ class SqlStore:
             raise StartError(f"--store {self._place.path} {why}") from None
         for task in failed:
             log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
-        self._writer = Writer(connection, self._database, self._reactor.callFromThread)
+        self._writer = Writer(connection, self._database, self._reactor.callFromThread, self._try_again)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""

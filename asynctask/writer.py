@@ -74,6 +74,9 @@ class Database(Protocol):
     def connect(self) -> Connection:
         """Open a connection that writes."""
 
+    def roll_back(self, connection: Connection) -> None:
+        """Undo whatever transaction is open."""
+
     def keep_log_short(self, connection: Connection) -> None:
         """Shorten the write-ahead log where it has become too long."""
 
@@ -83,13 +86,19 @@ class Writer:
 
     :param connection: open, and from now on the writer's alone.
     :param from_thread: runs a function in the reactor's thread.
+    :param try_again: seconds between two tries to reach a database that failed.
     :ivar healthy: whether the database took the last transaction.
     """
 
     def __init__(
-        self, connection: Connection, database: Database, from_thread: Callable[..., object]
+        self,
+        connection: Connection,
+        database: Database,
+        from_thread: Callable[..., object],
+        try_again: float = TRY_AGAIN,
     ) -> None:
         self.healthy = True
+        self._try_again = try_again
         self._connection: Connection | None = connection
         self._database = database
         self._from_thread = from_thread
@@ -169,7 +178,7 @@ class Writer:
             if self.healthy:
                 self._wakeup.wait_for(lambda: self._queue or self._closing)
                 return bool(self._queue) or not self._closing
-            self._wakeup.wait_for(lambda: self._closing, TRY_AGAIN)
+            self._wakeup.wait_for(lambda: self._closing, self._try_again)
             return not self._closing
 
     def _write(self, batch: list[Work]) -> None:
@@ -272,9 +281,9 @@ class Writer:
 
     def _roll_back(self) -> None:
         try:
-            self._connected().rollback()
-        except DBAPIError as error:
-            log.warn("Store cannot roll back", error=str(error.orig))
+            self._database.roll_back(self._connected())
+        except Exception as error:
+            log.warn("Store cannot roll back", error=str(error))
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -288,7 +297,10 @@ class Writer:
         now = monotonic()
         if now - self._looked_at_log >= LOOK_AT_LOG:
             self._looked_at_log = now
-            self._database.keep_log_short(self._connected())
+            try:
+                self._database.keep_log_short(self._connected())
+            except Exception as error:
+                log.warn("Store cannot shorten its log", error=str(error))
 
     def _answer(self, answers: Iterable[tuple[Work, Any]]) -> None:
         self._from_thread(_fire, list(answers))

@@ -6,8 +6,8 @@ from sqlalchemy import Connection, inspect, text
 
 from asynctask.tables import SCHEMA
 
-READABLE_FROM: Final = "readable_from"
-"""The key in ``meta`` of the oldest schema whose programs can still read this database."""
+VERSION: Final = "SELECT version_num FROM alembic_version"
+READABLE_FROM: Final = "SELECT value FROM meta WHERE key = 'readable_from'"
 
 
 class UnreadableSchemaError(Exception):
@@ -25,21 +25,28 @@ def upgrade(connection: Connection) -> None:
     if current == SCHEMA:
         return
     if current > SCHEMA:
-        readable_from = connection.scalar(
-            text("SELECT value FROM meta WHERE key = :key"), {"key": READABLE_FROM}
+        check_readable(current, connection.scalar(text(READABLE_FROM)))
+    else:
+        _run(connection)
+
+
+def check_readable(current: int, readable_from: str | None) -> None:
+    """Look whether this version can read a database.
+
+    :param current: the database's schema.
+    :param readable_from: the oldest schema whose programs can read it, as the database says.
+    :raises UnreadableSchemaError: it cannot.
+    """
+    if current > SCHEMA and int(readable_from or current) > SCHEMA:
+        raise UnreadableSchemaError(
+            f"has schema {current}, and this version of asynctask reads up to {SCHEMA}"
         )
-        if readable_from is None or int(readable_from) > SCHEMA:
-            raise UnreadableSchemaError(
-                f"has schema {current}, and this version of asynctask reads up to {SCHEMA}"
-            )
-        return
-    _run(connection)
 
 
 def _current(connection: Connection) -> int:
     if not inspect(connection).has_table("alembic_version"):
         return 0
-    return int(connection.scalar(text("SELECT version_num FROM alembic_version")) or 0)
+    return int(connection.scalar(text(VERSION)) or 0)
 
 
 def _run(connection: Connection) -> None:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from asynctask.sqlite import APPLICATION_ID
+
 revision = "0001"
 down_revision = None
 
@@ -43,4 +45,6 @@ def upgrade() -> None:
         sa.Column("key", sa.Text, primary_key=True),
         sa.Column("value", sa.Text, nullable=False),
     )
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     op.bulk_insert(meta, [{"key": "readable_from", "value": "1"}])

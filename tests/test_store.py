@@ -1,0 +1,258 @@
+"""`SqlStore` keeps to the contract, and to its own promises when SQLite fails."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import OperationalError
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import statements
+from asynctask.database import Sqlite
+from asynctask.migrations import upgrade
+from asynctask.model import ACCEPTED, COMPLETED, RUNNING, OutcomeUnknown, Query, Unavailable, complete
+from asynctask.sqlite import Place, StartError, check
+from asynctask.store import SqlStore
+from asynctask.tables import SCHEMA, metadata
+from tests.store_contract import NOW, StoreContract, StoreTestCase
+from tests.turns import Turns
+
+
+class OnFile(StoreTestCase):
+    """In a file of the test's own."""
+
+    def open_store(self) -> SqlStore:
+        if not hasattr(self, "path"):
+            self.path = Path(self.mktemp()).absolute()
+        return SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=0.01)
+
+
+class SqliteStore(StoreContract, OnFile):
+    """In a file."""
+
+
+class SqliteTroubleTests(OnFile):
+    """When the database fails, nothing that was refused runs, and nothing that was done is lost."""
+
+    def fail_commits(self, times: int, *, reach_disk: bool = False) -> None:
+        """Let COMMIT fail so often; ``reach_disk``: the data are there after all."""
+        left = [times]
+
+        def commit(connection: Connection) -> None:
+            if left[0] > 0:
+                left[0] -= 1
+                if reach_disk:
+                    connection.exec_driver_sql("COMMIT")
+                raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+        event.listen(self.store._database._writing, "commit", commit)
+
+    def test_a_failed_commit_is_refused_and_leaves_nothing(self) -> None:
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.add(self.new("kept"))
+        self.assertEqual(self.names(), ["kept"])
+
+    def test_a_failed_commit_that_reached_the_disk_is_taken_back(self) -> None:
+        self.fail_commits(1, reach_disk=True)
+        task = self.new("lost")
+        error = self.assertRaises(Unavailable, self.add, task)
+        self.assertEqual(error.type, "about:blank")
+        self.assertIsNone(self.wait(self.store.get(task.task_id)))
+
+    def test_a_commit_of_which_nothing_is_known_says_so_and_is_taken_back_later(self) -> None:
+        self.fail_commits(2, reach_disk=True)
+        task = self.new("perhaps")
+        self.assertRaises(OutcomeUnknown, self.add, task)
+        self.assertFalse(self.store.healthy)
+        self.recover()
+        self.assertIsNone(self.wait(self.store.get(task.task_id)))
+
+    def test_a_failing_store_refuses_at_once(self) -> None:
+        self.fail_commits(2)
+        self.assertRaises(Unavailable, self.add, self.new())
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        self.recover()
+        self.add(self.new("kept"))
+        self.assertEqual(self.names(), ["kept"])
+
+    def test_an_end_waits_until_it_can_be_written(self) -> None:
+        task = self.run_one()
+        self.fail_commits(3)
+        self.assertTrue(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_a_claim_that_may_have_been_committed_is_given_back(self) -> None:
+        self.add(self.new())
+        self.fail_commits(2, reach_disk=True)
+        self.assertRaises(OutcomeUnknown, self.claim)
+        self.recover()
+        again = self.claim()
+        self.assertEqual([task.status for task in again.tasks], [RUNNING])
+        self.assertEqual(self.started, again.tasks)
+
+    def test_a_database_that_another_program_holds_is_waited_for_and_then_refused(self) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.recover()
+        self.add(self.new("kept"))
+        self.assertEqual(self.names(), ["kept"])
+
+    def recover(self) -> None:
+        """Wait for the writer's next tries."""
+        while not self.store.healthy:
+            self.store._writer._thread.join(0.01)
+
+
+class SqliteFileTests(OnFile):
+    """What concerns the file itself."""
+
+    def test_a_second_store_on_the_same_file_is_refused(self) -> None:
+        error = self.assertRaises(StartError, self.open_store().open, [], NOW)
+        self.assertIn("in use by another asynctask process", str(error))
+
+    def test_the_connection_that_writes_is_synced(self) -> None:
+        for synchronous, number in (("full", 2), ("normal", 1), ("off", 0)):
+            database = Sqlite(Place(Path(self.mktemp()).absolute(), synchronous))
+            with database.connect() as connection:
+                found = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+                mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+            self.assertEqual((found, mode), (number, "wal"))
+
+    def test_a_reader_cannot_write(self) -> None:
+        def write(connection: Connection) -> None:
+            connection.exec_driver_sql("DELETE FROM task")
+
+        self.assertRaises(Unavailable, self.store._database.read, write)
+
+    def test_a_long_log_is_reset(self) -> None:
+        path = Path(self.mktemp()).absolute()
+        database = Sqlite(Place(path), large_log=10_000)
+        log = path.with_name(path.name + "-wal")
+        with database.connect() as connection:
+            with connection.begin():
+                connection.exec_driver_sql("CREATE TABLE junk (x)")
+                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            self.assertGreater(log.stat().st_size, 100_000)
+            database.keep_log_short(connection)
+            self.assertEqual(log.stat().st_size, 0)
+
+
+class QueryPlanTests(SynchronousTestCase):
+    """Everything that is done often goes by an index."""
+
+    def setUp(self) -> None:
+        self.engine = create_engine("sqlite://")
+        metadata.create_all(self.engine)
+        self.addCleanup(self.engine.dispose)
+
+    def plan(self, statement: Any, **given: Any) -> str:
+        compiled = statement.compile(self.engine)
+        values = compiled.construct_params(given)
+        with self.engine.connect() as connection:
+            rows = connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {compiled}", tuple(values[name] for name in compiled.positiontup)
+            )
+            return "\n".join(row[3] for row in rows)
+
+    def assert_indexed(self, plan: str, *indexes: str) -> None:
+        for index in indexes:
+            self.assertIn(index, plan)
+        self.assertNotIn("SCAN task", plan.replace("SCAN task USING INDEX", ""))
+        self.assertNotIn("TEMP B-TREE", plan)
+
+    def test_a_task_is_found_by_its_id(self) -> None:
+        self.assert_indexed(self.plan(statements.GET, task_id="x"), "autoindex_task_1 (task_id=?)")
+
+    def test_due_tasks_are_found_in_order(self) -> None:
+        given = {"of_kind": "simulate", "now": NOW, "limit": 9, "me": "m", "at": ""}
+        plan = self.plan(statements.CLAIM_DUE, **given)
+        self.assert_indexed(plan, "task_due (kind=? AND run_at<?)")
+        self.assert_indexed(self.plan(statements.NEXT_DUE, of_kind="simulate"), "task_due (kind=?)")
+
+    def test_orphans_are_found_among_the_running_ones_only(self) -> None:
+        plan = self.plan(statements.CLAIM_ORPHANS, of_kind="simulate", limit=9, me="m", at="", now=NOW)
+        self.assertIn("SEARCH task USING INDEX task_owner (owner<?)", plan)
+        self.assertIn("SEARCH task USING INDEX task_owner (owner>?)", plan)
+
+    def test_ends_are_written_by_id(self) -> None:
+        plan = self.plan(statements.SAVE, rows="[]")
+        self.assert_indexed(plan, "SCAN saved", "autoindex_task_1 (task_id=?)")
+
+    def test_lists_are_read_in_order(self) -> None:
+        cursor = "task_x"
+        self.assert_indexed(self.plan(statements.page(Query(cursor=cursor))), "autoindex_task_1")
+        for query, index in (
+            (Query(statuses=(ACCEPTED,), cursor=cursor), "task_status (status=? AND task_id<?)"),
+            (Query(name="a", cursor=cursor), "task_name (name=? AND task_id<?)"),
+            (Query(kind="simulate", cursor=cursor), "task_kind (kind=? AND task_id<?)"),
+        ):
+            self.assert_indexed(self.plan(statements.page(query)), index)
+        plan = self.plan(statements.page(Query(statuses=(ACCEPTED, RUNNING))))
+        self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
+
+
+class MigrationTests(SynchronousTestCase):
+    """Old databases are brought up, new ones are read if they allow it."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp()).absolute()
+        self.engine = create_engine(f"sqlite:///{self.path}")
+        self.addCleanup(self.engine.dispose)
+
+    def execute(self, *statements: str) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def upgrade(self) -> None:
+        with self.engine.begin() as connection:
+            upgrade(connection)
+
+    def test_migrations_lead_to_the_tables(self) -> None:
+        self.upgrade()
+        with self.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            self.assertEqual(compare_metadata(context, metadata), [])
+
+    def test_a_current_schema_is_left_alone(self) -> None:
+        self.upgrade()
+        before = self.path.read_bytes()
+        self.upgrade()
+        self.assertEqual(self.path.read_bytes(), before)
+
+    def test_a_newer_schema_that_cannot_be_read_is_refused(self) -> None:
+        self.upgrade()
+        self.execute(
+            f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'",
+            f"UPDATE meta SET value = '{SCHEMA + 1}' WHERE key = 'readable_from'",
+        )
+        before = self.path.read_bytes()
+        error = self.assertRaises(StartError, check, Place(self.path))
+        self.assertIn(f"has schema {SCHEMA + 1}", str(error))
+        self.assertEqual(self.path.read_bytes(), before)
+        error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
+        self.assertIn(f"has schema {SCHEMA + 1}", str(error))
+
+    def test_a_newer_schema_that_can_be_read_is_used(self) -> None:
+        self.upgrade()
+        self.execute(f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'")
+        turns = Turns()
+        store = SqlStore(Place(self.path), turns)
+        store.open([], NOW)
+        turns.outcome(store.close())
+
+
+class MemoryStore(StoreContract, StoreTestCase):
+    """In memory there is no second start, but everything else holds."""
+
+    def open_store(self) -> SqlStore:
+        return SqlStore(Place(None), self.turns)
+
+    def reopen(self, suspects: object = ()) -> None:
+        self.skipTest("a store in memory keeps nothing")

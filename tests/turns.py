@@ -1,0 +1,45 @@
+"""A reactor's thread that only moves when a test says so."""
+
+from collections.abc import Callable
+from queue import Queue
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+T = TypeVar("T")
+
+PATIENCE = 10
+"""Seconds for another thread to hand something over: it comes at once, or a test has failed."""
+
+
+@implementer(IReactorFromThreads)
+class Turns:
+    """Runs what other threads hand over, in the test's own thread."""
+
+    def __init__(self) -> None:
+        self._calls: Queue[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = Queue()
+
+    def callFromThread(  # noqa: A002
+        self, callable: Callable[..., Any], *args: object, **kwargs: object
+    ) -> None:
+        """See `twisted.internet.interfaces.IReactorFromThreads`."""
+        self._calls.put((callable, args, kwargs))
+
+    def turn(self) -> None:
+        """Wait for the next thing that another thread hands over, and run it."""
+        call, args, kwargs = self._calls.get(timeout=PATIENCE)
+        call(*args, **kwargs)
+
+    def outcome(self, deferred: Deferred[T]) -> T:
+        """Turn until it fires; its result, or its error is raised."""
+        found: list[Any] = []
+        deferred.addBoth(found.append)
+        while not found:
+            self.turn()
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        result: T = found[0]
+        return result
