@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from zope.interface import implementer
@@ -19,6 +19,7 @@ from asynctask.guard import check_host, check_origin
 from asynctask.model import (
     ENDED,
     RUNNING,
+    ExpectationFailed,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -194,7 +195,9 @@ class Guarded(Resource):
         try:
             self._check(request)
         except Problem as problem:
-            return answer_problem(request, problem)
+            request.write(answer_problem(request, problem))
+            request.finish()
+            return NOT_DONE_YET
         rendered: bytes | int = self._inner.render(request)
         return rendered
 
@@ -208,6 +211,8 @@ class Guarded(Resource):
             request.requestHeaders.setRawHeaders(b"host", [b"localhost"])
         else:
             check_origin(request.method, hosts[0], fields(b"origin", []), fields(b"sec-fetch-site", []))
+        if any(value.lower() != b"100-continue" for value in fields(b"expect", [])):
+            raise ExpectationFailed("Only 'Expect: 100-continue' is understood")
         if not _is_utf8(b"/".join(request.postpath or ())):
             raise NotFound("There is nothing at this path; a path is UTF-8")
         if not _is_utf8(request.method):

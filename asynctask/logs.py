@@ -39,6 +39,8 @@ class LineObserver:
 
     def __call__(self, event: LogEvent) -> None:
         line = self._render(event) + "\n"
+        # A lone surrogate in somebody's error message must not cost the line.
+        line = line.encode("utf-8", "backslashreplace").decode("utf-8")
         with self._lock:
             self._write(line)
 

@@ -259,6 +259,12 @@ class UnsupportedMediaType(Problem):
     status, title = 415, "Unsupported Media Type"
 
 
+class ExpectationFailed(Problem):
+    """The request expects what we do not do."""
+
+    status, title = 417, "Expectation Failed"
+
+
 class Unavailable(Problem):
     """Not now: full, draining, or without a store; nothing of it was kept or will run."""
 

@@ -166,18 +166,23 @@ class Runner:
             kind=task.kind,
             attempt=task.attempt,
         )
+        running = attempt.deferred = maybeDeferred(self._step, task)
+        running.addCallbacks(self._completed, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,))
+        running.addErrback(_log_bug)
+
+    def _step(self, task: Task) -> Deferred[Any]:
+        """Take the handler's first step; its Deferred fires with the last."""
         context = Context(task, self._clock, self._store.report)
         steps = self._kinds[task.kind].steps(context, **wire.read_input(task))
-        attempt.deferred = ensureDeferred(
-            Recorded(steps, self._recorder, record(task.task_id, task.attempt))
-        )
-        attempt.deferred.addCallbacks(
-            self._completed, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,)
-        )
-        attempt.deferred.addErrback(_log_bug)
+        return ensureDeferred(Recorded(steps, self._recorder, record(task.task_id, task.attempt)))
 
     def _completed(self, result: Any, attempt: Attempt) -> None:
-        self._end(attempt, complete(attempt.task, wire.dump(result), self._now()))
+        try:
+            text = wire.dump_result(result)
+        except wire.NotSerializable:
+            self._failed(Failure(), attempt)
+        else:
+            self._end(attempt, complete(attempt.task, text, self._now()))
 
     def _failed(self, failure: Failure, attempt: Attempt) -> None:
         if attempt.releasing:

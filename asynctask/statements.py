@@ -92,7 +92,7 @@ SAVE: Final = (
         func.coalesce(task.c.status, "") == literal_column("'running'"),
         task.c.attempt == _of_saved("attempt"),
     )
-    .returning(task.c.task_id)
+    .returning(task.c.task_id, task.c.attempt)
 )
 """Ends attempts, all that wait in one statement; one that does not come back was given up."""
 

@@ -235,6 +235,23 @@ def dump(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
+class NotSerializable(Exception):
+    """A handler's result that is no JSON."""
+
+
+def dump_result(result: Any) -> str:
+    """JSON text of a handler's result.
+
+    :raises NotSerializable: it is something that JSON has not.
+    """
+    try:
+        text = dump(result)
+        text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotSerializable(f"The result is no JSON: {error}") from error
+    return text
+
+
 def parse_query(query: bytes) -> Query:
     """Read the query string of the list.
 
@@ -256,8 +273,12 @@ def parse_query(query: bytes) -> Query:
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
-        return [(name.decode("utf-8"), value.decode("utf-8")) for name, value in pairs]
+        return parse_qsl(
+            query.decode("utf-8"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_PARAMETERS,
+        )
     except UnicodeDecodeError:
         raise Invalid("The query must be UTF-8") from None
     except ValueError:

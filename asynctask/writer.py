@@ -212,17 +212,18 @@ class Writer:
         self._stage = "write"
         if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
             connection.execute(statements.ADD, rows)
-        owned: set[str] = set()
+        owned: set[tuple[str, int]] = set()
         if saves := [work.row for work in batch if isinstance(work, Save)]:
-            owned.update(connection.scalars(statements.SAVE, {"rows": dump(saves)}))
+            saved = connection.execute(statements.SAVE, {"rows": dump(saves)})
+            owned.update((row.task_id, row.attempt) for row in saved)
         results = [self._result(work, owned, connection) for work in batch]
         self._stage = "commit"
         connection.commit()
         return results
 
-    def _result(self, work: Work, owned: set[str], connection: Connection) -> Any:
+    def _result(self, work: Work, owned: set[tuple[str, int]], connection: Connection) -> Any:
         if isinstance(work, Save):
-            return work.row["task_id"] in owned
+            return (work.row["task_id"], work.row["attempt"]) in owned
         return work.run(connection) if isinstance(work, Call) else None
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:

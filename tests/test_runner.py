@@ -1,0 +1,284 @@
+"""The runner, over a real store in memory and a clock that the test moves."""
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.context import Context
+from asynctask.model import (
+    ACCEPTED,
+    COMPLETED,
+    FAILED,
+    RETRYING,
+    RUNNING,
+    Progress,
+    Submission,
+    Task,
+    Unavailable,
+    accept,
+)
+from asynctask.places import Places
+from asynctask.recorder import FlightRecorder, Suspect
+from asynctask.registry import KINDS, Kind
+from asynctask.runner import AFTER_FAILURE, UNWIND, Runner
+from asynctask.sqlite import Place
+from asynctask.store import SqlStore
+from asynctask.wire import Ids, NotSerializable, dump
+from tests.turns import Turns
+
+START = 1_700_000_000.0
+
+
+class RunnerTests(SynchronousTestCase):
+    """What happens to a task between its commit and its end."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.turns = Turns()
+        self.ids = Ids()
+        self.recorder = FlightRecorder()
+        self.store = SqlStore(Place(None), self.turns)
+        self.store.open([], START)
+        self.addCleanup(lambda: self.turns.outcome(self.store.close()))
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.runner = self.make()
+
+    def make(self, seats: int = 100, kinds: Mapping[str, Kind] = KINDS) -> Runner:
+        self.places = Places(seats)
+        self.runner = Runner(self.store, self.places, kinds, self.recorder, self.clock, self.now)
+        return self.runner
+
+    def with_handler(self, steps: Callable[..., Any]) -> None:
+        self.make(kinds={"simulate": Kind("simulate", steps, lambda _: None)})
+
+    def now(self) -> float:
+        return START + self.clock.seconds()
+
+    def settle(self) -> None:
+        """Run all that is due now, and wait for the writer to have done what it was asked."""
+        for _ in range(5):
+            self.clock.advance(0)
+            self.turns.outcome(self.store._writer.call(lambda _: None))
+
+    def advance(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.advance(1)
+            self.settle()
+
+    def submit(self, duration: int = 3, delay: float = 0, starts: bool = True, name: str = "a") -> str:
+        new = Submission(name, "simulate", dump({"duration": duration}), delay)
+        task = accept(new, self.ids.next(self.now(), 0), self.now())
+        if starts:
+            self.places.free -= 1
+        self.turns.outcome(self.store.add([] if starts else [task], [task] if starts else []))
+        self.settle()
+        return task.task_id
+
+    def get(self, task_id: str) -> Task:
+        task = self.turns.outcome(self.store.get(task_id))
+        assert task is not None
+        return task
+
+    def status(self, task_id: str) -> str:
+        return self.get(task_id).status
+
+    def logged(self, message: str) -> list[LogEvent]:
+        return [event for event in self.events if event.get("log_format") == message]
+
+    def test_a_task_runs_a_step_a_second_and_completes(self) -> None:
+        task_id = self.submit(duration=3)
+        self.assertEqual(self.status(task_id), RUNNING)
+        self.advance(1)
+        self.assertEqual(self.get(task_id).progress, Progress(1, 3))
+        self.advance(2)
+        task = self.get(task_id)
+        self.assertEqual((task.status, task.result, task.progress), (COMPLETED, "null", Progress(3, 3)))
+        self.assertEqual(task.finished_at, START + 3)
+
+    def test_the_log_tells_what_happens(self) -> None:
+        task_id = self.submit(duration=2, name="report")
+        self.advance(2)
+        (started,) = self.logged("Task started")
+        self.assertEqual(
+            [started[key] for key in ("task_id", "name", "kind", "attempt")],
+            [task_id, "report", "simulate", 1],
+        )
+        steps = [(event["step"], event["total"]) for event in self.logged("Task progress")]
+        self.assertEqual(steps, [(1, 2), (2, 2)])
+        (completed,) = self.logged("Task completed")
+        self.assertEqual((completed["task_id"], completed["name"]), (task_id, "report"))
+
+    def test_no_seconds_are_no_steps(self) -> None:
+        task_id = self.submit(duration=0)
+        self.assertEqual((self.status(task_id), self.logged("Task progress")), (COMPLETED, []))
+
+    def test_a_task_starts_only_after_the_answers_of_its_commit(self) -> None:
+        task = accept(Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, 0), self.now())
+        self.turns.outcome(self.store.add([], [task]))
+        self.assertEqual(self.logged("Task started"), [])
+        self.settle()
+        self.assertEqual(len(self.logged("Task started")), 1)
+
+    def test_a_delayed_task_starts_when_it_is_due(self) -> None:
+        self.runner.start()
+        self.settle()
+        task_id = self.submit(duration=1, delay=5, starts=False)
+        self.advance(4)
+        self.assertEqual(self.status(task_id), ACCEPTED)
+        self.advance(1)
+        self.assertEqual(self.status(task_id), RUNNING)
+        self.advance(1)
+        self.assertEqual(self.status(task_id), COMPLETED)
+
+    def test_of_several_delayed_tasks_each_starts_in_its_time(self) -> None:
+        later = self.submit(duration=0, delay=9, starts=False)
+        sooner = self.submit(duration=0, delay=2, starts=False)
+        self.advance(2)
+        self.assertEqual((self.status(sooner), self.status(later)), (COMPLETED, ACCEPTED))
+        self.advance(7)
+        self.assertEqual(self.status(later), COMPLETED)
+
+    def test_tasks_wait_for_seats_and_come_in_order(self) -> None:
+        self.make(seats=2)
+        self.runner.start()
+        self.settle()
+        ids = [self.submit(duration=2, starts=False) for _ in range(5)]
+        self.assertEqual([self.status(one) for one in ids], [RUNNING] * 2 + [ACCEPTED] * 3)
+        self.advance(2)
+        self.assertEqual([self.status(one) for one in ids], [COMPLETED] * 2 + [RUNNING] * 2 + [ACCEPTED])
+        self.assertFalse(self.places.take("simulate"))
+        self.advance(4)
+        self.assertEqual({self.status(one) for one in ids}, {COMPLETED})
+        self.assertEqual(self.places.free, 2)
+        self.assertTrue(self.places.take("simulate"))
+
+    def test_without_seats_tasks_are_only_kept(self) -> None:
+        self.make(seats=0)
+        self.runner.start()
+        task_id = self.submit(starts=False)
+        self.advance(10)
+        self.assertEqual(self.status(task_id), ACCEPTED)
+
+    def test_what_an_earlier_process_left_goes_on_as_the_next_attempt(self) -> None:
+        task_id = self.submit(duration=2)
+        self.store._owner = "another"
+        self.make()
+        self.runner.start()
+        self.settle()
+        self.advance(2)
+        task = self.get(task_id)
+        self.assertEqual((task.status, task.attempt), (COMPLETED, 2))
+        self.assertEqual(len(self.logged("Task was given up, and its end dropped")), 1)
+
+    def test_a_handler_that_raises_fails_its_task(self) -> None:
+        async def handler(context: Context, duration: int) -> None:
+            await deferLater(self.clock, 1)
+            raise ValueError("no\0t so")
+
+        self.with_handler(handler)
+        task_id = self.submit()
+        self.advance(1)
+        task = self.get(task_id)
+        assert task.error is not None
+        self.assertEqual((task.status, task.error.type), (FAILED, "ValueError"))
+        self.assertEqual(task.error.message, "no\u2400t so")
+        (failed,) = self.logged("Task failed")
+        self.assertEqual(self.flushLoggedErrors(ValueError), [failed["log_failure"]])
+        self.assertEqual(self.places.free, 100)
+
+    def test_a_result_that_is_no_json_fails_its_task(self) -> None:
+        for result in ({1, 2}, b"x", float("nan")):
+
+            async def handler(context: Context, duration: int, result: object = result) -> object:
+                return result
+
+            self.with_handler(handler)
+            task = self.get(self.submit())
+            assert task.error is not None
+            self.assertEqual((task.status, task.error.type), (FAILED, "NotSerializable"))
+        self.assertEqual(len(self.flushLoggedErrors(NotSerializable)), 3)
+
+    def test_the_recorder_names_a_task_only_while_it_is_stepped(self) -> None:
+        seen: list[list[Suspect]] = []
+
+        def handler(context: Context, duration: int) -> Generator[Deferred[None], None, None]:
+            seen.append(self.recorder.suspects())
+            yield deferLater(self.clock, 1)
+            seen.append(self.recorder.suspects())
+
+        self.with_handler(handler)
+        task_id = self.submit()
+        self.assertEqual(self.recorder.suspects(), [])
+        self.advance(1)
+        self.assertEqual(seen, [[Suspect(task_id, 1)]] * 2)
+
+    def test_a_drain_starts_nothing_more_and_waits_for_what_runs(self) -> None:
+        running = self.submit(duration=2)
+        delayed = self.submit(duration=1, delay=1, starts=False)
+        drained = self.runner.drain(10)
+        self.assertFalse(self.places.take("simulate"))
+        self.advance(1)
+        self.assertNoResult(drained)
+        self.advance(1)
+        self.successResultOf(drained)
+        self.assertEqual((self.status(running), self.status(delayed)), (COMPLETED, ACCEPTED))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_drain_releases_what_takes_longer(self) -> None:
+        ids = [self.submit(duration=60) for _ in range(3)]
+        drained = self.runner.drain(2)
+        self.advance(2)
+        self.successResultOf(drained)
+        for task_id in ids:
+            task = self.get(task_id)
+            self.assertEqual((task.status, task.run_at), (RETRYING, START + 2))
+            self.assertEqual(task.progress, Progress(2, 60))
+        self.assertEqual(len(self.logged("Task retrying")), 3)
+
+    def test_a_drain_releases_what_was_about_to_start(self) -> None:
+        task = accept(Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, 0), START)
+        self.turns.outcome(self.store.add([], [task]))
+        drained = self.runner.drain(10)
+        self.settle()
+        self.successResultOf(drained)
+        self.assertEqual((self.status(task.task_id), self.logged("Task started")), (RETRYING, []))
+
+    def test_a_drain_does_not_wait_for_ever_for_a_handler_that_clings(self) -> None:
+        async def handler(context: Context, duration: int) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await Deferred()
+
+        self.with_handler(handler)
+        task_id = self.submit()
+        drained = self.runner.drain(1)
+        self.advance(1)
+        self.assertNoResult(drained)
+        self.advance(int(UNWIND))
+        self.successResultOf(drained)
+        self.assertEqual(self.status(task_id), RUNNING)
+
+    def test_a_drain_of_nothing_is_over_at_once(self) -> None:
+        self.successResultOf(self.runner.drain(10))
+
+    def test_due_tasks_are_looked_for_again_after_the_store_failed(self) -> None:
+        self.store._writer.healthy = False
+        self.runner.start()
+        self.store._writer.healthy = True
+        task_id = self.submit(duration=0, starts=False)
+        self.clock.advance(AFTER_FAILURE)
+        self.settle()
+        self.assertEqual(self.status(task_id), COMPLETED)
+
+    def test_a_store_that_fails_refuses(self) -> None:
+        self.store._writer.healthy = False
+        self.assertRaises(Unavailable, self.store.add, [], [])
+        self.store._writer.healthy = True
