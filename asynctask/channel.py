@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from typing import Any, Final
-from weakref import WeakSet
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -71,6 +72,20 @@ class LimitedRequest(Request):
         self._lingering = self.channel.callLater(LINGER, self.channel.loseConnection)
 
 
+class Connection(HTTPChannel):
+    """One client's connection, on its server's list while it is open."""
+
+    def connectionMade(self) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        self.factory.connections.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        self.factory.connections.discard(self)
+        super().connectionLost(reason)
+
+
 class Front(Site):
     """The HTTP server.
 
@@ -79,17 +94,12 @@ class Front(Site):
     """
 
     noisy = False
+    protocol = Connection  # type: ignore[assignment]
 
     def __init__(self, resource: IResource, limit: int, refuse: Refuse) -> None:
         request = type("FrontRequest", (LimitedRequest,), {"limit": limit, "refuse": refuse})
         super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
-        self._connections: WeakSet[Any] = WeakSet()
-
-    def buildProtocol(self, addr: Any) -> Any:
-        """See `twisted.internet.interfaces.IProtocolFactory`."""
-        connection = super().buildProtocol(addr)
-        self._connections.add(connection)
-        return connection
+        self.connections: set[Connection] = set()
 
     def log(self, request: Any) -> None:
         """Log no requests."""
@@ -97,7 +107,7 @@ class Front(Site):
     def close_idle(self) -> int:
         """Close the connections on which nothing is being answered; tell how many are left."""
         busy = 0
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             if connection.requests:
                 busy += 1
             else:

@@ -97,8 +97,12 @@ class AsyncTask(Service):
         self._store.open(self._recorder.suspects(), self._now())
         self._recorder.clear()
         self._runner.start()
+        self._reactor.callWhenRunning(self._serving)
+
+    def _serving(self) -> None:
+        """The reactor runs: from now on connections are answered and signals are heard."""
         assert self.port is not None
-        log.info(f"Listening on {listening.url(self.port, self._description)}")
+        log.info("Listening on {url}", url=listening.url(self.port, self._description))
 
     def _listen(self) -> None:
         if self.port is not None:
@@ -159,7 +163,10 @@ class Command(AsyncTask):
         """See `AsyncTask`."""
         with self._one_sentence():
             super().startService()
-        self._reactor.callWhenRunning(self._watch_signals)
+
+    def _serving(self) -> None:
+        self._watch_signals()
+        super()._serving()
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:

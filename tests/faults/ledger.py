@@ -1,0 +1,146 @@
+"""What the service was asked and what it answered, kept apart from it, to hold it to its word."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import Lock
+
+from tests.faults.client import Answer, Client, Json, LostError, UnsentError
+
+UNFINISHED = "accepted,running,retrying"
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A task that was answered 202.
+
+    :param duration: seconds.
+    :param at: when the answer was here, in seconds of the monotonic clock.
+    """
+
+    name: str
+    duration: int
+    at: float
+
+
+@dataclass
+class Ledger:
+    """The answers to every POST. Many threads may write to one.
+
+    :param acknowledged: by task id, what was answered 202.
+    :param refused: names that were answered 503 outright and must never appear.
+    :param unknown: names that may or may not appear.
+    :param unsent: names for which there was no connection.
+    :param statuses: how many answers of each status.
+    :param slowest: the seconds that the slowest answer took.
+    :param violations: a sentence for every promise that an answer itself broke.
+    """
+
+    acknowledged: dict[str, Posted] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    unsent: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    slowest: float = 0
+    violations: list[str] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def submit(self, client: Client, name: str, duration: int, delay: float = 0) -> Answer | None:
+        """POST a task of kind `simulate` and write down what became of it; None without an answer.
+
+        :param name: one that no other POST bears.
+        """
+        body: Json = {"name": name, "duration": duration}
+        if delay:
+            body["delay"] = delay
+        began = time.monotonic()
+        try:
+            answer = client.post("/api/tasks", body)
+        except UnsentError:
+            self.unsent.append(name)
+            return None
+        except LostError:
+            self.unknown.append(name)
+            return None
+        with self._lock:
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self._judge(answer, name, duration)
+        return answer
+
+    def _judge(self, answer: Answer, name: str, duration: int) -> None:
+        self.statuses[answer.status] += 1
+        if answer.status == 202:
+            task_id = answer.body["task_id"]
+            if task_id in self.acknowledged:
+                self.violations.append(f"{task_id} was given twice")
+            self.acknowledged[task_id] = Posted(name, duration, time.monotonic())
+        elif answer.status == 503:
+            if (answer.retry_after or 0) < 1:
+                self.violations.append(f"a 503 without a Retry-After: {answer}")
+            may_exist = str(answer.body["type"]).endswith("/outcome-unknown")
+            (self.unknown if may_exist else self.refused).append(name)
+        else:
+            self.unknown.append(name)
+            self.violations.append(f"a POST was answered {answer.status}: {answer.body}")
+
+
+def settle(client: Client, within: float = 60) -> list[str]:
+    """Wait until every task has ended; a violation if some have not after so many seconds."""
+    deadline = time.monotonic() + within
+    while next(client.tasks(status=UNFINISHED), None) is not None:
+        if time.monotonic() > deadline:
+            left = [f"{task['task_id']} {task['status']}" for task in client.tasks(status=UNFINISHED)]
+            return [f"{len(left)} tasks had not ended after {within:.0f} s: {left[:SHOWN]}"]
+        time.sleep(0.2)
+    return []
+
+
+def accepts_again(client: Client, ledger: Ledger, label: str, within: float = 5) -> float | None:
+    """POST until a 202 comes; the seconds that it took, or None if that were too many."""
+    began = time.monotonic()
+    attempt = 0
+    while time.monotonic() - began < within:
+        attempt += 1
+        answer = ledger.submit(client, f"{label}-again-{attempt}", 0)
+        if answer is not None and answer.status == 202:
+            return time.monotonic() - began
+        time.sleep(0.1)
+    return None
+
+
+def audit(client: Client, ledger: Ledger, started_names: Iterable[str] = ()) -> list[str]:
+    """Compare the settled service with the ledger.
+
+    :param started_names: the names of which the log says that they ran.
+    :returns: a sentence for each acknowledged task that is lost or not completed, and for each
+        refused one that is there or ran.
+    """
+    found = {task["task_id"]: task for task in client.tasks()}
+    broken = [
+        f"acknowledged task lost: {task_id} {posted.name}"
+        for task_id, posted in ledger.acknowledged.items()
+        if task_id not in found
+    ]
+    broken += [
+        f"not completed: {task_id} is {task['status']} {task['error']}"
+        for task_id, task in found.items()
+        if task["status"] != "completed"
+    ]
+    never = {*ledger.refused, *ledger.unsent}
+    broken += [
+        f"refused task appeared: {task['task_id']} {task['name']}"
+        for task in found.values()
+        if task["name"] in never
+    ]
+    broken += [f"refused task ran: {name}" for name in never.intersection(started_names)]
+    return broken + _by_name(client, ledger.refused)
+
+
+def _by_name(client: Client, names: Iterable[str]) -> list[str]:
+    return [
+        f"refused task found by its name: {name}"
+        for name in names
+        if next(client.tasks(name=name), None) is not None
+    ]

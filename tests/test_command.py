@@ -1,0 +1,186 @@
+"""The command as its user starts it: in processes of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.faults.server import Server
+
+BIN = Path(sys.executable).parent
+
+
+class CommandTestCase(SynchronousTestCase):
+    """Each test has a folder of its own."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def run_twistd(self, *arguments: str) -> tuple[int, str]:
+        """Exit status, and what it printed, of a command that ends by itself."""
+        done = subprocess.run(
+            [BIN / "twistd", *arguments],
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=30,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+
+class HelpTests(CommandTestCase):
+    """What twistd tells of it."""
+
+    def test_twistd_lists_it_with_what_it_does_and_where(self) -> None:
+        _, text = self.run_twistd("--help")
+        self.assertIn("Take tasks at POST /api/tasks on port 8080", " ".join(text.split()))
+
+    def test_its_help_explains_every_option(self) -> None:
+        status, text = self.run_twistd("asynctask", "--help")
+        self.assertEqual(status, 0)
+        options = ("port", "listen", "host", "insecure", "store", "concurrency", "grace", "log-format")
+        for option in options:
+            self.assertRegex(text, rf"--{option}\b=?\s+\S+")
+
+
+class StartErrorTests(CommandTestCase):
+    """What keeps it from starting is one sentence, in front and behind, and nothing is touched."""
+
+    def assert_refused(self, sentence: str, *options: str) -> None:
+        for front in (["-n"], []):
+            status, text = self.run_twistd(*front, "asynctask", *options)
+            self.assertEqual((status, text.count("\n")), (1, 1), text)
+            self.assertIn(sentence, text)
+        self.assertFalse((self.folder / "twistd.pid").exists())
+
+    def test_wrong_options(self) -> None:
+        self.assert_refused("--port takes a whole number from 0 to 65535, not 'x'", "--port", "x")
+        self.assert_refused("option --prot not recognized", "--prot", "1")
+
+    def test_a_url_with_a_typo(self) -> None:
+        self.assert_refused("--store must be a URL such as", "--store", "sqlit:///x")
+
+    def test_a_taken_port(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            self.assert_refused(f"Port {port} on 127.0.0.1 is taken", "--port", port)
+
+    def test_listening_beyond_loopback(self) -> None:
+        self.assert_refused("--insecure", "--listen", "tcp:0")
+
+    def test_a_file_that_is_no_database(self) -> None:
+        file = self.folder / "notes.txt"
+        file.write_text("not a database " * 100)
+        self.assert_refused("notes.txt is no sound SQLite database", "--store", "sqlite:///notes.txt")
+        self.assertEqual(file.read_text(), "not a database " * 100)
+
+    def test_a_store_that_is_in_use(self) -> None:
+        with Server(self.folder) as first:
+            first.ready()
+            self.assert_refused("in use by another", "--store", "sqlite:///t.sqlite", "--port", "0")
+            with first.client() as client:
+                self.assertEqual(client.get("/health/ready").status, 200)
+
+
+class LifeTests(CommandTestCase):
+    """Start, stop, start again."""
+
+    def start(self, *options: str, store: str = "sqlite:///t.sqlite") -> Server:
+        server = Server(self.folder, options=options, store=store).ready()
+        self.addCleanup(server.__exit__)
+        return server
+
+    def test_a_stop_refuses_drains_and_releases_and_the_next_start_goes_on(self) -> None:
+        server = self.start("--grace", "1")
+        client = server.client()
+        long = client.post("/api/tasks", {"name": "long", "duration": 3}).body["task_id"]
+        later = client.post("/api/tasks", {"name": "later", "delay": 0.5, "duration": 0}).body["task_id"]
+        os.kill(server.pid, signal.SIGTERM)
+        time.sleep(0.3)
+        self.assertEqual(client.get("/health/live").status, 200)
+        for answer in (client.get("/health/ready"), client.post("/api/tasks", {"name": "late"})):
+            self.assertEqual((answer.status, answer.retry_after), (503, 1))
+        self.assertEqual(client.get(f"/api/tasks/{long}").body["status"], "running")
+        self.assertEqual(server.wait(), -signal.SIGTERM)
+        client.close()
+
+        client = self.start().client()
+        while (task := client.get(f"/api/tasks/{long}").body)["status"] != "completed":
+            self.assertIn(task["status"], ("retrying", "running"))
+            time.sleep(0.05)
+        self.assertEqual(task["attempt"], 2)
+        states = [(one["status"], one["attempt"]) for one in task["history"]]
+        self.assertEqual(states[2:4], [("retrying", 1), ("running", 2)])
+        self.assertEqual(client.get(f"/api/tasks/{later}").body["attempt"], 1)
+        self.assertEqual(len(list(client.tasks())), 2)
+        client.close()
+
+    def test_a_second_signal_ends_at_once(self) -> None:
+        server = self.start("--grace", "60")
+        with server.client() as client:
+            task_id = client.post("/api/tasks", {"name": "a", "duration": 60}).body["task_id"]
+        os.kill(server.pid, signal.SIGTERM)
+        time.sleep(0.3)
+        self.assertTrue(server.alive)
+        os.kill(server.pid, signal.SIGTERM)
+        self.assertEqual(server.wait(5), 128 + signal.SIGTERM)
+        with self.start().client() as client:
+            self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
+
+    def test_a_store_in_memory_serves_too(self) -> None:
+        with self.start(store="sqlite://").client() as client:
+            task_id = client.post("/api/tasks", {"name": "a", "duration": 0}).body["task_id"]
+            while client.get(f"/api/tasks/{task_id}").body["status"] != "completed":
+                time.sleep(0.02)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_the_log_can_be_json(self) -> None:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "asynctask", "--port=0", "--store=sqlite://", "--log-format=json"],
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        assert server.stdout is not None
+        for line in server.stdout:
+            self.assertTrue(line.startswith('{"time": "'), line)
+            if "Listening on" in line:
+                break
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+class DaemonTests(CommandTestCase):
+    """Behind, with a PID file and a log."""
+
+    @contextmanager
+    def daemon(self, *options: str) -> Iterator[int]:
+        status, text = self.run_twistd("asynctask", "--port", "0", *options)
+        self.assertEqual((status, text), (0, ""))
+        pid = int((self.folder / "twistd.pid").read_text())
+        try:
+            yield pid
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            while (self.folder / "twistd.pid").exists():
+                time.sleep(0.02)
+
+    def test_it_goes_into_the_background_and_logs_into_a_file(self) -> None:
+        log = self.folder / "twistd.log"
+        with self.daemon():
+            while "Listening on http://127.0.0.1:" not in log.read_text():
+                time.sleep(0.02)
+            self.assertTrue((self.folder / "asynctask.sqlite").exists())
+        self.assertIn("Server Shut Down", log.read_text())
+        self.assertFalse((self.folder / "asynctask.sqlite-wal").exists())

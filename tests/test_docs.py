@@ -1,0 +1,114 @@
+"""The commands of README and docs, run as a newcomer would; the links that lead on."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SETUP = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install \S+ && \.venv/bin/")
+PATIENCE = 300
+"""Seconds for an installation from an index far away."""
+
+
+def commands(page: Path) -> list[str]:
+    """The shell blocks of a page."""
+    return SHELL.findall(page.read_text("utf-8"))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ReadmeTests(SynchronousTestCase):
+    """The README, from top to bottom."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        leave = shutil.ignore_patterns(".*", "_trial_temp*", "*.egg-info", "build", "__pycache__")
+        shutil.copytree(ROOT, self.folder, ignore=leave)
+        self.port = free_port()
+
+    def start(self, command: str) -> None:
+        """Run the first command; without CI, with what is installed already."""
+        self.assertRegex(command, SETUP)
+        if "CI" not in os.environ:
+            command = SETUP.sub(f"{Path(sys.executable).parent}/", command)
+        self.log = (self.folder / "log").open("w+")
+        self.service = subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env={**os.environ, "ASYNCTASK_PORT": str(self.port), "PIP_QUIET": "1"},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.addCleanup(self.stop)
+        self.wait_for(f"Listening on http://127.0.0.1:{self.port}")
+
+    def stop(self) -> None:
+        os.killpg(self.service.pid, signal.SIGKILL)
+        self.service.wait()
+        self.log.close()
+
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> str:
+        deadline = time.monotonic() + seconds
+        while text not in (log := (self.folder / "log").read_text("utf-8")):
+            self.assertIsNone(self.service.poll(), log)
+            self.assertLess(time.monotonic(), deadline, log)
+            time.sleep(0.05)
+        return log
+
+    def run_block(self, command: str) -> str:
+        command = command.replace("localhost:8080", f"localhost:{self.port}")
+        done = subprocess.run(
+            ["bash", "-ec", command], cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_its_commands_do_what_it_says(self) -> None:
+        run, post, look, test = commands(ROOT / "README.md")
+        self.assertIn("twisted.trial tests", test)  # what runs this very test
+        self.start(run)
+        answer = self.run_block(post)
+        self.assertIn("202 Accepted", answer)
+        self.assertIn("Task will run for 5 seconds in background", answer)
+        self.wait_for("step=1 total=5", 5)
+        self.assertIn('"generate-report"', self.run_block(look))
+        self.wait_for("Task completed", 10)
+        if shutil.which("sqlite3") is None:
+            raise SkipTest("sqlite3 is not there, so two commands of docs/operating.md were not tried")
+        (read,) = commands(ROOT / "docs" / "operating.md")
+        self.assertEqual(self.run_block(read), "completed|1\n")
+        self.assertTrue((self.folder / "copy.sqlite").exists())
+
+
+class LinkTests(SynchronousTestCase):
+    """Whatever a page names is there."""
+
+    def test_links_lead_somewhere(self) -> None:
+        for page in PAGES:
+            for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
+                self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
+
+    def test_the_options_are_those_of_the_command(self) -> None:
+        text = (ROOT / "docs" / "operating.md").read_text("utf-8")
+        listed = subprocess.run(
+            [sys.executable, "-m", "asynctask", "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        options = set(re.findall(r"--([a-z-]+)=? ", listed)) - {"help", "version", "port"}
+        self.assertGreater(len(options), 5)
+        for option in options:
+            self.assertIn(f"`--{option}`", text)

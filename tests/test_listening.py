@@ -1,0 +1,203 @@
+"""Where the service listens."""
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.internet.testing import MemoryReactor
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from asynctask import listening
+from asynctask.sqlite import StartError
+
+LOOPBACK: Final = IPv4Address("TCP", "127.0.0.1", 8080)
+EVERYWHERE: Final = IPv4Address("TCP", "0.0.0.0", 80)
+LOOPBACK_6: Final = IPv6Address("TCP", "::1", 8080)
+EVERYWHERE_6: Final = IPv6Address("TCP", "::", 80)
+SOCKET: Final = UNIXAddress("/run/a.sock")
+
+
+@implementer(IListeningPort)
+class OpenPort:
+    """A port that somebody has opened."""
+
+    def __init__(self, address: IAddress) -> None:
+        self._address = address
+
+    def getHost(self) -> IAddress:
+        """See `IListeningPort`."""
+        return self._address
+
+    def startListening(self) -> None:
+        """See `IListeningPort`."""
+
+    def stopListening(self) -> None:
+        """See `IListeningPort`."""
+
+
+class ListeningTestCase(SynchronousTestCase):
+    """Says why something cannot be listened on."""
+
+    def complaint(self, description: str, *, insecure: bool = False) -> str:
+        with self.assertRaises(StartError) as caught:
+            listening.check(description, insecure=insecure)
+        told = str(caught.exception)
+        self.assertEqual(told.splitlines(), [told])
+        return told
+
+    def taken(self) -> int:
+        """A port of 127.0.0.1 that somebody listens on."""
+        taken = socket.socket()
+        self.addCleanup(taken.close)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number: int = taken.getsockname()[1]
+        return number
+
+
+class TheEndpoint(SynchronousTestCase):
+    """What the options ask for."""
+
+    def test_a_port_is_one_of_this_machine_alone(self) -> None:
+        self.assertEqual(listening.describe(8080, None), "tcp:8080:interface=127.0.0.1")
+
+    def test_an_endpoint_stands_instead_of_the_port(self) -> None:
+        self.assertEqual(listening.describe(8080, "unix:/run/a.sock"), "unix:/run/a.sock")
+
+    def test_each_twisted_endpoint_is_one(self) -> None:
+        for description in ("tcp:80", "unix:/run/a.sock", "tcp6:80", "haproxy:tcp:80"):
+            found = listening.endpoint(MemoryReactor(), description)
+            self.assertTrue(IStreamServerEndpoint.providedBy(found), description)
+
+    def test_what_is_no_endpoint_is_said_to_be_none(self) -> None:
+        for description in (
+            "",
+            "nonsense",
+            "tcp:",
+            "tcp:abc",
+            "tcp:80:what=1",
+            "ssl:0:privateKey=/none.pem",
+        ):
+            with self.assertRaises(StartError) as caught:
+                listening.endpoint(MemoryReactor(), description)
+            self.assertIn(f"--listen {description} is no Twisted endpoint", str(caught.exception))
+
+
+class BeforeTheStart(ListeningTestCase):
+    """What is wrong is said before anything is done."""
+
+    def test_a_free_port_is_left_free(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            number = free.getsockname()[1]
+        listening.check(f"tcp:{number}:interface=127.0.0.1", insecure=False)
+        with socket.socket() as again:
+            again.bind(("127.0.0.1", number))
+            self.assertEqual(again.getsockname()[1], number)
+
+    def test_a_taken_port_is_named(self) -> None:
+        number = self.taken()
+        complaint = self.complaint(f"tcp:{number}:interface=127.0.0.1")
+        self.assertIn(f"Port {number} on 127.0.0.1 is taken", complaint)
+        self.assertIn("--port", complaint)
+
+    def test_a_port_that_was_just_left_can_be_taken_again(self) -> None:
+        with socket.socket() as server, socket.socket() as client:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            number = server.getsockname()[1]
+            client.connect(("127.0.0.1", number))
+            server.accept()[0].close()
+        listening.check(f"tcp:{number}:interface=127.0.0.1", insecure=False)
+
+    def test_an_address_of_another_machine_cannot_be_listened_on(self) -> None:
+        complaint = self.complaint("tcp:0:interface=192.0.2.7", insecure=True)
+        self.assertIn("Port 0 on 192.0.2.7 cannot be listened on", complaint)
+
+    def test_a_port_beyond_the_last_one_is_complained_of(self) -> None:
+        self.assertIn("70000", self.complaint("tcp:70000:interface=127.0.0.1"))
+
+    def test_what_is_no_endpoint_is_complained_of(self) -> None:
+        self.assertIn("no Twisted endpoint", self.complaint("nonsense"))
+
+    def test_what_twisted_cannot_listen_on_is_complained_of(self) -> None:
+        self.assertIn("cannot be used", self.complaint("stdio:"))
+
+
+class Loopback(ListeningTestCase):
+    """Beyond this machine only with --insecure."""
+
+    def test_this_machine_may_listen_to_itself(self) -> None:
+        for interface in ("127.0.0.1", "127.0.0.2", "localhost"):
+            listening.check(f"tcp:0:interface={interface}", insecure=False)
+
+    def test_other_machines_are_let_in_only_on_purpose(self) -> None:
+        for description in ("tcp:0", "tcp:0:interface=0.0.0.0", "haproxy:tcp:0", "tcp6:0"):
+            self.assertIn("--insecure", self.complaint(description))
+
+    def test_insecure_lets_them_in(self) -> None:
+        listening.check("tcp:0", insecure=True)
+        listening.check("tcp:0:interface=0.0.0.0", insecure=True)
+
+    def test_which_addresses_are_this_machine(self) -> None:
+        for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+            self.assertTrue(listening.is_loopback(host), host)
+        for host in ("", "0.0.0.0", "::", "192.0.2.7", "fe80::1%eth0", "tasks.example", "128.0.0.1"):
+            self.assertFalse(listening.is_loopback(host), host)
+
+    def test_a_port_that_is_open_is_looked_at_again(self) -> None:
+        for address in (EVERYWHERE, EVERYWHERE_6):
+            with self.assertRaises(StartError) as caught:
+                listening.check_address(OpenPort(address), insecure=False)
+            self.assertIn(f"Port 80 on {address.host}", str(caught.exception))
+            self.assertIn("--insecure", str(caught.exception))
+
+    def test_an_open_port_of_this_machine_is_fine(self) -> None:
+        for address in (LOOPBACK, LOOPBACK_6, SOCKET):
+            listening.check_address(OpenPort(address), insecure=False)
+
+    def test_an_open_port_of_all_machines_is_fine_on_purpose(self) -> None:
+        listening.check_address(OpenPort(EVERYWHERE), insecure=True)
+
+
+class UnixSockets(ListeningTestCase):
+    """A socket in the file system."""
+
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def test_a_socket_can_be_made_in_a_folder(self) -> None:
+        listening.check(f"unix:{self.folder}/a.sock", insecure=False)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_a_folder_that_is_missing_is_named(self) -> None:
+        self.assertIn(f"{self.folder}/none", self.complaint(f"unix:{self.folder}/none/a.sock"))
+
+
+class Urls(SynchronousTestCase):
+    """Where clients find the service."""
+
+    def test_a_port_has_its_real_number(self) -> None:
+        self.assertEqual(
+            listening.url(OpenPort(LOOPBACK), "tcp:0:interface=127.0.0.1"), "http://127.0.0.1:8080"
+        )
+
+    def test_an_ipv6_address_has_its_brackets(self) -> None:
+        self.assertEqual(listening.url(OpenPort(LOOPBACK_6), "tcp6:0"), "http://[::1]:8080")
+
+    def test_tls_is_https(self) -> None:
+        self.assertEqual(listening.url(OpenPort(LOOPBACK), "ssl:8080"), "https://127.0.0.1:8080")
+
+    def test_a_unix_socket_is_a_path(self) -> None:
+        self.assertEqual(listening.url(OpenPort(SOCKET), "unix:/run/a.sock"), "unix:/run/a.sock")
+
+    def test_a_unix_socket_without_a_name_is_told_all_the_same(self) -> None:
+        self.assertEqual(listening.url(OpenPort(UNIXAddress(None)), "unix:"), "unix:")

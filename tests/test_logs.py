@@ -1,0 +1,256 @@
+"""A line an event."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import LogEvent, Logger, LogLevel
+from twisted.logger import LogPublisher as Publisher
+from twisted.python.failure import Failure
+from twisted.python.log import LogPublisher as LegacyPublisher
+from twisted.python.logfile import LogFile
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.logs import FILES_KEPT, ROTATE_AT, LineObserver, destination, json_line, observer, text_line
+
+HEAD = "2026-11-24T18:00:00.123Z info "
+
+
+def event(message: str, **fields: Any) -> LogEvent:
+    return {
+        "log_time": 1_795_543_200.123,
+        "log_level": LogLevel.info,
+        "log_format": message,
+        "log_namespace": "asynctask.task",
+        "log_source": None,
+        **fields,
+    }
+
+
+def failure(message: str = "no such file") -> Failure:
+    try:
+        raise ValueError(message)
+    except ValueError:
+        return Failure()
+
+
+characters = st.characters(codec="utf-8") | st.sampled_from("\n\r\"\\ =\t\x1b\x00\x7f\x85\u2028'{}")
+names = st.text(characters, max_size=30)
+"""Names of tasks, as their clients choose them."""
+
+
+class TextLines(SynchronousTestCase):
+    """What a person reads."""
+
+    def test_a_line_has_time_level_message_and_fields(self) -> None:
+        self.assertEqual(
+            text_line(event("Task progress", task_id="task_1", step=1, total=5)),
+            HEAD + "Task progress task_id=task_1 step=1 total=5",
+        )
+
+    def test_each_level_has_its_name(self) -> None:
+        for level in LogLevel.iterconstants():
+            line = text_line(event("Task progress") | {"log_level": level})
+            self.assertEqual(line.split(" ")[1], level.name)
+
+    def test_a_plain_string_stands_as_it_is(self) -> None:
+        for plain in ("generate-report", "Größe", "a=b", "it's", "{name}", "\N{GRINNING FACE}"):
+            self.assertEqual(text_line(event("M", name=plain)), f"{HEAD}M name={plain}")
+
+    def test_a_string_with_a_space_or_a_quote_is_json_quoted(self) -> None:
+        for name, quoted in (
+            ("a b", '"a b"'),
+            ('a"b', r'"a\"b"'),
+            ('"', r'"\""'),
+            ("a\\b", r'"a\\b"'),
+            ("", '""'),
+        ):
+            self.assertEqual(text_line(event("M", name=name)), f"{HEAD}M name={quoted}")
+
+    def test_a_string_with_a_control_character_is_json_quoted(self) -> None:
+        for control in ("\n", "\r", "\t", "\0", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029"):
+            line = text_line(event("M", name=f"a{control}b"))
+            self.assertTrue(line.startswith(f'{HEAD}M name="a\\'), line)
+            self.assertEqual(json.loads(line.partition("name=")[2]), f"a{control}b")
+
+    def test_a_name_forges_no_line(self) -> None:
+        name = f"a\n{HEAD}Task completed task_id=task_2"
+        line = text_line(event("Task started", task_id="task_1", name=name, kind="simulate"))
+        self.assertEqual(line.splitlines(), [line])
+        self.assertTrue(line.endswith(" kind=simulate"))
+
+    @given(names)
+    def test_any_name_can_be_read_back_and_forges_nothing(self, name: str) -> None:
+        line = text_line(event("M", task_id="task_1", name=name, step=1))
+        start, end = f"{HEAD}M task_id=task_1 name=", " step=1"
+        self.assertTrue(line.startswith(start) and line.endswith(end), line)
+        told = line[len(start) : -len(end)]
+        quoted = told.startswith('"')
+        self.assertEqual(json.loads(told) if quoted else told, name)
+        unfit = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]" if quoted else r"[\s\x00-\x1f\x7f-\x9f]"
+        self.assertNotRegex(told, unfit)
+
+    def test_other_values_are_told_as_json_tells_them(self) -> None:
+        self.assertEqual(text_line(event("M", a=None, b=True, c=1.5)), HEAD + "M a=null b=true c=1.5")
+
+    def test_what_json_cannot_tell_is_told_all_the_same(self) -> None:
+        line = text_line(event("M", a=b"x y", b=object, c=[1, "d e"]))
+        self.assertEqual(line.splitlines(), [line])
+        self.assertIn("x y", line)
+
+    def test_what_the_message_says_is_not_said_twice(self) -> None:
+        self.assertEqual(
+            text_line(event("Stopping; running tasks have {grace} seconds", grace=10)),
+            HEAD + "Stopping; running tasks have 10 seconds",
+        )
+
+    def test_a_message_of_several_lines_is_one_line(self) -> None:
+        self.assertEqual(text_line(event("One\ntwo {what}", what="a\r\nb")), HEAD + "One two a b")
+
+    def test_a_failure_prints_its_traceback(self) -> None:
+        first, *rest = text_line(event("Task failed", task_id="task_1", log_failure=failure())).splitlines()
+        self.assertEqual(first, HEAD + "Task failed task_id=task_1")
+        self.assertEqual(rest[0], "Traceback (most recent call last):")
+        self.assertIn("no such file", rest[-1])
+
+    def test_a_failure_without_a_message_says_so(self) -> None:
+        first = text_line(event("", log_failure=failure())).splitlines()[0]
+        self.assertEqual(first, HEAD + "Unhandled error")
+
+    def test_no_failure_has_no_traceback(self) -> None:
+        self.assertEqual(text_line(event("Task failed", log_failure=None)), HEAD + "Task failed")
+
+
+class JsonLines(SynchronousTestCase):
+    """What a program reads."""
+
+    def test_a_line_has_time_level_message_and_fields(self) -> None:
+        self.assertEqual(
+            json_line(event("Task progress", task_id="task_1", step=1, total=5)),
+            '{"time": "2026-11-24T18:00:00.123Z", "level": "info", "message": "Task progress", '
+            '"task_id": "task_1", "step": 1, "total": 5}',
+        )
+
+    @given(names)
+    def test_any_name_can_be_read_back_and_forges_nothing(self, name: str) -> None:
+        line = json_line(event("Task started", name=name))
+        self.assertNotRegex(line, r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+        self.assertEqual(json.loads(line)["name"], name)
+
+    def test_a_field_that_the_message_says_is_a_field_too(self) -> None:
+        told = json.loads(json_line(event("Tasks have {grace} seconds", grace=10)))
+        self.assertEqual(told["message"], "Tasks have 10 seconds")
+        self.assertEqual(told["grace"], 10)
+
+    def test_what_json_cannot_tell_is_told_all_the_same(self) -> None:
+        self.assertIn("x y", json.loads(json_line(event("M", a=b"x y")))["a"])
+
+    def test_a_failure_has_its_traceback_in_the_same_line(self) -> None:
+        line = json_line(event("Task failed", log_failure=failure("line\nbreak")))
+        self.assertEqual(line.splitlines(), [line])
+        told = json.loads(line)
+        self.assertEqual(told["message"], "Task failed")
+        self.assertTrue(told["traceback"].startswith("Traceback"))
+        self.assertIn("line\nbreak", told["traceback"])
+
+    def test_no_failure_has_no_traceback(self) -> None:
+        self.assertNotIn("traceback", json.loads(json_line(event("M"))))
+
+
+class Events(SynchronousTestCase):
+    """Events as Twisted makes them."""
+
+    def setUp(self) -> None:
+        self.lines: list[str] = []
+        self.observer = LineObserver(self.lines.append, text_line)
+        self.log = Logger("asynctask", observer=self.observer)
+
+    def tail(self) -> str:
+        """The one line without its time."""
+        [line] = self.lines
+        time, _, rest = line.partition(" ")
+        self.assertTrue(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time), time)
+        return rest
+
+    def test_a_logger_makes_a_line_of_an_event(self) -> None:
+        self.log.warn("Task blocked the reactor", task_id="task_1", ms=250)
+        self.assertEqual(self.tail(), "warn Task blocked the reactor task_id=task_1 ms=250\n")
+
+    def test_a_logged_failure_prints_its_traceback(self) -> None:
+        self.log.failure("This should not happen", failure())
+        self.assertIn("critical This should not happen\nTraceback", self.tail())
+        self.assertIn("no such file", self.tail())
+
+    def test_an_event_of_older_code_is_a_line_too(self) -> None:
+        LegacyPublisher(publishPublisher=Publisher(self.observer)).msg("Starting", "up\nnow")
+        self.assertEqual(self.tail(), "info Starting up now\n")
+
+    def test_a_failure_of_older_code_prints_its_traceback(self) -> None:
+        LegacyPublisher(publishPublisher=Publisher(self.observer)).msg(
+            failure=failure(), why="Unhandled", isError=1
+        )
+        self.assertIn("no such file", self.tail())
+
+    def test_a_lone_surrogate_does_not_cost_the_line(self) -> None:
+        self.log.info("Task failed", name="\ud800")
+        self.assertEqual(self.tail().encode("utf-8"), b"info Task failed name=\\ud800\n")
+
+
+class Destinations(SynchronousTestCase):
+    """Where lines go."""
+
+    def setUp(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        self.path = folder / "asynctask.log"
+
+    def file(self) -> LogFile:
+        file = destination(str(self.path))
+        assert isinstance(file, LogFile)
+        self.addCleanup(file.close)
+        return file
+
+    def test_without_a_file_lines_go_to_standard_output(self) -> None:
+        self.assertIs(destination(None), sys.stdout)
+
+    def test_a_line_is_out_at_once(self) -> None:
+        out = io.BytesIO()
+        text = io.TextIOWrapper(out, "utf-8", write_through=False)
+        self.addCleanup(text.close)
+        observer(text, "text")(event("Task started", name="ü"))
+        self.assertEqual(out.getvalue().decode(), HEAD + "Task started name=ü\n")
+
+    def test_a_line_is_in_its_file_at_once(self) -> None:
+        observer(self.file(), "json")(event("Task started", name="ü"))
+        self.assertEqual(json.loads(self.path.read_bytes())["name"], "ü")
+
+    def test_a_log_goes_on_in_the_file_that_there_is(self) -> None:
+        self.path.write_text("before\n")
+        observer(self.file(), "text")(event("Task started"))
+        self.assertEqual(self.path.read_text(), f"before\n{HEAD}Task started\n")
+
+    def test_a_full_file_makes_room_for_a_new_one(self) -> None:
+        with self.path.open("wb") as full:
+            full.truncate(ROTATE_AT)
+        observer(self.file(), "text")(event("Task started"))
+        self.assertEqual(self.path.read_text(), HEAD + "Task started\n")
+        self.assertEqual(self.path.with_name("asynctask.log.1").stat().st_size, ROTATE_AT)
+
+    def test_a_log_that_nobody_looks_after_stays_bounded(self) -> None:
+        self.assertLessEqual(ROTATE_AT * (FILES_KEPT + 1), 200_000_000)
+        file = self.file()
+        for _ in range(FILES_KEPT + 5):
+            # As if it had been written full: sparse, so that it takes no time.
+            with self.path.open("r+b") as full:
+                full.truncate(ROTATE_AT)
+            file.size = ROTATE_AT
+            file.write("a line\n")
+        self.assertEqual(len(list(self.path.parent.iterdir())), FILES_KEPT + 1)
+
+    def test_another_format_is_unknown(self) -> None:
+        self.assertRaises(KeyError, observer, io.StringIO(), "xml")

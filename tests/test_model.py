@@ -1,0 +1,316 @@
+"""What may happen to a task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import to_builtins
+from msgspec.structs import replace
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import model
+from asynctask.model import ENDED, TRANSITIONS, WAITING, Error, InvalidTransition, Move, Status, Task
+
+CONTRACT = """
+accepted   failed cancelled
+running    accepted retrying
+retrying   running
+completed  running
+failed     running retrying
+cancelled  accepted retrying running
+"""
+"""The contract's table: each status, and those that it comes from (besides the new task's)."""
+
+STEPS = {
+    (Status(before), Status(after))
+    for after, *befores in map(str.split, CONTRACT.strip().splitlines())
+    for before in befores
+}
+
+
+class TheTable(SynchronousTestCase):
+    """The states of a task, and the steps between them."""
+
+    def test_no_other_step_exists_than_the_contract_has(self) -> None:
+        steps = {(before, after) for (before, _), after in TRANSITIONS.items()}
+        self.assertEqual(steps, STEPS)
+
+    def test_each_move_leads_to_one_status(self) -> None:
+        for move in Move:
+            reached = {after for (_, made), after in TRANSITIONS.items() if made is move}
+            self.assertEqual(len(reached), 1, move)
+
+    def test_what_waits_can_start_and_nothing_else_can(self) -> None:
+        self.assertEqual(WAITING, {Status.ACCEPTED, Status.RETRYING})
+
+    def test_what_has_ended_is_completed_failed_or_cancelled(self) -> None:
+        self.assertEqual(ENDED, {Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+    def test_ended_states_leave_only_by_a_retry(self) -> None:
+        leaving = {(before, move) for before, move in TRANSITIONS if before in ENDED}
+        self.assertEqual(leaving, {(Status.FAILED, Move.RETRY), (Status.CANCELLED, Move.RETRY)})
+
+    def test_what_has_not_ended_can_be_cancelled(self) -> None:
+        cancellable = {before for before, move in TRANSITIONS if move is Move.CANCEL}
+        self.assertEqual(cancellable, set(Status) - ENDED)
+
+    def test_every_status_is_reached_from_a_new_task(self) -> None:
+        reached = {Status.ACCEPTED}
+        for _ in Status:
+            reached |= {after for (before, _), after in TRANSITIONS.items() if before in reached}
+        self.assertEqual(reached, set(Status))
+
+
+def new(delay: float = 0, now: float = 100.0) -> Task:
+    return model.accept(model.Submission("a", "simulate", '{"duration":5}', delay), "task_1", now)
+
+
+def running() -> Task:
+    return model.start(new(), 101.0)
+
+
+NO = Error("ValueError", "no")
+
+MOVES: dict[str, Callable[[Task, float], Task]] = {
+    "start": model.start,
+    "complete": lambda task, now: model.complete(task, "[1]", now),
+    "fail": lambda task, now: model.fail(task, NO, now),
+    "interrupt": model.interrupt,
+    "crash": model.crash,
+}
+"""What happens to tasks, called alike."""
+
+
+@dataclass
+class Expected:
+    """The same task, told more simply: what the contract says in words."""
+
+    status: str = "accepted"
+    attempt: int = 0
+    crashes: int = 0
+    run_at: float = 100.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    result: str | None = None
+    error: str | None = None
+
+    def move(self, name: str, now: float) -> bool:
+        """Whether that may happen; and if so, it has."""
+        waits = self.status in ("accepted", "retrying")
+        if name == "start" and waits:
+            self.status, self.started_at = "running", now
+            self.attempt += 1
+        elif name == "fail" and self.status in ("running", "retrying"):
+            self.end("failed", now, error="ValueError")
+        elif name == "complete" and self.status == "running":
+            self.end("completed", now, result="[1]")
+        elif name in ("interrupt", "crash") and self.status == "running":
+            self.crashes += name == "crash"
+            if self.crashes == 3:
+                self.end("failed", now, error="Crashed")
+            else:
+                self.status, self.run_at = "retrying", now
+        else:
+            return False
+        return True
+
+    def end(self, status: str, now: float, result: str | None = None, error: str | None = None) -> None:
+        self.status, self.finished_at, self.result, self.error = status, now, result, error
+
+
+walks = st.lists(st.tuples(st.sampled_from(list(MOVES)), st.floats(0, 1e9)), max_size=25) | st.lists(
+    st.tuples(st.sampled_from(["start", "start", "interrupt", "crash"]), st.floats(0, 1e9)), max_size=25
+)
+"""Moves and their times; half of the walks do not end soon."""
+
+
+class EveryWalk(SynchronousTestCase):
+    """Whatever happens to a task, in whatever order."""
+
+    @given(walks)
+    def test_a_walk_goes_where_the_contract_leads(self, walk: list[tuple[str, float]]) -> None:
+        task, expected = new(), Expected()
+        for name, now in walk:
+            before = to_builtins(task)
+            if expected.move(name, now):
+                task = MOVES[name](task, now)
+            else:
+                with self.assertRaises(InvalidTransition):
+                    MOVES[name](task, now)
+                self.assertEqual(to_builtins(task), before)
+            self.check_same(task, expected)
+
+    def check_same(self, task: Task, expected: Expected) -> None:
+        self.assertEqual(
+            Expected(
+                status=task.status,
+                attempt=task.attempt,
+                crashes=task.crashes,
+                run_at=task.run_at,
+                started_at=task.started_at,
+                finished_at=task.finished_at,
+                result=task.result,
+                error=None if task.error is None else task.error.type,
+            ),
+            expected,
+        )
+
+    @given(walks)
+    def test_the_attempt_only_grows_and_what_was_asked_for_stays(
+        self, walk: list[tuple[str, float]]
+    ) -> None:
+        task = new()
+        for name, now in walk:
+            try:
+                after = MOVES[name](task, now)
+            except InvalidTransition:
+                continue
+            self.assertEqual(after.attempt, task.attempt + (name == "start"))
+            for kept in ("task_id", "name", "kind", "input", "accepted_at"):
+                self.assertEqual(getattr(after, kept), getattr(task, kept))
+            task = after
+
+    @given(st.sampled_from(sorted(ENDED)), st.sampled_from(list(MOVES)), st.floats(0, 1e9))
+    def test_nothing_that_the_service_does_wakes_an_ended_task(
+        self, status: Status, name: str, now: float
+    ) -> None:
+        ended = Task("task_1", "a", "simulate", status, 1, 100.0, 100.0)
+        with self.assertRaises(InvalidTransition):
+            MOVES[name](ended, now)
+
+
+class Lives(SynchronousTestCase):
+    """The life of a task."""
+
+    def test_a_submission_becomes_a_task_that_waits(self) -> None:
+        self.assertEqual(
+            to_builtins(new(delay=1.5)),
+            {
+                "task_id": "task_1",
+                "name": "a",
+                "kind": "simulate",
+                "status": "accepted",
+                "attempt": 0,
+                "accepted_at": 100.0,
+                "run_at": 101.5,
+                "started_at": None,
+                "finished_at": None,
+                "crashes": 0,
+                "progress": None,
+                "error": None,
+                "input": '{"duration":5}',
+                "result": None,
+                "history": None,
+            },
+        )
+
+    def test_a_task_may_start_when_its_delay_is_over(self) -> None:
+        self.assertEqual(new().run_at, 100.0)
+        self.assertEqual(new(delay=60).run_at, 160.0)
+
+    def test_an_attempt_is_counted_when_it_starts(self) -> None:
+        task = model.start(model.interrupt(running(), 102.0), 103.0)
+        self.assertEqual((task.attempt, task.started_at), (2, 103.0))
+
+    def test_an_attempt_begins_without_the_progress_of_the_one_before(self) -> None:
+        from_before = replace(new(), progress=model.Progress(4, 5))
+        self.assertIsNone(model.start(from_before, 103.0).progress)
+
+    def test_a_completed_task_has_its_result(self) -> None:
+        task = model.complete(running(), '{"pages":3}', 102.0)
+        self.assertEqual(task.status, Status.COMPLETED)
+        self.assertEqual((task.result, task.finished_at), ('{"pages":3}', 102.0))
+
+    def test_a_failed_task_says_why(self) -> None:
+        task = model.fail(running(), NO, 102.0)
+        self.assertEqual(task.status, Status.FAILED)
+        self.assertEqual((task.error, task.finished_at), (NO, 102.0))
+
+    def test_an_interrupted_task_may_start_at_once(self) -> None:
+        task = model.interrupt(running(), 102.0)
+        self.assertEqual((task.status, task.run_at), (Status.RETRYING, 102.0))
+        self.assertIsNone(task.finished_at)
+        self.assertIsNone(task.error)
+
+    def test_an_interruption_is_no_crash(self) -> None:
+        task = new()
+        for _ in range(100):
+            task = model.interrupt(model.start(task, 101.0), 102.0)
+        self.assertEqual((task.status, task.crashes, task.attempt), (Status.RETRYING, 0, 100))
+
+    def test_a_task_that_kills_the_process_fails_at_its_third_time(self) -> None:
+        task = new()
+        statuses = []
+        for _ in range(3):
+            task = model.crash(model.start(task, 101.0), 102.0)
+            statuses.append(task.status)
+        self.assertEqual(statuses, [Status.RETRYING, Status.RETRYING, Status.FAILED])
+        assert task.error is not None
+        self.assertEqual(task.error.type, "Crashed")
+        self.assertIn("3 times", task.error.message)
+        self.assertEqual((task.attempt, task.finished_at), (3, 102.0))
+
+    def test_a_move_that_the_state_forbids_says_so(self) -> None:
+        with self.assertRaises(InvalidTransition) as caught:
+            model.complete(new(), "null", 102.0)
+        self.assertEqual(str(caught.exception), "A task that is accepted cannot complete")
+
+    def test_a_move_is_forbidden_unless_the_table_has_it(self) -> None:
+        made = {
+            "start": Move.START,
+            "complete": Move.COMPLETE,
+            "fail": Move.GIVE_UP,
+            "interrupt": Move.TRY_AGAIN,
+            "crash": Move.TRY_AGAIN,
+        }
+        for status, (name, move) in product(Status, made.items()):
+            task = Task("task_1", "a", "simulate", status, 1, 100.0, 100.0)
+            if (status, move) in TRANSITIONS:
+                self.assertEqual(MOVES[name](task, 102.0).status, TRANSITIONS[status, move])
+            else:
+                self.assertRaises(InvalidTransition, MOVES[name], task, 102.0)
+
+
+class Problems(SynchronousTestCase):
+    """What a client can understand."""
+
+    def test_each_problem_has_the_status_of_the_contract(self) -> None:
+        self.assertEqual(
+            {
+                kind.__name__: (kind.status, kind.title)
+                for kind in (
+                    *(model.Problem, model.Invalid, model.Forbidden, model.NotFound),
+                    *(model.MethodNotAllowed, model.TooLarge, model.UnsupportedMediaType),
+                    *(model.ExpectationFailed, model.Unavailable, model.OutcomeUnknown),
+                )
+            },
+            {
+                "Problem": (500, "Internal Server Error"),
+                "Invalid": (400, "Bad Request"),
+                "Forbidden": (403, "Forbidden"),
+                "NotFound": (404, "Not Found"),
+                "MethodNotAllowed": (405, "Method Not Allowed"),
+                "TooLarge": (413, "Content Too Large"),
+                "UnsupportedMediaType": (415, "Unsupported Media Type"),
+                "ExpectationFailed": (417, "Expectation Failed"),
+                "Unavailable": (503, "Service Unavailable"),
+                "OutcomeUnknown": (503, "Service Unavailable"),
+            },
+        )
+
+    def test_only_an_unknown_outcome_has_a_type_of_its_own(self) -> None:
+        self.assertEqual(model.Unavailable("Full").type, "about:blank")
+        self.assertTrue(model.OutcomeUnknown("Perhaps").type.endswith("/outcome-unknown"))
+
+    def test_a_503_says_when_to_come_again(self) -> None:
+        self.assertEqual(model.Unavailable("Full").headers, (("Retry-After", "1"),))
+        self.assertEqual(model.OutcomeUnknown("Perhaps", 7).headers, (("Retry-After", "7"),))
+
+    def test_a_problem_keeps_what_is_wrong(self) -> None:
+        errors = (model.FieldError("No", "/name"),)
+        problem = model.Invalid("No", errors, (("Allow", "GET"),))
+        self.assertEqual((problem.detail, problem.errors), ("No", errors))
+        self.assertEqual(problem.headers, (("Allow", "GET"),))
+        self.assertEqual(str(problem), "No")

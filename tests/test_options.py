@@ -1,0 +1,231 @@
+"""What the command takes."""
+
+import io
+from contextlib import redirect_stdout
+from typing import Any, Final
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.guard import check_host
+from asynctask.options import Options
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "port": 8080,
+    "listen": None,
+    "hosts": [],
+    "insecure": 0,
+    "store": "sqlite:///asynctask.sqlite",
+    "concurrency": 1_000_000,
+    "grace": 10,
+    "log-format": "text",
+}
+"""The contract's options, and what they are when nobody says anything."""
+
+FLAGS = [f"--{name}" for name in ("port", "listen", "host", "insecure", "store")] + [
+    f"--{name}" for name in ("concurrency", "grace", "log-format")
+]
+
+RESERVED = ("tokens", "TOKENS")
+"""Neither built nor told until it is decided."""
+
+
+def options(*arguments: str, **variables: str) -> dict[str, Any]:
+    """What the command understands of its arguments and variables."""
+    found = Options({f"ASYNCTASK_{name}": value for name, value in variables.items()})
+    found.parseOptions(list(arguments))
+    return dict(found)
+
+
+class OptionsTestCase(SynchronousTestCase):
+    """Says what a refusal says."""
+
+    def complaint(self, *arguments: str, **variables: str) -> str:
+        with self.assertRaises(SystemExit) as caught:
+            options(*arguments, **variables)
+        told = caught.exception.code
+        assert isinstance(told, str), told
+        self.assertTrue(told.startswith("asynctask: "), told)
+        self.assertEqual(told.splitlines(), [told])
+        return told
+
+
+class Arguments(OptionsTestCase):
+    """What is given on the command line."""
+
+    def test_nothing_has_to_be_given(self) -> None:
+        self.assertEqual(options(), DEFAULTS)
+
+    def test_every_option_is_read(self) -> None:
+        self.assertEqual(
+            options(
+                *("--port", "0", "--listen", "unix:/run/a.sock", "--host", "tasks.example"),
+                *("--host=Other.Example", "--insecure", "--store", "sqlite://", "--concurrency", "3"),
+                *("--grace", "2.5", "--log-format", "json"),
+            ),
+            {
+                "port": 0,
+                "listen": "unix:/run/a.sock",
+                "hosts": ["tasks.example", "other.example"],
+                "insecure": 1,
+                "store": "sqlite://",
+                "concurrency": 3,
+                "grace": 2.5,
+                "log-format": "json",
+            },
+        )
+
+    def test_a_port_has_a_short_name(self) -> None:
+        self.assertEqual(options("-p", "9000")["port"], 9000)
+
+    def test_a_number_may_be_at_its_ends(self) -> None:
+        self.assertEqual(options("--port=65535")["port"], 65_535)
+        self.assertEqual(options("--concurrency=0")["concurrency"], 0)
+        self.assertEqual(options("--grace=0")["grace"], 0)
+
+    def test_a_port_is_a_port(self) -> None:
+        for wrong in ("65536", "-1", "http", "8080.0", "", "0x50"):
+            self.assertIn("--port takes a whole number from 0 to 65535", self.complaint(f"--port={wrong}"))
+
+    def test_concurrency_is_a_whole_number(self) -> None:
+        for wrong in ("-1", "many", "1.5", "10000001", "threads=4"):
+            self.assertIn("--concurrency", self.complaint(f"--concurrency={wrong}"))
+
+    def test_grace_is_a_number(self) -> None:
+        for wrong in ("-0.1", "nan", "inf", "86401", "long"):
+            self.assertIn("--grace takes a number from 0 to 86400", self.complaint(f"--grace={wrong}"))
+
+    def test_a_log_format_is_text_or_json(self) -> None:
+        self.assertIn("--log-format is text or json, not 'xml'", self.complaint("--log-format=xml"))
+
+    def test_a_host_is_a_name_alone(self) -> None:
+        for wrong in ("tasks.example:80", "http://tasks.example", "a/b", "", " ", "[::1]:80"):
+            self.assertIn("--host", self.complaint(f"--host={wrong}"))
+
+    def test_a_host_that_was_given_is_accepted_in_requests(self) -> None:
+        for name in ("tasks.example", "TASKS.example", "192.0.2.7", "[fd00::1]"):
+            hosts = options(f"--host={name}")["hosts"]
+            self.assertIsNone(refusal(name, hosts), name)
+            self.assertIsNone(refusal(f"{name}:8080", hosts), name)
+
+    def test_an_unknown_option_is_named(self) -> None:
+        self.assertIn("--ports", self.complaint("--ports=80"))
+        self.assertIn("-x", self.complaint("-x"))
+
+    def test_an_option_needs_its_value(self) -> None:
+        self.assertIn("--store", self.complaint("--store"))
+
+    def test_a_flag_takes_no_value(self) -> None:
+        self.assertIn("--insecure", self.complaint("--insecure=1"))
+
+    def test_there_is_nothing_but_options(self) -> None:
+        self.complaint("start")
+
+    def test_a_complaint_says_where_the_options_are_listed(self) -> None:
+        self.assertIn("--help", self.complaint("--port=http"))
+
+    @given(
+        st.sampled_from(["--port", "--concurrency", "--grace", "--log-format", "--host"]),
+        st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=8),
+    )
+    def test_any_value_is_taken_or_complained_of_in_one_sentence(self, option: str, value: str) -> None:
+        try:
+            found = options(f"{option}={value}")
+        except SystemExit:
+            self.assertIn(option, self.complaint(f"{option}={value}"))
+        else:
+            self.assertEqual(found.keys(), DEFAULTS.keys())
+
+
+def refusal(host: str, hosts: list[str]) -> Exception | None:
+    """Why a request with this Host is refused, if it is."""
+    try:
+        check_host([host.encode()], b"HTTP/1.1", "203.0.113.9", hosts)
+    except Exception as error:
+        return error
+    return None
+
+
+class Variables(OptionsTestCase):
+    """What is given by the environment."""
+
+    def test_every_option_has_its_variable(self) -> None:
+        self.assertEqual(
+            options(
+                PORT="0",
+                LISTEN="tcp:80",
+                HOST="tasks.example, Other.Example",
+                INSECURE="1",
+                STORE="sqlite://",
+                CONCURRENCY="3",
+                GRACE="2.5",
+                LOG_FORMAT="json",
+            ),
+            {
+                "port": 0,
+                "listen": "tcp:80",
+                "hosts": ["tasks.example", "other.example"],
+                "insecure": 1,
+                "store": "sqlite://",
+                "concurrency": 3,
+                "grace": 2.5,
+                "log-format": "json",
+            },
+        )
+
+    def test_the_command_line_has_the_last_word(self) -> None:
+        self.assertEqual(options("--port=9000", PORT="7000")["port"], 9000)
+        self.assertEqual(options("--log-format=text", LOG_FORMAT="json")["log-format"], "text")
+
+    def test_an_empty_variable_is_none(self) -> None:
+        empty = {name.upper().replace("-", "_"): "" for name in DEFAULTS}
+        self.assertEqual(options(**empty, HOST=""), DEFAULTS)
+
+    def test_a_variable_of_others_is_not_looked_at(self) -> None:
+        found = Options({"PORT": "1", "asynctask_port": "2", "ASYNCTASK_PORTS": "3"})
+        found.parseOptions([])
+        self.assertEqual(found["port"], 8080)
+
+    def test_a_wrong_variable_is_complained_of_like_an_option(self) -> None:
+        for complaint in (
+            self.complaint(PORT="http"),
+            self.complaint(CONCURRENCY="-1"),
+            self.complaint(GRACE="long"),
+            self.complaint(LOG_FORMAT="xml"),
+            self.complaint(HOST="tasks.example,a/b"),
+        ):
+            self.assertIn("not '", complaint)
+
+    def test_insecure_is_switched_on_and_off(self) -> None:
+        for on in ("1", "true", "YES", "on"):
+            self.assertEqual(options(INSECURE=on)["insecure"], 1)
+        for off in ("0", "false", "No", "off", ""):
+            self.assertEqual(options(INSECURE=off)["insecure"], 0)
+        self.assertIn("ASYNCTASK_INSECURE", self.complaint(INSECURE="maybe"))
+
+
+class Help(SynchronousTestCase):
+    """What ``--help`` says."""
+
+    def setUp(self) -> None:
+        out = io.StringIO()
+        with redirect_stdout(out), self.assertRaises(SystemExit) as caught:
+            options("--help")
+        self.assertFalse(caught.exception.code)
+        self.text = out.getvalue()
+
+    def test_it_names_every_option(self) -> None:
+        for flag in FLAGS:
+            self.assertIn(f" {flag}", self.text)
+
+    def test_it_tells_the_defaults(self) -> None:
+        for default in ("8080", "sqlite:///asynctask.sqlite", "1000000", "text", "10"):
+            self.assertIn(f"[default: {default}]", " ".join(self.text.split()))
+
+    def test_it_tells_of_the_variables(self) -> None:
+        self.assertIn("ASYNCTASK_PORT", self.text)
+
+    def test_it_tells_of_nothing_that_is_not_there_yet(self) -> None:
+        for reserved in RESERVED:
+            self.assertNotIn(reserved, self.text)
