@@ -188,7 +188,7 @@ class Guarded(Resource):
     def __init__(self, inner: IResource, hosts: Collection[str]) -> None:
         super().__init__()
         self._inner = inner
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(hosts)
 
     def render(self, request: Request) -> bytes | int:
         """See `IResource`."""

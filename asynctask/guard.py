@@ -1,14 +1,15 @@
 """Who may speak to us: a page of another site may not, whatever name it has given our address."""
 
 import ipaddress
+import re
 from collections.abc import Collection, Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from asynctask.model import Forbidden, Invalid
 
 LOOPBACK_NAMES: Final = frozenset({"localhost"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(rb"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{0,5}))?")
 CHANGING: Final = frozenset({b"POST", b"DELETE"})
 """Methods that a browser may be made to send by a page of another site."""
 
@@ -19,7 +20,7 @@ def check_host(hosts: Sequence[bytes], version: bytes, came_in_on: str, names: C
     :param hosts: every ``Host`` field of the request.
     :param version: of HTTP, as the request has it.
     :param came_in_on: the address of this end of the connection.
-    :param names: further names that we have.
+    :param names: further names that we have, as `split_host` gives them.
     :raises Invalid: there is not exactly one (RFC 9112 §3.2); HTTP/1.0 needs none.
     :raises Forbidden: the name is not ours.
     """
@@ -28,7 +29,9 @@ def check_host(hosts: Sequence[bytes], version: bytes, came_in_on: str, names: C
     if len(hosts) != 1:
         raise Invalid("The request must have exactly one Host")
     name, _ = split_host(hosts[0])
-    if name in LOOPBACK_NAMES or name == came_in_on.lower() or name in names or _is_loopback(name):
+    if name and (
+        name in LOOPBACK_NAMES or name == _shortest(came_in_on) or name in names or _is_loopback(name)
+    ):
         return
     raise Forbidden("This name is not one of the service's; allow it with --host")
 
@@ -49,14 +52,30 @@ def check_origin(
 
 
 def split_host(host: bytes) -> tuple[str, int | None]:
-    """Name and port of a ``Host``; a name that is none of ours where it is malformed."""
-    try:
-        parts = urlsplit("//" + host.strip().decode("ascii"))
-        if parts.username is not None or parts.path or parts.query or parts.fragment:
-            return "", None
-        return (parts.hostname or "").lower(), parts.port
-    except ValueError:
+    """Name and port of a ``Host`` (RFC 9110 §7.2), an address in its shortest form.
+
+    :returns: an empty name where it is malformed, and no port where none is given.
+    """
+    parts = _HOST.fullmatch(host.strip())
+    if parts is None:
         return "", None
+    name, port = parts["name"].decode("ascii").lower(), parts["port"]
+    if name.startswith("["):
+        try:
+            name = _shortest(ipaddress.IPv6Address(name[1:-1]).compressed)
+        except ValueError:
+            return "", None
+    return name, int(port) if port else None
+
+
+def _shortest(address: str) -> str:
+    """An IP address in its one shortest form, IPv4 where it is that; any other text as it is."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address.lower()
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or parsed)
 
 
 def _same_site(origin: bytes, host: bytes) -> bool:
@@ -66,12 +85,13 @@ def _same_site(origin: bytes, host: bytes) -> bool:
         return False
     theirs, their_port = split_host(authority)
     ours, our_port = split_host(host)
-    return bool(theirs) and (theirs, their_port or default) == (ours, our_port or default)
+    their_port = default if their_port is None else their_port
+    our_port = default if our_port is None else our_port
+    return bool(theirs) and (theirs, their_port) == (ours, our_port)
 
 
 def _is_loopback(name: str) -> bool:
     try:
-        address = ipaddress.ip_address(name)
+        return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-    return address.is_loopback

@@ -65,6 +65,8 @@ def _check_tcp(port: int, interface: str, *, insecure: bool) -> None:
         try:
             probe.bind((interface, port))
             probe.listen()
+        except OverflowError:
+            raise StartError(f"{where} does not exist; ports go up to 65535") from None
         except OSError as error:
             raise _cannot_listen(where, error) from None
 

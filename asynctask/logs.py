@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from twisted.logger import ILogObserver, LogEvent, formatEvent
@@ -66,18 +66,19 @@ def destination(path: str | None) -> TextIO | LogFile:
 def text_line(event: LogEvent) -> str:
     """``2026-11-24T18:00:00.123Z info Task progress task_id=task_… step=1 total=5``."""
     parts = [timestamp(event["log_time"]), event["log_level"].name, _one_line(_message(event))]
-    parts += [f"{key}={_plain(value)}" for key, value in _fields(event).items()]
+    if "{" not in (event.get("log_format") or ""):  # else the message says them already
+        parts += [f"{key}={_plain(value)}" for key, value in _fields(event).items()]
     return " ".join(parts) + _traceback(event)
 
 
 def json_line(event: LogEvent) -> str:
     """The same as an object with ``time``, ``level``, ``message`` and the fields."""
-    shape = {
+    shape: dict[str, Any] = {
         "time": timestamp(event["log_time"]),
         "level": event["log_level"].name,
         "message": _message(event),
-        **_fields(event),
     }
+    shape = shape | _fields(event) | shape
     if trace := _traceback(event):
         shape["traceback"] = trace.strip()
     return json.dumps(shape, default=str).replace("\n", " ")
@@ -90,11 +91,8 @@ def _message(event: LogEvent) -> str:
     return formatEvent(event)
 
 
-def _fields(event: LogEvent) -> Mapping[str, Any]:
-    """What was logged beside the message; what the message already says is not said twice."""
-    template = event.get("log_format") or ""
-    if "{" in template:
-        return {}
+def _fields(event: LogEvent) -> dict[str, Any]:
+    """What was logged beside the message."""
     return {
         key: value for key, value in event.items() if not key.startswith("log_") and key not in _OF_TWISTED
     }

@@ -178,6 +178,7 @@ def crash(task: Task, now: float) -> Task:
 
     :raises InvalidTransition: the task is not running.
     """
+    _move(task, TRY_AGAIN)
     crashed = replace(task, crashes=task.crashes + 1)
     if crashed.crashes <= CRASHES_ALLOWED:
         return interrupt(crashed, now)

@@ -1,11 +1,14 @@
 """What the command takes: its options, and the variable that each of them has."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from twisted.python import usage
+
+from asynctask.guard import split_host
 
 PARAMETERS: Final = (
     ("port", "p", 8080, "TCP port on 127.0.0.1; 0 takes a free one"),
@@ -59,7 +62,7 @@ class Options(usage.Options):
 
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
-        self["hosts"].append(name.strip().lower())
+        self["hosts"].append(name)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read variables, then the command line.
@@ -79,9 +82,13 @@ class Options(usage.Options):
         self["grace"] = self._number("grace", float, 0, LONGEST_GRACE)
         if self["log-format"] not in ("text", "json"):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")
-        for name in self["hosts"]:
-            if not name or (":" in name.strip("[]") and not name.startswith("[")) or "/" in name:
-                raise usage.UsageError(f"--host takes a name without port or path, not '{name}'")
+        self["hosts"] = [self._host(given) for given in self["hosts"]]
+
+    def _host(self, given: str) -> str:
+        name, _ = split_host(given.encode("ascii", "replace"))
+        if not name or re.search(r":\d*$", given.rpartition("]")[2]):
+            raise usage.UsageError(f"--host takes a name without port or path, not '{given}'")
+        return name
 
     def _number(self, name: str, kind: type[int] | type[float], low: int, high: int) -> Any:
         try:

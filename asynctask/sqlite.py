@@ -12,9 +12,7 @@ from urllib.parse import parse_qsl
 from msgspec import Struct
 
 from asynctask.migrations import READABLE_FROM, VERSION, UnreadableSchemaError, check_readable
-
-APPLICATION_ID: Final = 0x61746B31
-"""Marks a SQLite file as ours (``PRAGMA application_id``; "atk1")."""
+from asynctask.tables import APPLICATION_ID
 
 OLDEST: Final = (3, 38, 0)
 """The first SQLite with the ``->>`` operator built in."""
@@ -94,9 +92,11 @@ def check(place: Place) -> None:
     if path is None:
         return
     _check_folder(path)
-    with closing(Lock(place)):
-        if path.exists():
-            _check_file(path)
+    if place.lock_path is not None and place.lock_path.exists():
+        # Not made by a mere look, which root may take for another user.
+        Lock(place).close()
+    if path.exists():
+        _check_file(path)
 
 
 def _check_folder(path: Path) -> None:
@@ -128,8 +128,8 @@ def _check_file(path: Path) -> None:
                 raise StartError(f"--store {path} is a database of another program")
             if tables:
                 (version,) = file.execute(VERSION).fetchone()
-                (readable_from,) = file.execute(READABLE_FROM).fetchone()
-                check_readable(int(version), readable_from)
+                readable_from = file.execute(READABLE_FROM).fetchone()
+                check_readable(int(version), readable_from and readable_from[0])
             deadline = time.monotonic() + CHECK
             file.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             (found,) = file.execute("PRAGMA quick_check(1)").fetchone()

@@ -179,7 +179,9 @@ def _page_of(query: Query, status: Status | None) -> Select[Any]:
     if status is not None:
         statement = statement.where(task.c.status == status.value)
     if query.kind is not None:
-        statement = statement.where(task.c.kind == query.kind)
+        # A status tells more than a kind, so the index of kinds is only for those that ask for no status.
+        column = task.c.kind if status is None else func.coalesce(task.c.kind, "")
+        statement = statement.where(column == query.kind)
     if query.name is not None:
         statement = statement.where(task.c.name == query.name)
     if query.cursor is not None:

@@ -7,6 +7,9 @@ from sqlalchemy import Column, Double, Index, Integer, MetaData, Table, Text, te
 SCHEMA: Final = 1
 """The newest migration that this version knows."""
 
+APPLICATION_ID: Final = 0x61746B31
+"""Marks a SQLite file as ours (``PRAGMA application_id``; "atk1")."""
+
 metadata: Final = MetaData()
 
 # JSON is kept as text, so that what went in comes out; times are seconds since the epoch.

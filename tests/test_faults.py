@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.faults import disk, kill, strace, sync, tmpfs
+from tests.faults import disk, kill, start, strace, sync, tmpfs
 
 
 def _need(reason: str | None) -> None:
@@ -26,11 +26,22 @@ class KillTests(FaultTestCase):
     """`kill -9` under load."""
 
     def test_nothing_acknowledged_is_lost_and_nothing_completed_runs_again(self) -> None:
-        report = kill.run(self.folder, kills=3, rate=100, seed=1, longest_life=1.5)
+        report = kill.run(self.folder, kills=3, stops=1, rate=100, seed=1, longest_life=1)
         self.assertListEqual(report.violations, [])
         self.assertGreaterEqual(report.kills, 3)
+        self.assertGreaterEqual(report.stops, 1)
         self.assertGreater(report.acknowledged, 0)
         self.assertGreater(report.resumed, 0)
+
+
+class StartTests(SynchronousTestCase):
+    """A first start that was cut short."""
+
+    def test_a_journal_left_behind_keeps_no_one_from_starting(self) -> None:
+        _need(strace.unavailable())
+        report = start.check("unlink")
+        self.assertListEqual(report.violations, [])
+        self.assertGreater(report.points, 0)
 
 
 class SyncTests(FaultTestCase):
@@ -57,7 +68,7 @@ class DiskTests(FaultTestCase):
         self.assertListEqual(disk.full_while_running(seconds=1).violations, [])
 
     def test_a_locked_database_refuses_and_goes_on_when_it_is_free(self) -> None:
-        self.assertListEqual(disk.locked(self.folder, seconds=3).violations, [])
+        self.assertListEqual(disk.locked(self.folder, seconds=2).violations, [])
 
     def test_a_failed_sync_leaves_nothing_refused_behind(self) -> None:
         _need(strace.unavailable())

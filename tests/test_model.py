@@ -252,6 +252,11 @@ class Lives(SynchronousTestCase):
         self.assertIn("3 times", task.error.message)
         self.assertEqual((task.attempt, task.finished_at), (3, 102.0))
 
+    def test_only_a_running_task_can_crash(self) -> None:
+        for crashes in range(4):
+            waiting = replace(new(), status=Status.RETRYING, attempt=2, crashes=crashes)
+            self.assertRaises(InvalidTransition, model.crash, waiting, 102.0)
+
     def test_a_move_that_the_state_forbids_says_so(self) -> None:
         with self.assertRaises(InvalidTransition) as caught:
             model.complete(new(), "null", 102.0)

@@ -11,8 +11,8 @@ from typing import Final
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from asynctask.sqlite import APPLICATION_ID, Lock, Place, StartError, check, parse_url
-from asynctask.tables import SCHEMA
+from asynctask.sqlite import Lock, Place, StartError, check, parse_url
+from asynctask.tables import APPLICATION_ID, SCHEMA
 
 FOLDER = Path("/srv/tasks")
 
@@ -105,6 +105,7 @@ class FileTestCase(SynchronousTestCase):
         with closing(sqlite3.connect(self.path)) as file:
             file.execute(f"PRAGMA page_size = {PAGE}")
             file.execute(f"PRAGMA journal_mode = {journal}")
+            file.execute("PRAGMA synchronous = off")
             file.executescript(
                 f"""
                 PRAGMA application_id = {APPLICATION_ID};

@@ -193,6 +193,8 @@ class QueryPlanTests(SynchronousTestCase):
             (Query(kind="simulate", cursor=cursor), "task_kind (kind=? AND task_id<?)"),
         ):
             self.assert_indexed(self.plan(statements.page(query)), index)
+        plan = self.plan(statements.page(Query(statuses=(ACCEPTED,), kind="simulate")))
+        self.assert_indexed(plan, "task_status (status=?)")
         plan = self.plan(statements.page(Query(statuses=(ACCEPTED, RUNNING))))
         self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
 

@@ -22,8 +22,11 @@ class Turns:
     def __init__(self) -> None:
         self._calls: Queue[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = Queue()
 
-    def callFromThread(  # noqa: A002
-        self, callable: Callable[..., Any], *args: object, **kwargs: object
+    def callFromThread(
+        self,
+        callable: Callable[..., Any],  # noqa: A002
+        *args: object,
+        **kwargs: object,
     ) -> None:
         """See `twisted.internet.interfaces.IReactorFromThreads`."""
         self._calls.put((callable, args, kwargs))

@@ -152,7 +152,7 @@ def full_while_running(size: str = "16m", seconds: float = 4) -> Report:
         with trial.service() as server:
             with server.client() as client:
                 for number in range(30):
-                    trial.ledger.submit(client, f"before-{number}", number % 4 + 1)
+                    trial.ledger.submit(client, f"before-{number}", number % 2 + 1)
                 with tmpfs.filled(folder):
                     trial.post_for(seconds, client, "full")
             trial.expect_trouble()
@@ -168,7 +168,7 @@ def locked(folder: Path, seconds: float = 6, begin: str = "BEGIN IMMEDIATE") -> 
     with trial.service() as server:
         with server.client() as client:
             for number in range(10):
-                trial.ledger.submit(client, f"before-{number}", number % 4 + 1)
+                trial.ledger.submit(client, f"before-{number}", number % 2 + 1)
             before = len(trial.ledger.acknowledged)
             with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
                 other.execute(begin)

@@ -1,12 +1,14 @@
 """`kill -9` at random moments under load: no accepted task is lost, no completed one runs again.
 
-``python -m tests.faults.kill --kills 50 --rate 200 --seed 7``
+``python -m tests.faults.kill --kills 50 --rate 200 --seed 7``; with ``--stops 20`` as many lives besides
+end by SIGTERM, which must end them within their grace.
 """
 
 import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,8 @@ LEAST_GAP = 0.2
 LONGEST_LIFE = 4.0
 ABOUT_A_START = 1.0
 STARTING_SHARE = 0.2
+GRACE = 1.0
+STOPPED_WITHIN = GRACE + 9
 HISTORIES = 300
 
 
@@ -32,11 +36,12 @@ class Report:
     """What a run came to; times in seconds.
 
     :param seconds_up: how long the service listened under load.
-    :param cut_off_while_running: attempts that a kill ended, of tasks that had been answered 202.
+    :param cut_off_while_running: attempts that a kill or stop ended, of tasks that had been answered 202.
     """
 
     seed: int
     kills: int = 0
+    stops: int = 0
     killed_while_starting: int = 0
     seconds: float = 0
     seconds_up: float = 0
@@ -84,16 +89,19 @@ class Massacre:
         self._poller = Poller(self._target)
         self._load = Load(self._target, self._ledger, rate=rate, seed=seed)
         self._cut_off: list[str] = []
+        self._ended_at = 0.0
 
-    def run(self, kills: int) -> Report:
-        """Kill so many times, let the last life end everything, and judge."""
+    def run(self, kills: int, stops: int) -> Report:
+        """Kill and stop so many times, let the last life end everything, and judge."""
+        endings = [self._kill] * kills + [self._stop] * stops
+        self._random.shuffle(endings)
         began = time.monotonic()
         try:
             with ExitStack() as stack:
                 stack.enter_context(self._load)
                 stack.enter_context(self._poller)
-                for _ in range(kills):
-                    self._live_and_die()
+                for end in endings:
+                    self._live_until(end)
             self.report.completed_before_the_last_kill = len(self._log.completed)
             self._last_life()
         except StartError as failure:
@@ -107,12 +115,12 @@ class Massacre:
 
     def _start(self) -> Server:
         self._log.new_life()
-        return Server(self._folder, listener=self._notice)
+        return Server(self._folder, listener=self._notice, options=["--grace", str(GRACE)])
 
-    def _live_and_die(self) -> None:
+    def _live_until(self, end: Callable[[Server], None]) -> None:
         spawned = time.monotonic()
         with self._start() as server:
-            if self._random.random() < STARTING_SHARE:
+            if end == self._kill and self._random.random() < STARTING_SHARE:
                 time.sleep(self._random.uniform(LEAST_GAP, ABOUT_A_START))
             else:
                 server.ready()
@@ -120,14 +128,27 @@ class Massacre:
                 time.sleep(self._random.uniform(LEAST_GAP, self._longest_life))
             if not server.alive:
                 raise StartError("\n".join(server.tail))
-            killed_at = time.time()
-            server.kill()
+            end(server)
         self._target.port = None
-        self.report.kills += 1
-        self.report.seconds_up += killed_at - (self._log.listening_at or killed_at)
-        self._judge_resume(killed_at)
-        self._cut_off = self._log.cut_off_at(killed_at, self._ledger)
+        self._judge_resume(self._ended_at)
+        self._cut_off = self._log.cut_off_at(self._ended_at, self._ledger)
         self.report.cut_off_while_running += len(self._cut_off)
+
+    def _kill(self, server: Server) -> None:
+        self._note_end()
+        server.kill()
+        self.report.kills += 1
+
+    def _stop(self, server: Server) -> None:
+        self._note_end()
+        self.report.violations += server.terminate(STOPPED_WITHIN)
+        # What ran on within the grace was not cut off.
+        self._ended_at = time.time()
+        self.report.stops += 1
+
+    def _note_end(self) -> None:
+        self._ended_at = time.time()
+        self.report.seconds_up += self._ended_at - (self._log.listening_at or self._ended_at)
 
     def _note_start(self, seconds: float) -> None:
         self.report.slowest_start = max(self.report.slowest_start, seconds)
@@ -184,24 +205,34 @@ class Massacre:
         report.violations += ledger.violations + log.violations + self._poller.violations
 
 
-def run(folder: Path, *, kills: int, rate: float, seed: int, longest_life: float = LONGEST_LIFE) -> Report:
+def run(
+    folder: Path,
+    *,
+    kills: int,
+    rate: float,
+    seed: int,
+    stops: int = 0,
+    longest_life: float = LONGEST_LIFE,
+) -> Report:
     """Kill the service `kills` times in the empty `folder` under `rate` POSTs a second.
 
+    :param stops: how many times besides it is stopped by SIGTERM.
     :param longest_life: seconds from listening to the kill, at most.
     """
-    return Massacre(folder, rate=rate, seed=seed, longest_life=longest_life).run(kills)
+    return Massacre(folder, rate=rate, seed=seed, longest_life=longest_life).run(kills, stops)
 
 
 def main() -> int:
     """The command; the exit code tells whether every promise was kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--stops", type=int, default=0)
     parser.add_argument("--rate", type=float, default=200, help="POSTs a second")
     parser.add_argument("--seed", type=int, default=Random().randrange(10**6))
     options = parser.parse_args()
     print(f"running with seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        report = run(Path(folder), kills=options.kills, rate=options.rate, seed=options.seed)
+        report = run(Path(folder), **vars(options))
     print(report)
     return 1 if report.violations else 0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.server import Server, StartError
 from tests.faults.strace import unavailable
 
-CALLS = ("pwrite64", "fdatasync,fsync", "ftruncate,unlink")
+CALLS = ("pwrite64", "fdatasync,fsync", "ftruncate", "unlink")
 
 
 @dataclass

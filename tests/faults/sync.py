@@ -109,7 +109,7 @@ def check(folder: Path, *, synchronous: str | None = None, posts: int = 40) -> S
         prefix = ["strace", "-f", "-yy", "-s", str(STRING_LENGTH), "-o", str(path)]
         with Server(folder, store=store, prefix=[*prefix, "-e", f"trace={calls}"]) as server:
             ledger = _post(server.ready(60), posts)
-            server.terminate(60)
+            server.kill()
         with path.open(errors="replace") as lines:
             trace = Trace(read_trace(lines))
     report = SyncReport(len(trace.answers), len(trace.syncs), list(trace.violations()))

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from asynctask.sqlite import APPLICATION_ID
+from asynctask.tables import APPLICATION_ID
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,99 @@
+"""The flight recorder: which task was being stepped when the process died."""
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.recorder import FlightRecorder, Suspect, record
+
+ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
+OTHER = "task_17388800000003k4qz7m0a9x3c8v5t"
+
+
+class Recorder(SynchronousTestCase):
+    """One file, over several lives of the process."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def opened(self) -> FlightRecorder:
+        """As the process opens it when it starts."""
+        recorder = FlightRecorder()
+        recorder.open(self.path)
+        self.addCleanup(recorder.close)
+        return recorder
+
+    def test_at_the_first_start_nobody_is_suspected(self) -> None:
+        self.assertEqual(self.opened().suspects(), [])
+
+    def test_who_was_being_stepped_when_the_process_died_is_suspected(self) -> None:
+        self.opened().swap(record(ONE, 3))
+        self.assertEqual(self.opened().suspects(), [Suspect(ONE, 3)])
+
+    def test_a_suspicion_is_on_record_without_closing_the_file(self) -> None:
+        dying = self.opened()
+        dying.swap(record(ONE, 1))
+        # A kill closes nothing and flushes nothing.
+        self.assertIn(ONE.encode(), self.path.read_bytes())
+
+    def test_who_had_been_stepped_before_is_not_suspected(self) -> None:
+        recorder = self.opened()
+        before = recorder.swap(record(ONE, 1))
+        recorder.swap(before)
+        self.assertEqual(self.opened().suspects(), [])
+
+    def test_the_innermost_step_is_suspected(self) -> None:
+        recorder = self.opened()
+        recorder.swap(record(ONE, 1))
+        outer = recorder.swap(record(OTHER, 2))
+        self.assertEqual(self.opened().suspects(), [Suspect(OTHER, 2)])
+        recorder.swap(outer)
+        self.assertEqual(self.opened().suspects(), [Suspect(ONE, 1)])
+
+    def test_nobody_is_suspected_twice(self) -> None:
+        self.opened().swap(record(ONE, 1))
+        self.opened().clear()
+        self.assertEqual(self.opened().suspects(), [])
+
+    def test_a_step_that_ends_after_the_record_was_cleared_names_nobody(self) -> None:
+        recorder = self.opened()
+        recorder.swap(record(ONE, 1))
+        recorder.clear()
+        recorder.swap(recorder.swap(record(OTHER, 1)))
+        self.assertEqual(self.opened().suspects(), [])
+
+    def test_an_attempt_may_have_a_high_number(self) -> None:
+        self.opened().swap(record(ONE, 2**32 - 1))
+        self.assertEqual(self.opened().suspects(), [Suspect(ONE, 2**32 - 1)])
+
+    def test_a_file_of_another_size_is_made_to_fit(self) -> None:
+        for data in (b"", b"\0", b"\0" * 10_000):
+            self.path.write_bytes(data)
+            self.assertEqual(self.opened().suspects(), [])
+            self.opened().swap(record(ONE, 1))
+            self.assertEqual(self.opened().suspects(), [Suspect(ONE, 1)])
+
+    def test_a_file_of_nonsense_does_not_keep_the_service_from_starting(self) -> None:
+        self.path.write_bytes(b"\xff" * 100)
+        [suspect] = self.opened().suspects()
+        self.assertFalse(suspect.task_id.isascii())
+
+    def test_nobody_else_may_read_it(self) -> None:
+        self.opened()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_a_file_that_cannot_be_made_is_an_error(self) -> None:
+        self.assertRaises(OSError, FlightRecorder().open, self.path / "none")
+
+
+class Unopened(SynchronousTestCase):
+    """A recorder for a store that keeps nothing."""
+
+    def test_it_records_for_this_process_alone(self) -> None:
+        recorder = FlightRecorder()
+        self.assertEqual(recorder.suspects(), [])
+        before = recorder.swap(record(ONE, 1))
+        self.assertEqual(recorder.suspects(), [Suspect(ONE, 1)])
+        recorder.swap(before)
+        self.assertEqual(recorder.suspects(), [])
+        self.assertEqual(FlightRecorder().suspects(), [])
