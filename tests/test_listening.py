@@ -10,11 +10,14 @@ from typing import Final
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactor
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from asynctask import listening
 from asynctask.sqlite import StartError
+from tests.test_sqlite import nobody
+
+UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 LOOPBACK: Final = IPv4Address("TCP", "127.0.0.1", 8080)
 EVERYWHERE: Final = IPv4Address("TCP", "0.0.0.0", 80)
@@ -107,6 +110,13 @@ class BeforeTheStart(ListeningTestCase):
         self.assertIn(f"Port {number} on 127.0.0.1 is taken", complaint)
         self.assertIn("--port", complaint)
 
+    def test_a_port_that_only_root_may_take_is_named(self) -> None:
+        if int(UNPRIVILEGED.read_text()) <= 80:
+            raise SkipTest("Everybody may take port 80 here")
+        with nobody():
+            complaint = self.complaint("tcp:80:interface=127.0.0.1")
+        self.assertIn("Port 80 on 127.0.0.1 may not be used by this user", complaint)
+
     def test_a_port_that_was_just_left_can_be_taken_again(self) -> None:
         with socket.socket() as server, socket.socket() as client:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,6 +147,17 @@ class Loopback(ListeningTestCase):
     def test_this_machine_may_listen_to_itself(self) -> None:
         for interface in ("127.0.0.1", "127.0.0.2", "localhost"):
             listening.check(f"tcp:0:interface={interface}", insecure=False)
+
+    def test_this_machine_may_listen_to_itself_over_ipv6(self) -> None:
+        with socket.socket(socket.AF_INET6) as taken:
+            try:
+                taken.bind(("::1", 0))
+            except OSError:
+                raise SkipTest("No IPv6 here") from None
+            taken.listen()
+            number = taken.getsockname()[1]
+            self.assertIn("is taken", self.complaint(f"tcp6:{number}:interface=\\:\\:1"))
+        listening.check(f"tcp6:{number}:interface=\\:\\:1", insecure=False)
 
     def test_other_machines_are_let_in_only_on_purpose(self) -> None:
         for description in ("tcp:0", "tcp:0:interface=0.0.0.0", "haproxy:tcp:0", "tcp6:0"):

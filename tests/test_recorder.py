@@ -1,5 +1,6 @@
 """The flight recorder: which task was being stepped when the process died."""
 
+import os
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -81,6 +82,13 @@ class Recorder(SynchronousTestCase):
     def test_nobody_else_may_read_it(self) -> None:
         self.opened()
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_a_file_that_was_let_go_of_is_closed(self) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        recorder = FlightRecorder()
+        recorder.open(self.path)
+        recorder.close()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_a_file_that_cannot_be_made_is_an_error(self) -> None:
         self.assertRaises(OSError, FlightRecorder().open, self.path / "none")

@@ -248,6 +248,12 @@ class UnsoundStores(FileTestCase):
             file.execute("PRAGMA application_id = 1")
         self.assertIn("another program", self.complaint())
 
+    def test_a_database_of_ours_without_our_tables_is_told_so(self) -> None:
+        self.make_store()
+        with closing(sqlite3.connect(self.path)) as file:
+            file.execute("DROP TABLE alembic_version")
+        self.assertIn("cannot be opened", self.complaint())
+
     def test_a_damaged_page_is_noticed(self) -> None:
         self.make_store()
         pages = self.path.stat().st_size // PAGE
@@ -308,6 +314,11 @@ class Locks(FileTestCase):
     def test_a_lock_lies_beside_its_file_and_stays(self) -> None:
         Lock(self.place).close()
         self.assertEqual(os.listdir(self.folder), ["asynctask.sqlite-lock"])
+
+    def test_nobody_else_can_take_a_lock(self) -> None:
+        assert self.place.lock_path is not None
+        with closing(Lock(self.place)):
+            self.assertEqual(self.place.lock_path.stat().st_mode & 0o777, 0o600)
 
     def test_a_lock_is_not_passed_on_to_children(self) -> None:
         with closing(Lock(self.place)) as lock:

@@ -103,6 +103,53 @@ class SqliteTroubleTests(OnFile):
         self.add(self.new("kept"))
         self.assertEqual(self.names(), ["kept"])
 
+    def test_neighbours_of_a_bad_task_are_refused_where_the_database_fails_too(self) -> None:
+        self.fail_commits(2)
+        waits = [self.store.add([self.new(name)], []) for name in ("first", "\ud800", "third")]
+        for wait in waits:
+            self.assertRaises(Unavailable, self.wait, wait)
+        self.recover()
+        self.assertEqual(self.names(), [])
+
+    def test_a_database_that_cannot_be_opened_again_is_tried_again(self) -> None:
+        connect, tries = self.store._database.connect, []
+
+        def fail_once() -> Connection:
+            tries.append(1)
+            if len(tries) == 1:
+                raise OperationalError("open", None, sqlite3.OperationalError("no file"))
+            return connect()
+
+        self.store._database.connect = fail_once  # type: ignore[method-assign]
+        self.fail_commits(2)
+        self.assertRaises(Unavailable, self.add, self.new())
+        self.recover()
+        self.assertGreater(len(tries), 1)
+
+    def test_the_end_of_the_service_is_one_more_try(self) -> None:
+        self.wait(self.store.close())
+        self.store = SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=1_000)
+        self.store.started = self.started.extend
+        self.store.open([], NOW)
+        task = self.run_one()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.store.end(complete(task, "1", NOW), NOW)
+            while self.store.healthy:
+                self.store._writer._thread.join(0.01)
+        self.reopen()
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_a_log_that_cannot_be_shortened_stops_nothing(self) -> None:
+        def fail(connection: Connection) -> None:
+            raise sqlite3.OperationalError("database is locked")
+
+        self.store._database.keep_log_short = fail  # type: ignore[method-assign]
+        self.store._writer._looked_at_log = 0
+        self.add(self.new())
+        self.add(self.new())
+        self.assertEqual(len(self.names()), 2)
+
     def recover(self) -> None:
         """Wait for the writer's next tries."""
         while not self.store.healthy:

@@ -703,10 +703,13 @@ class Answers(SynchronousTestCase):
 
     def test_a_new_task_has_nothing_to_tell_yet(self) -> None:
         told = shape(a_task())
-        for key in ("progress", "started_at", "finished_at", "result", "error", "longest_step"):
+        for key in (
+            *("progress", "started_at", "finished_at", "result", "error", "longest_step"),
+            *("timeout", "traceparent", "callback"),
+        ):
             self.assertIsNone(told[key])
         self.assertEqual(told["status"], "accepted")
-        self.assertEqual(told["attempt"], 0)
+        self.assertEqual((told["attempt"], told["retries"]), (0, 0))
         self.assertIs(told["cancel_requested"], False)
 
     def test_an_ended_task_tells_it_all(self) -> None:
