@@ -7,6 +7,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.faults import disk, kill, start, strace, sync, tmpfs
+from tests.faults.server import DATABASE
 
 
 def _need(reason: str | None) -> None:
@@ -39,7 +40,7 @@ class StartTests(SynchronousTestCase):
 
     def test_a_journal_left_behind_keeps_no_one_from_starting(self) -> None:
         _need(strace.unavailable())
-        report = start.check("unlink")
+        report = start.check("unlink", f"{DATABASE}-journal")
         self.assertListEqual(report.violations, [])
         self.assertGreater(report.points, 0)
 

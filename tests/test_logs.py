@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import given
@@ -205,9 +206,7 @@ class Destinations(SynchronousTestCase):
     """Where lines go."""
 
     def setUp(self) -> None:
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        self.path = folder / "asynctask.log"
+        self.path = Path(self.enterContext(TemporaryDirectory())) / "asynctask.log"
 
     def file(self) -> LogFile:
         file = destination(str(self.path))

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,7 +16,7 @@ class Recorder(SynchronousTestCase):
     """One file, over several lives of the process."""
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        self.path = Path(self.enterContext(TemporaryDirectory())) / "recorder"
 
     def opened(self) -> FlightRecorder:
         """As the process opens it when it starts."""

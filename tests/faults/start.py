@@ -32,15 +32,17 @@ class Report:
         return "\n".join([*lines, *(f"  {text}" for text in self.violations)])
 
 
-def check(calls: str) -> Report:
+def check(calls: str, file: str | None = None) -> Report:
     """Kill first starts at the first of `calls`, at the second and so on, and start again.
 
     :param calls: names of system calls, as strace takes them.
+    :param file: count only those about this file of the folder.
     """
     report = Report()
     for number in count(1):
         with tempfile.TemporaryDirectory() as folder:
-            if _survives(Path(folder), f"{calls}:signal=KILL:when={number}"):
+            path = None if file is None else Path(folder) / file
+            if _survives(Path(folder), f"{calls}:signal=KILL:when={number}", path):
                 return report
             report.points += 1
             left = {file.name: file.stat().st_size for file in sorted(Path(folder).iterdir())}
@@ -51,9 +53,11 @@ def check(calls: str) -> Report:
     raise AssertionError("unreachable")
 
 
-def _survives(folder: Path, kill: str) -> bool:
-    prefix = ["strace", "-f", "-o", "/dev/null", f"--trace={kill.partition(':')[0]}"]
-    with Server(folder, prefix=[*prefix, f"--inject={kill}"]) as server:
+def _survives(folder: Path, kill: str, file: Path | None) -> bool:
+    prefix = ["strace", "-f", "-o", "/dev/null", f"--trace={kill.partition(':')[0]}", f"--inject={kill}"]
+    if file is not None:
+        prefix.append(f"--trace-path={file}")
+    with Server(folder, prefix=prefix) as server:
         try:
             server.ready()
         except StartError:
