@@ -208,9 +208,9 @@ class Guarded(Resource):
         check_host(hosts, request.clientproto, came_in_on, self._hosts)
         if not hosts:
             # Klein asks for a name, which HTTP/1.0 need not give and a unix socket has not.
-            request.requestHeaders.setRawHeaders(b"host", [b"localhost"])
-        else:
-            check_origin(request.method, hosts[0], fields(b"origin", []), fields(b"sec-fetch-site", []))
+            hosts = [b"localhost"]
+            request.requestHeaders.setRawHeaders(b"host", hosts)
+        check_origin(request.method, hosts[0], fields(b"origin", []), fields(b"sec-fetch-site", []))
         if any(value.lower() != b"100-continue" for value in fields(b"expect", [])):
             raise ExpectationFailed("Only 'Expect: 100-continue' is understood")
         if not _is_utf8(b"/".join(request.postpath or ())):

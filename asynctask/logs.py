@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TextIO
@@ -80,7 +81,7 @@ def json_line(event: LogEvent) -> str:
     }
     shape = shape | _fields(event) | shape
     if trace := _traceback(event):
-        shape["traceback"] = trace.strip()
+        shape["traceback"] = textwrap.dedent(trace).strip()
     return json.dumps(shape, default=str).replace("\n", " ")
 
 
@@ -110,4 +111,7 @@ def _one_line(message: str) -> str:
 
 def _traceback(event: LogEvent) -> str:
     failure = event.get("log_failure")
-    return "\n" + failure.getTraceback().rstrip() if isinstance(failure, Failure) else ""
+    if not isinstance(failure, Failure):
+        return ""
+    # Indented, so that no line of somebody's message can be taken for an event.
+    return "\n" + textwrap.indent(failure.getTraceback().rstrip(), "  ", lambda _: True)

@@ -211,7 +211,8 @@ class Runner:
         elif after.status is COMPLETED:
             log.info("Task completed", **fields)
         elif after.status is FAILED:
-            log.error("Task failed", **fields, error=after.error, log_failure=failure)
+            error = after.error and f"{after.error.type}: {after.error.message}"
+            log.error("Task failed", **fields, error=error, log_failure=failure)
         else:
             log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at))
             self.wait([after])

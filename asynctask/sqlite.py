@@ -136,7 +136,8 @@ def _check_file(path: Path) -> None:
     except UnreadableSchemaError as error:
         raise StartError(f"--store {path} {error}") from None
     except sqlite3.OperationalError as error:
-        if str(error) == "interrupted":
+        # Long files are not looked through; a crash may have left something that the real start mends.
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY):
             return
         raise StartError(f"--store {path} cannot be opened ({error})") from None
     except sqlite3.DatabaseError as error:

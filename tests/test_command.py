@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.faults.log import LogLine
 from tests.faults.server import Server
 
 BIN = Path(sys.executable).parent
@@ -96,15 +97,25 @@ class LifeTests(CommandTestCase):
     """Start, stop, start again."""
 
     def start(self, *options: str, store: str = "sqlite:///t.sqlite") -> Server:
-        server = Server(self.folder, options=options, store=store).ready()
+        self.events: list[str] = []
+        listener = self.listen
+        server = Server(self.folder, options=options, store=store, listener=listener).ready()
         self.addCleanup(server.__exit__)
         return server
+
+    def listen(self, line: LogLine) -> None:
+        self.events.append(line.message)
+
+    def wait_for(self, message: str) -> None:
+        while message not in self.events:
+            time.sleep(0.01)
 
     def test_a_stop_refuses_drains_and_releases_and_the_next_start_goes_on(self) -> None:
         server = self.start("--grace", "1")
         client = server.client()
         long = client.post("/api/tasks", {"name": "long", "duration": 3}).body["task_id"]
         later = client.post("/api/tasks", {"name": "later", "delay": 0.5, "duration": 0}).body["task_id"]
+        self.wait_for("Task started")
         os.kill(server.pid, signal.SIGTERM)
         time.sleep(0.3)
         self.assertEqual(client.get("/health/live").status, 200)
@@ -129,6 +140,7 @@ class LifeTests(CommandTestCase):
         server = self.start("--grace", "60")
         with server.client() as client:
             task_id = client.post("/api/tasks", {"name": "a", "duration": 60}).body["task_id"]
+        self.wait_for("Task started")
         os.kill(server.pid, signal.SIGTERM)
         time.sleep(0.3)
         self.assertTrue(server.alive)

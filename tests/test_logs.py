@@ -116,7 +116,7 @@ class TextLines(SynchronousTestCase):
     def test_a_failure_prints_its_traceback(self) -> None:
         first, *rest = text_line(event("Task failed", task_id="task_1", log_failure=failure())).splitlines()
         self.assertEqual(first, HEAD + "Task failed task_id=task_1")
-        self.assertEqual(rest[0], "Traceback (most recent call last):")
+        self.assertEqual(rest[0], "  Traceback (most recent call last):")
         self.assertIn("no such file", rest[-1])
 
     def test_a_failure_without_a_message_says_so(self) -> None:
@@ -184,7 +184,7 @@ class Events(SynchronousTestCase):
 
     def test_a_logged_failure_prints_its_traceback(self) -> None:
         self.log.failure("This should not happen", failure())
-        self.assertIn("critical This should not happen\nTraceback", self.tail())
+        self.assertIn("critical This should not happen\n  Traceback", self.tail())
         self.assertIn("no such file", self.tail())
 
     def test_an_event_of_older_code_is_a_line_too(self) -> None:
