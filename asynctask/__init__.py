@@ -28,4 +28,8 @@ model          what a task is, and what may happen to it
 =============  =========================================================================
 """
 
+from asynctask.context import Context, Permanent
+from asynctask.registry import task
+
+__all__ = ["Context", "Permanent", "task"]
 __version__ = "0.1.0"

@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
@@ -14,43 +16,61 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from zope.interface import implementer
 
-from asynctask import wire
+from asynctask import headers, wire
+from asynctask.feed import Feed
 from asynctask.guard import check_host, check_origin
 from asynctask.model import (
     ENDED,
     RUNNING,
+    Conflict,
     ExpectationFailed,
     Invalid,
+    InvalidTransition,
     MethodNotAllowed,
+    Mismatch,
     NotFound,
     Problem,
+    Stopping,
     Task,
     TooLarge,
     Unavailable,
     UnsupportedMediaType,
     accept,
 )
-from asynctask.places import Places
 from asynctask.registry import Kind
-from asynctask.store import IStore
+from asynctask.seats import Seats
+from asynctask.store import IStore, Key, Known
+from asynctask.submissions import Body, parse_batch, parse_one
 
 log = Logger(namespace="asynctask.api")
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body: what is larger belongs into a file or a store, with its address in the input."""
 
+MAX_BATCH_BODY: Final = 1024 * 1024
+"""Bytes of a batch's body, which is parsed in one go on the reactor."""
+
+KEY_KEPT: Final = 86_400
+"""Seconds for which an Idempotency-Key is remembered: a day of retries."""
+
+FULL_FOR: Final = 5
+"""Seconds after which a client may ask a full service again."""
+
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
 T = TypeVar("T")
+Accepted = tuple[bytes, dict[str, str]]
 
 
 class Api:
     """The HTTP contract.
 
+    :param clock: monotonic.
     :param now: wall time, seconds since the epoch.
     :param draw: draws a number in [0, 2**80).
     :param hosts: further names accepted in ``Host``.
+    :param max_waiting: tasks that may be there without having ended.
     """
 
     app = Klein()
@@ -59,18 +79,24 @@ class Api:
     def __init__(
         self,
         store: IStore,
-        places: Places,
+        seats: Seats,
+        feed: Feed,
         kinds: Mapping[str, Kind],
+        clock: IReactorTime,
         now: Callable[[], float],
         draw: Callable[[], int],
         hosts: Collection[str] = (),
+        max_waiting: int = 10_000_000,
     ) -> None:
         self._store = store
-        self._places = places
+        self._seats = seats
+        self._feed = feed
         self._kinds = kinds
+        self._clock = clock
         self._now = now
         self._draw = draw
         self._hosts = hosts
+        self._max_waiting = max_waiting
         self._ids = wire.Ids()
 
     def resource(self) -> IResource:
@@ -80,35 +106,113 @@ class Api:
     @app.route("/api/tasks", methods=["POST"])
     async def submit(self, request: Request) -> bytes:
         """Accept a task."""
-        if self._places.draining:
-            raise Unavailable("The service is stopping; try again when it is back")
-        new = wire.parse_submission(json_body(request), self._kinds)
+        self._refuse_while_stopping()
+        body = parse_one(json_body(request, MAX_BODY), self._kinds)
+        seconds = headers.parse_wait(fields(request, "prefer"))
+        tasks = self._tasks(request, body)
+        accepted = await self._accept(request, body, tasks, self._accepted(tasks[0]))
+        if seconds is None:
+            return answer(request, 202, *accepted)
+        request.setHeader("Preference-Applied", f"wait={seconds}")
+        task = await self._wait_for(wire.task_id_of(accepted[0]), seconds)
+        if task is None or task.status not in ENDED:
+            return answer(request, 202, *accepted)
+        return self._show(request, task)
+
+    @app.route("/api/tasks/batch", methods=["POST"])
+    async def submit_batch(self, request: Request) -> bytes:
+        """Accept many tasks in one commit, or none."""
+        self._refuse_while_stopping()
+        body = parse_batch(json_body(request, MAX_BATCH_BODY), self._kinds)
+        tasks = self._tasks(request, body)
+        each = [self._accepted(task) for task in tasks]
+        wait = max(int(more["Retry-After"]) for _, more in each)
+        whole = wire.batch_json([text for text, _ in each])
+        accepted = await self._accept(request, body, tasks, (whole, {"Retry-After": str(wait)}))
+        return answer(request, 202, *accepted)
+
+    def _refuse_while_stopping(self) -> None:
+        if self._seats.draining:
+            raise Stopping
+
+    def _tasks(self, request: Request, body: Body) -> list[Task]:
+        """The tasks of a body, if there is room for them."""
+        if self._store.unfinished + len(body.submissions) > self._max_waiting:
+            raise Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
+        for new in body.submissions:
+            if self._seats.closed(self._kinds[new.kind].place):
+                raise Unavailable("Too many handlers hang in threads; the service must be restarted")
+        trace = headers.parse_traceparent(", ".join(fields(request, "traceparent")) or None)
         now = self._now()
-        task = accept(new, self._ids.next(now, self._draw()), now)
-        await shielded(self._keep(task, now))
+        return [accept(new, self._ids.next(now, self._draw()), now, trace) for new in body.submissions]
+
+    def _accepted(self, task: Task) -> tuple[bytes, dict[str, str]]:
+        """Body and headers of the 202."""
         seconds = self._seconds(task)
+        delay = task.run_at - task.accepted_at
         message = "Task will run in background"
+        wait = max(1, math.ceil(delay))
         if seconds is not None:
             message = f"Task will run for {seconds:.0f} seconds in background"
-        wait = math.ceil(new.delay + seconds) if seconds is not None else max(1, math.ceil(new.delay))
-        headers = {"Location": f"/api/tasks/{task.task_id}", "Retry-After": str(wait)}
-        return answer(request, 202, wire.accepted_json(task, message), headers)
+            wait = math.ceil(round(delay, 6) + seconds)
+        more = {"Location": f"/api/tasks/{task.task_id}", "Retry-After": str(wait)}
+        return wire.accepted_json(task, message), more
 
-    def _keep(self, task: Task, now: float) -> Deferred[None]:
-        """Store a task, with a seat if it can start at once; a failed commit gives the seat back."""
-        seat = task.run_at <= now and self._places.take(task.kind)
+    async def _accept(
+        self, request: Request, body: Body, tasks: list[Task], accepted: Accepted
+    ) -> Accepted:
+        """Store tasks; what was answered to the same key before is the answer again."""
+        key = headers.parse_key(fields(request, "idempotency-key"))
+        if key is None:
+            await shielded(self._keep(tasks, None))
+            return accepted
+        text = wire.dump([accepted[0].decode(), accepted[1]])
+        expires_at = tasks[0].accepted_at + KEY_KEPT
+        known = await shielded(self._keep(tasks, Key(key, body.digest, text, expires_at)))
+        if known is None:
+            return accepted
+        if known.digest != body.digest:
+            raise Mismatch("This Idempotency-Key was used with another body; take a new key")
+        first, more = wire.parse_json(known.answer.encode())
+        return first.encode(), more
 
-        def give_back(failure: Failure) -> Failure:
-            if seat:
-                self._places.give_back()
-            return failure
+    def _keep(self, tasks: list[Task], key: Key | None) -> Deferred[Known | None]:
+        """Store tasks, with seats for those that can start at once; else the seats are given back."""
+        starting = [
+            task
+            for task in tasks
+            if task.run_at <= task.accepted_at and self._seats.take(self._kinds[task.kind])
+        ]
+        waiting = tasks
+        if starting:
+            started = {task.task_id for task in starting}
+            waiting = [task for task in tasks if task.task_id not in started]
+
+        def give_back(outcome: T) -> T:
+            for task in starting:
+                self._seats.give_back(self._kinds[task.kind])
+            return outcome
 
         try:
-            kept = self._store.add([] if seat else [task], [task] if seat else [])
+            if key is None:
+                added = self._store.add(waiting, starting)
+                return added.addCallbacks(lambda _: None, give_back)
+            kept = self._store.add_once(waiting, starting, key, tasks[0].accepted_at)
         except Unavailable:
-            give_back(Failure())
+            give_back(None)
             raise
-        return kept.addErrback(give_back)
+        return kept.addCallbacks(lambda known: known and give_back(known), give_back)
+
+    async def _wait_for(self, task_id: str, seconds: int) -> Task | None:
+        """The task when it has ended, or as it is after so many seconds."""
+        ended = self._feed.ended(task_id)
+        task = await self._store.get(task_id)
+        if task is None or task.status in ENDED:
+            ended.addErrback(lambda failure: failure.trap(CancelledError))
+            ended.cancel()
+            return task
+        await ended.addTimeout(seconds, self._clock).addErrback(_ignore_timeout)
+        return await self._store.get(task_id)
 
     def _seconds(self, task: Task) -> float | None:
         """How long the task takes, if its kind can tell."""
@@ -125,17 +229,62 @@ class Api:
     @app.route("/api/tasks/<task_id>", methods=["GET"])
     async def get(self, request: Request, task_id: str) -> bytes:
         """Show a task."""
-        task = await self._store.get(task_id) if wire.TASK_ID.fullmatch(task_id) else None
+        known, seconds = wire.known_id(task_id), headers.parse_wait(fields(request, "prefer"))
+        if seconds is None:
+            return self._show(request, await self._store.get(known))
+        task = await self._wait_for(known, seconds)
+        request.setHeader("Preference-Applied", f"wait={seconds}")
+        return self._show(request, task)
+
+    def _show(self, request: Request, task: Task | None, status: int = 200) -> bytes:
         if task is None:
-            raise NotFound(f"There is no task '{wire.shown(task_id)}'")
-        headers = {} if task.status in ENDED else {"Retry-After": str(self._left(task))}
-        return answer(request, 200, bytes(wire.task_json(task, whole=True)), headers)
+            raise NotFound(wire.NO_TASK)
+        more = {} if task.status in ENDED else {"Retry-After": str(self._left(task))}
+        body = bytes(wire.task_json(task, whole=True))
+        if request.method not in (b"GET", b"HEAD"):
+            return answer(request, status, body, more)
+        more["ETag"] = headers.etag(body)
+        if headers.matches(more["ETag"], ", ".join(fields(request, "if-none-match")) or None):
+            return answer(request, 304, b"", more)
+        return answer(request, status, body, more)
 
     def _left(self, task: Task) -> int:
         """Seconds until the task can have ended, at least 1."""
         begins = task.started_at if task.status is RUNNING else task.run_at
         ends = (begins or task.run_at) + (self._seconds(task) or 0)
         return max(1, math.ceil(ends - self._now()))
+
+    @app.route("/api/tasks/<task_id>/cancel", methods=["POST"])
+    async def cancel(self, request: Request, task_id: str) -> bytes:
+        """Ask for a task's end."""
+        done = self._store.cancel(wire.known_id(task_id), self._now())
+        return self._show(request, await self._allowed(done, "cancelled"))
+
+    @app.route("/api/tasks/<task_id>/retry", methods=["POST"])
+    async def retry(self, request: Request, task_id: str) -> bytes:
+        """Let a task begin anew."""
+        self._refuse_while_stopping()
+        done = self._store.retry(wire.known_id(task_id), self._now())
+        return self._show(request, await self._allowed(done, "retried"), 202)
+
+    @app.route("/api/tasks/<task_id>", methods=["DELETE"])
+    async def delete(self, request: Request, task_id: str) -> bytes:
+        """Forget a task."""
+        if await self._allowed(self._store.delete(wire.known_id(task_id)), "deleted") is None:
+            raise NotFound(wire.NO_TASK)
+        return answer(request, 204, b"")
+
+    async def _allowed(self, done: Deferred[Task | None], what: str) -> Task | None:
+        try:
+            return await shielded(done)
+        except InvalidTransition as refusal:
+            raise Conflict(f"A task that is {refusal.status} cannot be {what}") from None
+
+    @app.route("/api/kinds", methods=["GET"])
+    async def kinds(self, request: Request) -> bytes:
+        """Tell which kinds there are, and what they take."""
+        shown = [kind_json(kind) for kind in self._kinds.values()]
+        return answer(request, 200, wire.encode({"kinds": shown}))
 
     @app.route("/health/live", methods=["GET"])
     async def live(self, request: Request) -> bytes:
@@ -145,8 +294,8 @@ class Api:
     @app.route("/health/ready", methods=["GET"])
     async def ready(self, request: Request) -> bytes:
         """Tasks are taken."""
-        if self._places.draining:
-            raise Unavailable("The service is stopping")
+        if self._seats.draining:
+            raise Stopping
         if not self._store.healthy:
             raise Unavailable("The store does not answer")
         return answer(request, 200, b'{"status":"ok"}')
@@ -227,16 +376,43 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def json_body(request: Request) -> bytes:
+def fields(request: Request, name: str) -> list[str]:
+    """The values of a header field, none where it is missing."""
+    return list(request.requestHeaders.getRawHeaders(name, []))
+
+
+def kind_json(kind: Kind) -> dict[str, Any]:
+    """A kind as clients see it."""
+    return {
+        "kind": kind.name,
+        "description": kind.description,
+        "place": kind.place,
+        "input": kind.input.schema,
+        "timeout": kind.timeout,
+        "retries": kind.retries,
+        "concurrency": kind.concurrency,
+        "next_run": None,
+    }
+
+
+def _ignore_timeout(failure: Failure) -> None:
+    failure.trap(defer.TimeoutError)
+
+
+def json_body(request: Request, limit: int) -> bytes:
     """The body of a request that says that it is JSON, or says nothing.
 
+    :param limit: bytes that it may have.
     :raises UnsupportedMediaType: it says that it is something else.
+    :raises TooLarge: it is over the limit.
     """
     types = request.requestHeaders.getRawHeaders(b"content-type", [])
     for given in types:
         if given and given.split(b";")[0].strip().lower() != JSON.encode():
             raise UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")
     body: bytes = request.content.read() if request.content else b""
+    if len(body) > limit:
+        raise TooLarge(f"The body must have at most {limit} bytes")
     return body
 
 
@@ -282,4 +458,4 @@ def answer_problem(request: Request, problem: Problem) -> bytes:
 
 def answer_too_large(request: Request) -> bytes:
     """Answer a body that is over the limit, before it has all come."""
-    return answer_problem(request, TooLarge(f"The body must have at most {MAX_BODY} bytes"))
+    return answer_problem(request, TooLarge(f"The body must have at most {MAX_BATCH_BODY} bytes"))

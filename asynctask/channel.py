@@ -60,13 +60,18 @@ class LimitedRequest(Request):
             self._lingering.cancel()
         super().connectionLost(reason)
 
+    def write(self, data: bytes) -> None:
+        """Write, and after an answer that says so, close."""
+        if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
+            self.channel.persistent = False
+        super().write(data)
+
     def _refuse_body(self) -> None:
         """Answer now, and close the connection once the client has had time to read why."""
         self._refused = True
         self.clientproto = b"HTTP/1.1"
         self.requestHeaders.removeHeader(b"Expect")
         self.setHeader(b"Connection", b"close")
-        self.channel.persistent = False
         body = type(self).refuse(self)
         self.write(body)
         self._lingering = self.channel.callLater(LINGER, self.channel.loseConnection)

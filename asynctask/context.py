@@ -1,34 +1,101 @@
 """What a handler is given besides its input."""
 
 from collections.abc import Callable
+from typing import Final
 
+from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from asynctask.model import Progress, Task
+from asynctask.model import Progress
 
-log = Logger(namespace="asynctask.task")
+MAX_STEP: Final = 2**53
+MAX_MESSAGE: Final = 1_000
+
+
+class Permanent(Exception):
+    """Raised by a handler: the task fails, and no retry would help."""
+
+
+class Facts(Struct, frozen=True):
+    """One attempt, in words that may go into another process.
+
+    :ivar deadline: when it must have ended, seconds since the epoch; None for never.
+    :ivar traceparent: as the client sent it (W3C Trace Context).
+    """
+
+    task_id: str
+    name: str
+    attempt: int
+    deadline: float | None = None
+    traceparent: str | None = None
 
 
 class Context:
-    """One attempt, as its handler sees it.
+    """One attempt, as its handler sees it: a parameter annotated with this class is given it.
 
-    :ivar clock: the time that the handler waits by.
     :ivar task_id: the task's id.
     :ivar attempt: which attempt this is, from 1.
+    :ivar deadline: when it must have ended, seconds since the epoch; None for never.
+    :ivar traceparent: as the client sent it (W3C Trace Context); None if it sent none.
+    :ivar log: a logger whose events carry the task's id.
     """
 
-    __slots__ = ("_report", "attempt", "clock", "task_id")
+    __slots__ = ("_cancelled", "_clock", "_report", "attempt", "deadline", "log", "task_id", "traceparent")
 
     def __init__(
-        self, task: Task, clock: IReactorTime, report: Callable[[str, int, Progress], None]
+        self,
+        facts: Facts,
+        clock: IReactorTime | None,
+        report: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
+        log: "TaskLogger | None" = None,
     ) -> None:
-        self.task_id = task.task_id
-        self.attempt = task.attempt
-        self.clock = clock
+        self.task_id = facts.task_id
+        self.attempt = facts.attempt
+        self.deadline = facts.deadline
+        self.traceparent = facts.traceparent
+        self.log = log or TaskLogger(facts)
+        self._clock = clock
         self._report = report
+        self._cancelled = cancelled
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The time that a handler on the reactor waits by, as ``deferLater`` takes it."""
+        if self._clock is None:
+            raise RuntimeError("Only a handler on the reactor has a clock")
+        return self._clock
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the attempt should end now: for threads, which nothing can interrupt."""
+        return self._cancelled()
 
     def progress(self, step: int, total: int, message: str = "") -> None:
-        """Tell how far the attempt is: on the task that GET shows, and in the log."""
-        self._report(self.task_id, self.attempt, Progress(step, total, message))
-        log.info("Task progress", task_id=self.task_id, step=step, total=total)
+        """Tell how far the attempt is: on the task that GET shows, and in the log.
+
+        :param message: what a person should know; its first 1,000 characters are kept.
+        :raises TypeError: step and total are no integers, or the message is no string.
+        :raises ValueError: a number is beyond what every JSON reader can hold.
+        """
+        if not isinstance(step, int) or not isinstance(total, int) or not isinstance(message, str):
+            raise TypeError("progress takes two integers and a string")
+        if max(abs(step), abs(total)) > MAX_STEP:
+            raise ValueError(f"progress counts up to {MAX_STEP}")
+        text = message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+        self._report(Progress(int(step), int(total), text.replace("\0", "\N{SYMBOL FOR NULL}")))
+
+
+class TaskLogger(Logger):
+    """A logger whose events carry the task's id, and its trace where there is one."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__(namespace="asynctask.handler")
+        self._fields = {"task_id": facts.task_id}
+        if facts.traceparent is not None:
+            self._fields["traceparent"] = facts.traceparent
+
+    def emit(self, level: object, format: str | None = None, **kwargs: object) -> None:  # noqa: A002
+        """See `twisted.logger.Logger`."""
+        super().emit(level, format, **(self._fields | kwargs))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from asynctask.model import Forbidden, Invalid
+from asynctask.model import CLOSE, Forbidden, Invalid
 
 LOOPBACK_NAMES: Final = frozenset({"localhost"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -27,7 +27,7 @@ def check_host(hosts: Sequence[bytes], version: bytes, came_in_on: str, names: C
     if not hosts and version == b"HTTP/1.0":
         return
     if len(hosts) != 1:
-        raise Invalid("The request must have exactly one Host")
+        raise Invalid("The request must have exactly one Host", headers=CLOSE)
     name, _ = split_host(hosts[0])
     if name and (
         name in LOOPBACK_NAMES or name == _shortest(came_in_on) or name in names or _is_loopback(name)

@@ -110,8 +110,10 @@ def _one_line(message: str) -> str:
 
 
 def _traceback(event: LogEvent) -> str:
+    """The stack of a failure, or one that came with the event."""
     failure = event.get("log_failure")
-    if not isinstance(failure, Failure):
+    stack = failure.getTraceback() if isinstance(failure, Failure) else event.get("log_stack")
+    if not stack:
         return ""
     # Indented, so that no line of somebody's message can be taken for an event.
-    return "\n" + textwrap.indent(failure.getTraceback().rstrip(), "  ", lambda _: True)
+    return "\n" + textwrap.indent(stack.rstrip(), "  ", lambda _: True)

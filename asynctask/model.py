@@ -48,6 +48,9 @@ TRANSITIONS: Final = {
 WAITING: Final = frozenset(before for before, move in TRANSITIONS if move is START)
 ENDED: Final = frozenset(Status) - WAITING - {RUNNING}
 
+LONGEST_BACKOFF: Final = 3_600.0
+"""Seconds between two attempts at most."""
+
 CRASHES_ALLOWED: Final = 2
 """A task that itself kills the process is failed when it does so once more than this."""
 
@@ -55,8 +58,9 @@ CRASHES_ALLOWED: Final = 2
 class InvalidTransition(Exception):
     """The state of the task forbids this move."""
 
-    def __init__(self, status: Status, move: Move) -> None:
-        super().__init__(f"A task that is {status} cannot {move}")
+    def __init__(self, status: Status, move: Move | None = None) -> None:
+        super().__init__(f"A task that is {status} cannot {move or 'be deleted'}")
+        self.status = status
 
 
 class Error(Struct, frozen=True, gc=False):
@@ -77,21 +81,24 @@ class Progress(Struct, frozen=True, gc=False):
 class Submission(Struct, frozen=True, gc=False):
     """What a client asks for, checked.
 
-    ``input`` is JSON text of an object; ``delay`` is in seconds.
+    ``input`` is JSON text of an object; ``delay`` and ``timeout`` are in seconds.
     """
 
     name: str
     kind: str
     input: str
     delay: float = 0
+    timeout: float | None = None
+    retries: int = 0
 
 
 class Task(Struct, frozen=True, gc=False):
     """A task as it is at one moment.
 
-    Times are seconds since the epoch, UTC. ``input``, ``result`` and ``history`` are JSON text: they
-    go through us unread, and a task out of a list or in the runner's hands has them as None where
-    nobody needs them.
+    Times are seconds since the epoch, UTC; ``timeout`` is in seconds, ``longest_step`` in milliseconds.
+    ``failures`` and ``crashes`` count since it was accepted or last retried by hand.
+    ``input``, ``result`` and ``history`` are JSON text: they go through us unread, and a task out of a
+    list or in the runner's hands has them as None where nobody needs them.
     """
 
     task_id: str
@@ -103,7 +110,13 @@ class Task(Struct, frozen=True, gc=False):
     run_at: float
     started_at: float | None = None
     finished_at: float | None = None
+    timeout: float | None = None
+    retries: int = 0
+    failures: int = 0
     crashes: int = 0
+    cancel_requested: bool = False
+    longest_step: float | None = None
+    traceparent: str | None = None
     progress: Progress | None = None
     error: Error | None = None
     input: str | None = None
@@ -121,7 +134,7 @@ class Query(Struct, frozen=True, gc=False):
     cursor: str | None = None
 
 
-def accept(new: Submission, task_id: str, now: float) -> Task:
+def accept(new: Submission, task_id: str, now: float, traceparent: str | None = None) -> Task:
     """The task that a submission becomes, waiting for its time or a free seat."""
     return Task(
         task_id=task_id,
@@ -131,6 +144,9 @@ def accept(new: Submission, task_id: str, now: float) -> Task:
         attempt=0,
         accepted_at=now,
         run_at=now + new.delay,
+        timeout=new.timeout,
+        retries=new.retries,
+        traceparent=traceparent,
         input=new.input,
     )
 
@@ -154,7 +170,7 @@ def complete(task: Task, result: str, now: float) -> Task:
 
     :raises InvalidTransition: the task is not running.
     """
-    return replace(task, status=_move(task, COMPLETE), result=result, finished_at=now)
+    return replace(task, status=_move(task, COMPLETE), result=result, error=None, finished_at=now)
 
 
 def fail(task: Task, error: Error, now: float) -> Task:
@@ -165,12 +181,68 @@ def fail(task: Task, error: Error, now: float) -> Task:
     return replace(task, status=_move(task, GIVE_UP), error=error, finished_at=now)
 
 
+def after_failure(task: Task, error: Error, now: float, delay: float) -> Task:
+    """Decide what a failed attempt means.
+
+    :param delay: seconds until the next attempt, if there is one.
+    :returns: the task, `retrying` with a later ``run_at``, `failed`, or `cancelled` where that was
+        asked for.
+    :raises InvalidTransition: the task is not running.
+    """
+    failed = replace(task, failures=task.failures + 1, error=error)
+    if failed.cancel_requested:
+        return cancel(failed, now)
+    if failed.failures > failed.retries:
+        return fail(failed, error, now)
+    return replace(failed, status=_move(task, TRY_AGAIN), run_at=now + delay)
+
+
 def interrupt(task: Task, now: float) -> Task:
     """The process stopped or died under the attempt; another may start at once.
 
     :raises InvalidTransition: the task is not running.
     """
+    if task.cancel_requested:
+        return cancel(task, now)
     return replace(task, status=_move(task, TRY_AGAIN), run_at=now)
+
+
+def cancel(task: Task, now: float) -> Task:
+    """The task is not to go on, and nothing of it runs.
+
+    :raises InvalidTransition: the task has ended.
+    """
+    return replace(task, status=_move(task, CANCEL), cancel_requested=True, finished_at=now)
+
+
+def request_cancel(task: Task, now: float) -> Task:
+    """Somebody asks for an end: a waiting task has it at once, a running one when it has unwound.
+
+    :raises InvalidTransition: the task has ended.
+    """
+    if task.status is RUNNING:
+        return replace(task, cancel_requested=True)
+    return cancel(task, now)
+
+
+def retry(task: Task, now: float) -> Task:
+    """Somebody asks for a new beginning; only ``attempt`` goes on counting.
+
+    :raises InvalidTransition: the task neither failed nor was cancelled.
+    """
+    return replace(
+        task,
+        status=_move(task, RETRY),
+        run_at=now,
+        finished_at=None,
+        failures=0,
+        crashes=0,
+        cancel_requested=False,
+        longest_step=None,
+        progress=None,
+        error=None,
+        result=None,
+    )
 
 
 def crash(task: Task, now: float) -> Task:
@@ -191,6 +263,19 @@ def _move(task: Task, move: Move) -> Status:
     if after is None:
         raise InvalidTransition(task.status, move)
     return after
+
+
+def backoff(attempt: int, chance: float) -> float:
+    """Seconds before an attempt: exponential, with full jitter, so that failures spread.
+
+    :param attempt: its number, from 2.
+    :param chance: in [0, 1); the caller draws it.
+    """
+    return chance * min(2.0 ** min(attempt, 60), LONGEST_BACKOFF)
+
+
+CLOSE: Final = (("Connection", "close"),)
+"""Headers of an answer after which the connection serves nothing more."""
 
 
 class FieldError(Struct, frozen=True, gc=False):
@@ -248,6 +333,18 @@ class MethodNotAllowed(Problem):
     status, title = 405, "Method Not Allowed"
 
 
+class Conflict(Problem):
+    """The task's state forbids it."""
+
+    status, title = 409, "Conflict"
+
+
+class Mismatch(Problem):
+    """The idempotency key was used with another body."""
+
+    status, title = 422, "Unprocessable Content"
+
+
 class TooLarge(Problem):
     """The body is over the limit."""
 
@@ -273,6 +370,14 @@ class Unavailable(Problem):
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail, headers=(("Retry-After", str(retry_after)),))
+
+
+class Stopping(Unavailable):
+    """The service ends; what this connection would bring next, nobody would answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is stopping; try again when it is back")
+        self.headers += CLOSE
 
 
 class OutcomeUnknown(Unavailable):

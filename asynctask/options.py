@@ -27,22 +27,30 @@ PARAMETERS: Final = (
         "where tasks are kept: sqlite:///FILE, or sqlite:// for memory only; "
         "?synchronous=full, normal or off says what a commit waits for",
     ),
-    ("concurrency", None, 1_000_000, "attempts at once; 0 only accepts"),
+    ("max-waiting", None, 10_000_000, "tasks that may be there without having ended; above that, 503"),
+    ("keep", None, 7, "days until an ended task is forgotten"),
     ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second ends at once"),
     ("log-format", None, "text", "text or json"),
 )
 
 HIGHEST_PORT: Final = 65_535
+SEATS: Final = 1_000_000
+"""Attempts at once on the reactor: each takes some KiB."""
+THREADS: Final = 32
+"""Attempts at once in threads: they wait more than they count, or they belong into processes."""
 MOST_SEATS: Final = 10_000_000
 """Attempts at once that may be asked for: beyond it their records alone fill a large machine."""
+MOST_THREADS: Final = 1_000
+MOST_PROCESSES: Final = 256
 LONGEST_GRACE: Final = 86_400
+LONGEST_KEPT: Final = 36_500
 
 
 class Options(usage.Options):
     """The options of ``twistd asynctask``.
 
-    Each has a variable, such as ASYNCTASK_PORT for --port; the command line overrides it. In
-    ASYNCTASK_HOST several names have commas between them.
+    Each has a variable, such as ASYNCTASK_PORT for --port; the command line overrides it. The
+    variables of repeatable options have commas between their values.
     """
 
     synopsis = "[options]"
@@ -58,11 +66,32 @@ class Options(usage.Options):
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self["hosts"] = []
+        self["modules"] = []
+        self["concurrency"] = SEATS
+        self["threads"] = THREADS
+        self["processes"] = len(os.sched_getaffinity(0))
         self._environment = environment
 
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
         self["hosts"].append(name)
+
+    def opt_tasks(self, module: str) -> None:
+        """a Python module with handlers, found from the working directory too; repeatable"""
+        self["modules"].append(module)
+
+    def opt_concurrency(self, value: str) -> None:
+        """attempts at once: N on the reactor (1000000; 0 only accepts, everywhere), threads=N (32),
+        processes=N (the CPUs); repeatable"""
+        place, separator, number = value.rpartition("=")
+        highest = {"": MOST_SEATS, "threads": MOST_THREADS, "processes": MOST_PROCESSES}
+        if bool(separator) != bool(place) or place not in highest:
+            raise usage.UsageError(f"--concurrency takes N, threads=N or processes=N, not '{value}'")
+        if not number.isascii() or not number.isdecimal() or int(number) > highest[place]:
+            raise usage.UsageError(
+                f"--concurrency takes a whole number from 0 to {highest[place]}, not '{number}'"
+            )
+        self[place or "concurrency"] = int(number)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read variables, then the command line.
@@ -78,7 +107,10 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Check and convert what was given."""
         self["port"] = self._number("port", int, 0, HIGHEST_PORT)
-        self["concurrency"] = self._number("concurrency", int, 0, MOST_SEATS)
+        self["max-waiting"] = self._number("max-waiting", int, 0, 10**9)
+        self["keep"] = self._number("keep", float, 0, LONGEST_KEPT)
+        if self["concurrency"] == 0:
+            self["threads"] = self["processes"] = 0
         self["grace"] = self._number("grace", float, 0, LONGEST_GRACE)
         if self["log-format"] not in ("text", "json"):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")
@@ -106,9 +138,8 @@ class Options(usage.Options):
         for name, *_ in PARAMETERS:
             if value := self._variable(name):
                 found.append(f"--{name}={value}")
-        for host in self._variable("host").split(","):
-            if host:
-                found.append(f"--host={host}")
+        for name in ("host", "tasks", "concurrency"):
+            found += [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
         insecure = self._variable("insecure").lower()
         if insecure in ("1", "true", "yes", "on"):
             found.append("--insecure")

@@ -1,4 +1,4 @@
-"""The flight recorder: which task was being stepped when the process died.
+"""The flight recorder: which tasks' handlers were at work in this process when it died.
 
 A small memory-mapped file beside the store. Naming a task in it is a store into memory, no system call,
 and what is in it survives the process, if not the machine: a power cut is no task's fault.
@@ -11,27 +11,34 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SLOT: Final = struct.Struct("<?35sI")
-"""Whether a task is being stepped, its id, its attempt."""
+"""Whether a task is named, its id, its attempt."""
+
+REACTOR, ASYNCIO = 0, 1
+"""The slots of the two loops, which step one task at a time; the others are for threads."""
 
 NOBODY: Final = bytes(SLOT.size)
 
 
 class Suspect(NamedTuple):
-    """An attempt that was being stepped when the process died."""
+    """An attempt that was at work when the process died."""
 
     task_id: str
     attempt: int
 
 
 class FlightRecorder:
-    """Names the task that holds the reactor right now.
+    """Names the task that each loop is stepping, and those that threads are running.
 
     Until it is opened it keeps nothing, which suits a store that keeps nothing either.
+
+    :param threads: how many threads there may be.
     """
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, SLOT.size)
-        self._now = NOBODY
+    def __init__(self, threads: int = 0) -> None:
+        self._slots = 2 + threads
+        self._now = [NOBODY] * self._slots
+        self._idle = list(range(self._slots - 1, ASYNCIO, -1))
+        self._map = mmap.mmap(-1, self._slots * SLOT.size)
 
     def open(self, path: Path) -> None:
         """Use this file, made where there is none.
@@ -40,25 +47,52 @@ class FlightRecorder:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, SLOT.size)
-            self._map = mmap.mmap(descriptor, SLOT.size)
+            # As long as an earlier process may have made it. A hole in a file has no room on a full
+            # disk, and a store into it would kill the process.
+            size = max(os.fstat(descriptor).st_size // SLOT.size, self._slots) * SLOT.size
+            os.posix_fallocate(descriptor, 0, size)
+            self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
 
     def suspects(self) -> list[Suspect]:
         """Whom the last process died in; for the start, before anything is stepped."""
-        stepped, task_id, attempt = SLOT.unpack(self._map[: SLOT.size])
-        return [Suspect(task_id.decode("ascii", "replace"), attempt)] if stepped else []
+        named = (SLOT.unpack_from(self._map, start) for start in range(0, len(self._map), SLOT.size))
+        return [
+            Suspect(task_id.decode("ascii", "replace"), attempt)
+            for is_named, task_id, attempt in named
+            if is_named
+        ]
+
+    def stepped(self) -> str:
+        """The id of the task that the reactor is stepping, or nothing; from any thread."""
+        named, task_id, _ = SLOT.unpack(self._now[REACTOR])
+        return task_id.decode() if named else ""
 
     def clear(self) -> None:
-        """Name nobody: the suspects were charged, or the process ends by a decision of its operator."""
-        self._map[: SLOT.size] = self._now = NOBODY
+        """Name nobody: the suspects were charged, or the process ends by its operator's decision."""
+        self._map[:] = bytes(len(self._map))
+        self._now = [NOBODY] * self._slots
 
-    def swap(self, record: bytes) -> bytes:
+    def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
         """Name another attempt, and tell which one was named before: steps may nest."""
-        before, self._now = self._now, record
-        self._map[: SLOT.size] = record
+        before, self._now[slot] = self._now[slot], record
+        start = slot * SLOT.size
+        self._map[start : start + SLOT.size] = record
         return before
+
+    def hold(self, record: bytes) -> int | None:
+        """Name an attempt that runs in a thread, until it is let go of; None where there is no slot."""
+        slot = self._idle.pop() if self._idle else None
+        if slot is not None:
+            self.swap(record, slot)
+        return slot
+
+    def let_go(self, slot: int | None) -> None:
+        """The thread has ended."""
+        if slot is not None:
+            self.swap(NOBODY, slot)
+            self._idle.append(slot)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,42 +1,274 @@
-"""The kinds of task that there are, and the built-in one."""
+"""The kinds of task that there are: how a function becomes one, where they are found, and `simulate`."""
 
+import importlib
 import inspect
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
+from importlib.metadata import entry_points
+from math import isfinite
+from types import ModuleType
+from typing import Annotated, Any, Final, TypeVar, overload
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from asynctask.context import Context
+from asynctask.inputs import Input, UnusableError, read_signature
 
-Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
+GROUP: Final = "asynctask.tasks"
+"""The entry points by which an installed package brings handlers."""
+
+PLACES: Final = ("reactor", "thread", "asyncio", "process")
+
+MAX_RETRIES: Final = 100
 
 STEP: Final = 1.0
 """Seconds between two steps of `simulate`."""
+
+MAX_DURATION: Final = 86_400
+
+F = TypeVar("F", bound=Callable[..., Any])
+Backoff = Callable[[int], float]
+
+
+class RegistryError(Exception):
+    """A handler cannot be used; the message is one sentence that names it."""
+
+
+class Settings(Struct, frozen=True):
+    """What `task` was told of a function."""
+
+    name: str
+    place: str
+    retries: int
+    timeout: float | None
+    concurrency: int | None
+    backoff: Backoff | None
 
 
 class Kind(Struct, frozen=True):
     """What a task of one kind runs.
 
-    :ivar steps: called with the context and the input as keyword arguments; gives what an
-        ``async def`` or inlineCallbacks function gives, to be stepped by the runner.
-    :ivar seconds: how long an attempt with this input takes, if that can be told.
+    :ivar timeout: seconds that one attempt may take, unless the task says otherwise.
+    :ivar retries: further attempts after failed ones, unless the task says otherwise.
+    :ivar concurrency: attempts at once in this process; None for as many as the place has seats.
+    :ivar backoff: seconds before the attempt of a number, from 2; None for exponential with jitter.
+    :ivar steps: gives the generator or coroutine of one attempt, where the place is a loop;
+        ``is_stepped`` says whether it does, or is a plain function.
     """
 
     name: str
-    steps: Callable[..., Steps]
-    seconds: Callable[[Mapping[str, Any]], float | None]
+    function: Callable[..., Any]
+    place: str
+    input: Input
+    description: str | None
+    timeout: float | None
+    retries: int
+    concurrency: int | None
+    backoff: Backoff | None
+    steps: Callable[..., Any]
+    is_stepped: bool
+
+    def seconds(self, given: Mapping[str, Any]) -> float | None:
+        """How long an attempt with this input takes, where that can be told."""
+        return given["duration"] if self.function is simulate else None
 
 
+@overload
+def task(function: F, /) -> F: ...
+
+
+@overload
+def task(
+    *,
+    retries: int = 0,
+    timeout: float | None = None,
+    concurrency: int | None = None,
+    place: str | None = None,
+    backoff: Backoff | None = None,
+    name: str | None = None,
+) -> Callable[[F], F]: ...
+
+
+def task(
+    function: F | None = None,
+    /,
+    *,
+    retries: int = 0,
+    timeout: float | None = None,
+    concurrency: int | None = None,
+    place: str | None = None,
+    backoff: Backoff | None = None,
+    name: str | None = None,
+) -> F | Callable[[F], F]:
+    """Make a function a handler; gives the function itself back.
+
+    :param retries: further attempts after failed ones, 0 to 100.
+    :param timeout: seconds that one attempt may take; None for no limit.
+    :param concurrency: attempts at once in one process; None for no limit of its own.
+    :param place: where it runs: ``reactor`` (the default of ``async def`` and inlineCallbacks
+        functions), ``thread`` (the default of plain functions), ``asyncio`` or ``process``.
+    :param backoff: seconds before the attempt of a number, from 2; the default is exponential with
+        full jitter, up to an hour.
+    :param name: the kind's name; the function's is the default.
+    :raises ValueError: a value that it cannot have.
+    """
+    _check_settings(retries, timeout, concurrency, place, backoff)
+
+    def mark(marked: F) -> F:
+        settings = Settings(
+            name=name or marked.__name__,
+            place=place or _place_of(marked),
+            retries=retries,
+            timeout=timeout,
+            concurrency=concurrency,
+            backoff=backoff,
+        )
+        marked.__asynctask__ = settings  # type: ignore[attr-defined]
+        return marked
+
+    return mark if function is None else mark(function)
+
+
+def _check_settings(
+    retries: int,
+    timeout: float | None,
+    concurrency: int | None,
+    place: str | None,
+    backoff: Backoff | None,
+) -> None:
+    if not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"retries is an integer from 0 to {MAX_RETRIES}, not {retries!r}")
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0 and isfinite(timeout)):
+        raise ValueError(f"timeout is a number of seconds over 0, not {timeout!r}")
+    if concurrency is not None and not (isinstance(concurrency, int) and concurrency > 0):
+        raise ValueError(f"concurrency is an integer over 0, not {concurrency!r}")
+    if place is not None and place not in PLACES:
+        raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
+    if backoff is not None and not callable(backoff):
+        raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
+
+
+def _place_of(function: Callable[..., Any]) -> str:
+    on_reactor = inspect.iscoroutinefunction(function) or _is_inline_callbacks(function)
+    return "reactor" if on_reactor else "thread"
+
+
+def _is_inline_callbacks(function: Callable[..., Any]) -> bool:
+    inner = inspect.unwrap(function)
+    return inner is not function and inspect.isgeneratorfunction(inner)
+
+
+def kind_of(function: Callable[..., Any]) -> Kind:
+    """The kind that a marked function is.
+
+    :raises RegistryError: it cannot be a handler.
+    """
+    settings: Settings = function.__asynctask__  # type: ignore[attr-defined]
+    try:
+        _check_place(function, settings.place)
+        read = read_signature(function)
+    except UnusableError as error:
+        raise RegistryError(f"handler '{settings.name}' cannot be used: {error}") from None
+    return Kind(
+        name=settings.name,
+        function=function,
+        place=settings.place,
+        input=read,
+        description=inspect.getdoc(function),
+        timeout=settings.timeout,
+        retries=settings.retries,
+        concurrency=settings.concurrency,
+        backoff=settings.backoff,
+        steps=inspect.unwrap(function) if _is_inline_callbacks(function) else function,
+        is_stepped=_is_inline_callbacks(function) or inspect.iscoroutinefunction(function),
+    )
+
+
+def _check_place(function: Callable[..., Any], place: str) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UnusableError("it yields; decorate it with inlineCallbacks, or let it return")
+    is_async = inspect.iscoroutinefunction(function)
+    if place == "asyncio" and not is_async:
+        raise UnusableError("in place 'asyncio' it must be an async def")
+    if place in ("thread", "process") and (is_async or _is_inline_callbacks(function)):
+        raise UnusableError(f"in place '{place}' it must be a plain function")
+
+
+def load(modules: Iterable[str]) -> dict[str, Kind]:
+    """The kinds of these modules, of the installed packages, and `simulate`.
+
+    :raises RegistryError: a module that cannot be imported or has no handler, one that cannot be used,
+        or two of one name.
+    """
+    found: dict[str, tuple[Kind, str]] = {}
+    _collect(found, [simulate], "asynctask")
+    for entry_point in entry_points(group=GROUP):
+        source = f"entry point {entry_point.name} = {entry_point.value}"
+        _collect(found, _handlers(_imported(source, entry_point.load)), source)
+    for name in modules:
+        source = f"--tasks {name}"
+        handlers = _handlers(_imported(source, partial(importlib.import_module, name)))
+        if not handlers:
+            raise RegistryError(f"{source} has no handler: decorate one with @asynctask.task")
+        _collect(found, handlers, source)
+    return {name: kind for name, (kind, _) in found.items()}
+
+
+def _imported(source: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise RegistryError(f"{source} cannot be imported: {_where(error)}") from None
+
+
+def _where(error: BaseException) -> str:
+    """What went wrong in an import, and in which line of whose code."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or last.tb_frame.f_code.co_filename.startswith("<"):
+        return text
+    return f"{text} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
+
+
+def _handlers(loaded: Any) -> list[Callable[..., Any]]:
+    if not isinstance(loaded, ModuleType):
+        return [loaded] if hasattr(loaded, "__asynctask__") else []
+    marked = [value for value in vars(loaded).values() if hasattr(value, "__asynctask__")]
+    return list(dict.fromkeys(value for value in marked if callable(value)))
+
+
+def _collect(
+    found: dict[str, tuple[Kind, str]], handlers: Iterable[Callable[..., Any]], source: str
+) -> None:
+    for function in handlers:
+        try:
+            kind = kind_of(function)
+        except RegistryError as error:
+            raise RegistryError(f"{source}: {error}") from None
+        if kind.name in found:
+            other, first = found[kind.name]
+            if other.function is function:
+                continue
+            raise RegistryError(f"{source} has a handler '{kind.name}', and so has {first}")
+        found[kind.name] = (kind, source)
+
+
+@task
 @inlineCallbacks
-def simulate(context: Context, duration: int) -> Generator[Deferred[None], None, None]:
+def simulate(
+    duration: Annotated[int, Meta(ge=0, le=MAX_DURATION)] = 3, *, context: Context
+) -> Generator[Deferred[None], None, None]:
     """Run for ``duration`` seconds, one step a second."""
     for step in range(1, duration + 1):
         yield deferLater(context.clock, STEP)
         context.progress(step, duration)
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "simulate": Kind("simulate", inspect.unwrap(simulate), lambda given: given["duration"]),
-}
+KINDS: Final[Mapping[str, Kind]] = {"simulate": kind_of(simulate)}
+"""What there is without any module."""

@@ -18,6 +18,12 @@ def new_row(task: Task) -> dict[str, Any]:
         "status": task.status.value,
         "attempt": task.attempt,
         "crashes": task.crashes,
+        "timeout": task.timeout,
+        "retries": task.retries,
+        "failures": 0,
+        "cancel_requested": False,
+        "longest_step": None,
+        "traceparent": task.traceparent,
         "owner": None,
         "accepted_at": task.accepted_at,
         "run_at": task.run_at,
@@ -50,12 +56,37 @@ def saved_row(task: Task, now: float) -> dict[str, Any]:
         "attempt": task.attempt,
         "status": task.status.value,
         "crashes": task.crashes,
+        "failures": task.failures,
         "run_at": task.run_at,
         "finished_at": task.finished_at,
+        "longest_step": task.longest_step,
         "progress": wire.progress_text(task.progress),
         "result": task.result,
         "error": wire.error_text(task.error),
         "change": wire.change_json(task, now),
+        "at": now,
+    }
+
+
+def changed_row(task: Task, now: float, *, moved: bool) -> dict[str, Any]:
+    """What `statements.CHANGE` takes of a task that somebody changed from outside.
+
+    :param moved: whether its status is another one now, which its history tells.
+    """
+    return {
+        "of_task": task.task_id,
+        "new_status": task.status.value,
+        "new_crashes": task.crashes,
+        "new_failures": task.failures,
+        "new_cancel_requested": task.cancel_requested,
+        "new_run_at": task.run_at,
+        "new_finished_at": task.finished_at,
+        "new_longest_step": task.longest_step,
+        "new_progress": wire.progress_text(task.progress),
+        "new_result": task.result,
+        "new_error": wire.error_text(task.error),
+        "change": "," + wire.change_json(task, now) if moved else "",
+        "count": int(moved),
     }
 
 
@@ -69,7 +100,13 @@ def task_of(row: Row[Any]) -> Task:
         kind=found["kind"],
         status=Status(found["status"]),
         attempt=found["attempt"],
+        timeout=found["timeout"],
+        retries=found["retries"],
+        failures=found["failures"],
         crashes=found["crashes"],
+        cancel_requested=bool(found["cancel_requested"]),
+        longest_step=found["longest_step"],
+        traceparent=found["traceparent"],
         accepted_at=found["accepted_at"],
         run_at=found["run_at"],
         started_at=found["started_at"],

@@ -1,51 +1,47 @@
-"""Starts accepted tasks and ends them: claims, attempts, drain."""
+"""Starts accepted tasks and ends them: attempts, timeouts, cancels, drain."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask import wire
-from asynctask.context import Context
-from asynctask.model import COMPLETED, FAILED, Error, Task, Unavailable, complete, fail, interrupt
-from asynctask.places import Places
-from asynctask.recorder import FlightRecorder, record
+from asynctask import model, wire
+from asynctask.attempts import Attempt
+from asynctask.claims import Claims
+from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
+from asynctask.places import Places, Run
 from asynctask.registry import Kind
-from asynctask.steps import Recorded
-from asynctask.store import Claim, IStore
+from asynctask.seats import Seats
+from asynctask.store import IStore
 
 log = Logger(namespace="asynctask.task")
 
-BATCH: Final = 1_000
-"""Tasks of one claim: enough to be fast, few enough that POSTs need not wait for their transaction."""
-
-LOOK_AGAIN: Final = 60.0
-"""Seconds after which due tasks are looked for at the latest, since the wall clock may step."""
-
-AFTER_FAILURE: Final = 1.0
-"""Seconds until due tasks are looked for again when the store failed."""
-
 UNWIND: Final = 5.0
-"""Seconds beyond the grace for handlers to unwind and for their ends to be written."""
+"""Seconds that a handler has to unwind after its cancel or timeout, until it is given up."""
 
-MAX_MESSAGE: Final = 10_000
-"""Characters of an exception's message that are kept."""
+BLOCKING: Final = 50.0
+"""Milliseconds of one step on the reactor that are worth a word: everybody else waits for it."""
+
+LONGEST_TIMER: Final = 31_536_000.0
+"""Seconds that a timer is set for at most: the reactor cannot wait for every number."""
 
 
-class Attempt:
-    """One attempt under way; ``releasing`` once the drain has no more time for it."""
+class Running:
+    """An attempt, its handler at work, and what ends it."""
 
-    __slots__ = ("deferred", "ended", "releasing", "task")
+    __slots__ = ("attempt", "kind", "run", "timer")
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.deferred: Deferred[Any] | None = None
-        self.releasing = False
-        self.ended = False
+    def __init__(self, task: Task, kind: Kind) -> None:
+        self.attempt = Attempt(task)
+        self.kind = kind
+        self.run: Run | None = None
+        self.timer: IDelayedCall | None = None
 
 
 class Runner:
@@ -53,34 +49,36 @@ class Runner:
 
     :param clock: monotonic; what handlers wait by.
     :param now: wall time, seconds since the epoch.
+    :param chance: draws a number in [0, 1).
     """
 
     def __init__(
         self,
         store: IStore,
+        seats: Seats,
         places: Places,
         kinds: Mapping[str, Kind],
-        recorder: FlightRecorder,
         clock: IReactorTime,
         now: Callable[[], float],
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
+        self._seats = seats
         self._places = places
         self._kinds = kinds
-        self._recorder = recorder
         self._clock = clock
         self._now = now
-        self._attempts: dict[str, Attempt] = {}
-        self._looking: set[str] = set()
-        self._next_look: dict[str, IDelayedCall] = {}
+        self._chance = chance
+        self._running: dict[str, Running] = {}
         self._drained: Deferred[None] | None = None
+        self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
         store.started = self.begin
-        store.waiting = self.wait
+        store.waiting = self._claims.wait
+        store.cancelling = self.cancel
 
     def start(self) -> None:
         """Go on with everything that had not ended."""
-        for kind in self._kinds:
-            self._look(kind)
+        self._claims.start()
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Start attempts that the store has claimed for us, after the 202s of the same commit.
@@ -89,133 +87,165 @@ class Runner:
         to sockets; hence two.
         """
         for task in tasks:
-            self._attempts[task.task_id] = Attempt(task)
+            self._running[task.task_id] = Running(task, self._kinds[task.kind])
         self._clock.callLater(0, self._clock.callLater, 0, self._start_all, tasks)
 
-    def wait(self, tasks: Sequence[Task]) -> None:
-        """Look for these tasks when they are due."""
+    def cancel(self, tasks: Sequence[Task]) -> None:
+        """The store has been told that these are to end."""
         for task in tasks:
-            if task.run_at <= self._now():
-                self._look_due(task.kind)
-            else:
-                self._look_at(task.kind, task.run_at)
-
-    def _look_due(self, kind: str) -> None:
-        """Due tasks wait: take them as soon as there are seats."""
-        self._places.note_waiting(kind, True)
-        self._look(kind)
-
-    def _look(self, kind: str) -> None:
-        """Claim as many due tasks as there are free seats, unless that is under way."""
-        seats = min(self._places.free, BATCH)
-        if self._places.draining or kind in self._looking or seats <= 0:
-            return
-        self._looking.add(kind)
-        self._places.free -= seats
-        found = maybeDeferred(self._store.claim, kind, seats, self._now())
-        found.addCallbacks(
-            self._found, self._not_found, callbackArgs=(kind, seats), errbackArgs=(kind, seats)
-        )
-        found.addErrback(_log_bug)
-
-    def _found(self, claim: Claim, kind: str, seats: int) -> None:
-        self._looking.discard(kind)
-        self._places.note_waiting(kind, claim.more)
-        self._places.give_back(seats - len(claim.tasks))
-        if claim.more:
-            self._look(kind)
-        elif claim.next_due is not None:
-            self._look_at(kind, claim.next_due)
-        self._check_drained()
-
-    def _not_found(self, failure: Failure, kind: str, seats: int) -> None:
-        """Try again in a while; that the store fails, it has logged itself."""
-        if not failure.check(Unavailable):
-            _log_bug(failure)
-        self._looking.discard(kind)
-        self._places.note_waiting(kind, True)
-        self._places.give_back(seats)
-        self._look_at(kind, self._now() + AFTER_FAILURE)
-        self._check_drained()
-
-    def _look_at(self, kind: str, when: float) -> None:
-        """Look for due tasks then, or before."""
-        if self._places.draining:
-            return
-        wait = min(max(0.0, when - self._now()), LOOK_AGAIN)
-        planned = self._next_look.get(kind)
-        if planned is not None and planned.active():
-            if planned.getTime() <= self._clock.seconds() + wait:
-                return
-            planned.cancel()
-        self._next_look[kind] = self._clock.callLater(wait, self._look_due, kind)
+            running = self._running.get(task.task_id)
+            if running is not None and running.attempt.task.attempt == task.attempt:
+                running.attempt.cancelled = True
+                self._unwind(running)
 
     def _start_all(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
-            if self._places.draining:
-                self._end(self._attempts[task.task_id], interrupt(task, self._now()))
+            running = self._running[task.task_id]
+            if running.attempt.ended:
+                continue
+            if self._seats.draining:
+                self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
             else:
-                self._start(self._attempts[task.task_id])
+                self._start(running)
 
-    def _start(self, attempt: Attempt) -> None:
-        task = attempt.task
-        log.info(
-            "Task started",
-            task_id=task.task_id,
-            name=task.name,
-            kind=task.kind,
-            attempt=task.attempt,
+    def _start(self, running: Running) -> None:
+        task, kind = running.attempt.task, running.kind
+        log.info("Task started", task_id=task.task_id, name=task.name, kind=task.kind, attempt=task.attempt)
+        deadline = None
+        if task.timeout is not None:
+            deadline = self._now() + task.timeout
+            running.timer = self._clock.callLater(
+                min(task.timeout, LONGEST_TIMER), self._time_out, running, self._clock.seconds()
+            )
+        took = partial(self._took, running)
+        run = running.run = Run(task, kind, deadline, partial(self._report, running), took)
+        self._places.start(run)
+        run.ended.addCallbacks(
+            self._succeeded, self._failed, callbackArgs=(running,), errbackArgs=(running,)
         )
-        running = attempt.deferred = maybeDeferred(self._step, task)
-        running.addCallbacks(self._completed, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,))
-        running.addErrback(_log_bug)
+        run.ended.addErrback(_log_bug)
 
-    def _step(self, task: Task) -> Deferred[Any]:
-        """Take the handler's first step; its Deferred fires with the last."""
-        context = Context(task, self._clock, self._store.report)
-        steps = self._kinds[task.kind].steps(context, **wire.read_input(task))
-        return ensureDeferred(Recorded(steps, self._recorder, record(task.task_id, task.attempt)))
+    def _report(self, running: Running, progress: Progress) -> None:
+        """A handler tells how far it is; one that was given up tells nobody."""
+        if running.attempt.ended:
+            return
+        task = running.attempt.task
+        self._store.report(task.task_id, task.attempt, progress)
+        fields: dict[str, Any] = {"step": progress.step, "total": progress.total}
+        if progress.message:
+            fields["text"] = progress.message
+        log.info("Task progress", task_id=task.task_id, **fields)
 
-    def _completed(self, result: Any, attempt: Attempt) -> None:
-        try:
-            text = wire.dump_result(result)
-        except wire.NotSerializable:
-            self._failed(Failure(), attempt)
-        else:
-            self._end(attempt, complete(attempt.task, text, self._now()))
+    def _took(self, running: Running, seconds: float) -> None:
+        """A step on the reactor has ended."""
+        attempt, milliseconds = running.attempt, seconds * 1_000
+        attempt.longest = max(attempt.longest, milliseconds)
+        if milliseconds > BLOCKING:
+            task = attempt.task
+            log.warn(
+                "Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds)
+            )
 
-    def _failed(self, failure: Failure, attempt: Attempt) -> None:
-        if attempt.releasing:
-            self._end(attempt, interrupt(attempt.task, self._now()))
-        else:
-            self._end(attempt, fail(attempt.task, error_of(failure), self._now()), failure)
+    def _time_out(self, running: Running, began: float) -> None:
+        """The attempt's time is over, unless the clock cannot count so far."""
+        left = began + (running.attempt.task.timeout or 0) - self._clock.seconds()
+        if left > 0:
+            running.timer = self._clock.callLater(min(left, LONGEST_TIMER), self._time_out, running, began)
+            return
+        running.attempt.timed_out = True
+        self._unwind(running)
 
-    def _end(self, attempt: Attempt, after: Task, failure: Failure | None = None) -> None:
-        """The one place that frees the seat and writes the end; an attempt ends once."""
+    def _unwind(self, running: Running) -> None:
+        """Ask a handler to end, and give it up if it does not."""
+        if running.timer is not None and running.timer.active():
+            running.timer.cancel()
+        if running.attempt.ended:
+            return
+        if running.run is None:  # claimed, and not begun yet
+            self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
+            return
+        running.timer = self._clock.callLater(UNWIND, self._give_up, running)
+        running.run.cancel()
+
+    def _give_up(self, running: Running) -> None:
+        task = running.attempt.task
+        log.warn("Task does not unwind and was given up", task_id=task.task_id, name=task.name)
+        if running.run is not None:
+            running.run.abandon()
+        self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
+
+    def _succeeded(self, result: str, running: Running) -> None:
+        attempt = running.attempt
         if attempt.ended:
             return
-        attempt.ended = True
-        attempt.deferred = None
-        self._places.give_back()
-        if self._places.waits(after.kind):
-            self._look(after.kind)
+        if running.run is not None and running.run.facts.deadline is not None:
+            # A handler that held the reactor ends before its timer can fire.
+            attempt.timed_out |= self._overdue(running)
+        self._end(running, attempt.succeeded(result, self._now(), self._backoff(running)))
+
+    def _failed(self, failure: Failure, running: Running) -> None:
+        attempt = running.attempt
+        if attempt.ended:
+            return
+        attempt.timed_out |= self._overdue(running)
+        after = attempt.failed(failure, self._now(), self._backoff(running))
+        asked_to = attempt.cancelled or attempt.timed_out or attempt.releasing
+        self._end(running, after, None if asked_to else failure)
+
+    def _overdue(self, running: Running) -> bool:
+        timer = running.timer
+        return timer is not None and timer.active() and timer.getTime() <= self._clock.seconds()
+
+    def _backoff(self, running: Running) -> Callable[[], float]:
+        """What decides how long a task waits for its next attempt."""
+        number = running.attempt.task.attempt + 1
+
+        def draw() -> float:
+            if running.kind.backoff is None:
+                return model.backoff(number, self._chance())
+            try:
+                return max(0.0, min(float(running.kind.backoff(number)), LONGEST_TIMER))
+            except Exception:
+                log.failure("The backoff of kind {kind} failed", kind=running.kind.name)
+                return model.backoff(number, self._chance())
+
+        return draw
+
+    def _end(self, running: Running, after: Task, failure: Failure | None = None) -> None:
+        """The one place that frees the seat and writes the end; an attempt ends once."""
+        running.attempt.ended = True
+        running.run = None
+        if running.timer is not None and running.timer.active():
+            running.timer.cancel()
+        self._seats.give_back(running.kind)
+        self._claims.seat_is_free(running.kind.place)
         written = self._store.end(after, self._now())
-        written.addCallback(self._written, after, failure)
+        written.addCallback(self._written, running, after, failure)
         written.addErrback(_log_bug)
 
-    def _written(self, owned: bool, after: Task, failure: Failure | None) -> None:
-        del self._attempts[after.task_id]
+    def _written(
+        self, status: Status | None, running: Running, after: Task, failure: Failure | None
+    ) -> None:
+        if self._running.get(after.task_id) is running:
+            del self._running[after.task_id]
         fields: dict[str, Any] = {"task_id": after.task_id, "name": after.name}
-        if not owned:
+        error: dict[str, Any] = {}
+        if after.error is not None:
+            error["error"] = f"{after.error.type}: {after.error.message}"
+        if failure is not None:
+            error["log_failure"] = failure
+        if status is None:
             log.warn("Task was given up, and its end dropped", **fields)
-        elif after.status is COMPLETED:
+        elif status is COMPLETED:
             log.info("Task completed", **fields)
-        elif after.status is FAILED:
-            error = after.error and f"{after.error.type}: {after.error.message}"
-            log.error("Task failed", **fields, error=error, log_failure=failure)
+        elif status is CANCELLED:
+            log.info("Task cancelled", **fields)
+        elif status is FAILED:
+            log.error("Task failed", **fields, **error)
         else:
-            log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at))
-            self.wait([after])
+            run_at = wire.timestamp(after.run_at)
+            log.info("Task retrying", **fields, run_at=run_at, **error)
+            self._claims.wait([after])
         self._check_drained()
 
     def drain(self, grace: float) -> Deferred[None]:
@@ -224,16 +254,13 @@ class Runner:
         :param grace: seconds.
         :returns: fires when no attempt is left, or when the ends cannot be written.
         """
-        self._places.draining = True
-        for planned in self._next_look.values():
-            if planned.active():
-                planned.cancel()
-        self._drained = Deferred()
+        self._seats.draining = True
+        self._claims.stop()
+        drained = self._drained = Deferred()
         calls = [
             self._clock.callLater(grace, self._release),
-            self._clock.callLater(grace + UNWIND, self._drained.callback, None),
+            self._clock.callLater(grace + 2 * UNWIND, drained.callback, None),
         ]
-        drained = self._drained
 
         def tidy(_: object) -> None:
             self._drained = None
@@ -246,27 +273,20 @@ class Runner:
         return drained
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._attempts and not self._looking:
+        if self._drained is not None and not self._running and not self._claims.looking:
             self._drained.callback(None)
 
     def _release(self) -> None:
         """Cut off what still runs, a little at a time, so that GETs go on."""
 
         def each() -> Iterator[None]:
-            for attempt in list(self._attempts.values()):
-                attempt.releasing = True
-                if attempt.deferred is not None:
-                    attempt.deferred.cancel()
+            for running in list(self._running.values()):
+                running.attempt.releasing = True
+                self._unwind(running)
                 yield
 
         cooperator = Cooperator(scheduler=lambda call: self._clock.callLater(0, call))
         cooperator.coiterate(each())
-
-
-def error_of(failure: Failure) -> Error:
-    """What a task says of the exception that ended it."""
-    message = failure.getErrorMessage().encode("utf-8", "replace").decode()
-    return Error(type(failure.value).__name__, message.replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_MESSAGE])
 
 
 def _log_bug(failure: Failure) -> None:

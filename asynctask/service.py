@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import randbits
@@ -19,19 +19,25 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from asynctask import listening, logs, sqlite
-from asynctask.api import MAX_BODY, Api, answer_too_large
+from asynctask.api import MAX_BATCH_BODY, Api, answer_too_large
 from asynctask.channel import Front
+from asynctask.feed import Feed
 from asynctask.options import Options
-from asynctask.places import Places
+from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder
-from asynctask.registry import KINDS
+from asynctask.registry import KINDS, Kind, RegistryError, load
+from asynctask.retention import Retention
 from asynctask.runner import Runner
+from asynctask.seats import Seats
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
+from asynctask.watch import Watchdog
 
 __all__ = ["Options", "makeService"]
 
 log = Logger(namespace="asynctask")
+
+SEATS: Final = {"reactor": 1_000_000, "asyncio": 1_000_000, "thread": 32, "process": 2}
 
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
@@ -46,6 +52,9 @@ class AsyncTask(Service):
     :param place: where its tasks are kept.
     :param description: the endpoint to listen on.
     :param reactor: the reactor that runs it.
+    :param kinds: the kinds of task that it runs.
+    :param seats: attempts at once in each place.
+    :param keep: days until an ended task is forgotten.
     """
 
     name = "asynctask"
@@ -56,7 +65,10 @@ class AsyncTask(Service):
         description: str,
         reactor: Any,
         *,
-        concurrency: int = 1_000_000,
+        kinds: Mapping[str, Kind] = KINDS,
+        seats: Mapping[str, int] = SEATS,
+        max_waiting: int = 10_000_000,
+        keep: float = 7,
         grace: float = 10,
         hosts: tuple[str, ...] = (),
         insecure: bool = False,
@@ -65,15 +77,34 @@ class AsyncTask(Service):
         self._place = place
         self._description = description
         self._reactor = reactor
+        self._kinds = kinds
         self._grace = grace
         self._insecure = insecure
         self._now = now
-        self._recorder = FlightRecorder()
+        self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
         self._store = SqlStore(place, reactor)
-        self._places = Places(concurrency)
-        self._runner = Runner(self._store, self._places, KINDS, self._recorder, reactor, now)
-        api = Api(self._store, self._places, KINDS, now, lambda: randbits(80), hosts)
-        self._front = Front(api.resource(), MAX_BODY, answer_too_large)
+        self._feed = Feed()
+        self._store.changed = self._feed.publish
+        self._seats = Seats(seats)
+        self._places = Places(
+            self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
+        )
+        self._seats.closed = lambda where: where == "thread" and self._places.full_of_abandoned
+        self._runner = Runner(self._store, self._seats, self._places, kinds, reactor, now)
+        self._retention = Retention(self._store, keep, reactor, now)
+        self._watchdog = Watchdog(reactor, self._recorder.stepped)
+        api = Api(
+            self._store,
+            self._seats,
+            self._feed,
+            kinds,
+            reactor,
+            now,
+            lambda: randbits(80),
+            hosts,
+            max_waiting,
+        )
+        self._front = Front(api.resource(), MAX_BATCH_BODY, answer_too_large)
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -93,15 +124,25 @@ class AsyncTask(Service):
         self._listen()
         sqlite.check(self._place)
         if self._place.recorder_path is not None:
-            self._recorder.open(self._place.recorder_path)
-        self._store.open(self._recorder.suspects(), self._now())
+            self._open_recorder(self._place.recorder_path)
+        gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
         self._recorder.clear()
+        for kind, tasks in gone.items():
+            log.warn("There is no handler for tasks that wait", kind=kind, tasks=tasks)
         self._runner.start()
+        self._retention.start()
         self._reactor.callWhenRunning(self._serving)
+
+    def _open_recorder(self, path: Path) -> None:
+        try:
+            self._recorder.open(path)
+        except OSError as error:
+            raise StartError(f"--store: cannot use {path} ({error.strerror})") from None
 
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""
         assert self.port is not None
+        self._watchdog.start()
         log.info("Listening on {url}", url=listening.url(self.port, self._description))
 
     def _listen(self) -> None:
@@ -121,11 +162,17 @@ class AsyncTask(Service):
         """Refuse, drain, stop listening, close the store: in this order."""
         super().stopService()
         log.info("Stopping; running tasks have {grace} seconds", grace=self._grace)
+        self._retention.stop()
+        self._seats.draining = True
+        self._feed.close()
         yield self._runner.drain(self._grace)
+        self._watchdog.stop()
         assert self.port is not None
         yield self.port.stopListening()
         yield self._finish_answers()
         yield self._store.close()
+        self._places.stop()
+        self._recorder.clear()
         self._recorder.close()
 
     @inlineCallbacks
@@ -187,11 +234,12 @@ class Command(AsyncTask):
             if not callable(stop):  # ignored, as in the background of a script
                 return
 
-            def handle(number: int, frame: FrameType | None) -> None:
+            def handle(number: int, _frame: FrameType | None) -> None:
                 if seen:
                     self._end_now(128 + number)
                 seen.append(number)
-                stop(number, frame)
+                # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
+                self._reactor.callFromThread(stop, number, None)
 
             signal.signal(number, handle)
 
@@ -217,14 +265,25 @@ def makeService(options: Options) -> Command:
         place = sqlite.parse_url(options["store"], folder)
         sqlite.check(place)
         listening.check(description, insecure=bool(options["insecure"]))
+        # Modules are looked for beside the user who starts it, which twistd does not do.
+        sys.path.insert(0, os.getcwd())
+        kinds = load(options["modules"])
         observer = _observer(twistd, options["log-format"])
-    except StartError as error:
+    except (StartError, RegistryError) as error:
         sys.exit(f"asynctask: {error}")
     service = Command(
         place,
         description,
         reactor,
-        concurrency=options["concurrency"],
+        kinds=kinds,
+        seats={
+            "reactor": options["concurrency"],
+            "asyncio": options["concurrency"],
+            "thread": options["threads"],
+            "process": options["processes"],
+        },
+        max_waiting=options["max-waiting"],
+        keep=options["keep"],
         grace=options["grace"],
         hosts=tuple(options["hosts"]),
         insecure=bool(options["insecure"]),

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Select,
     Text,
     TextualSelect,
+    and_,
     bindparam,
     case,
     cast,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     null,
+    or_,
     select,
     text,
     union_all,
@@ -25,7 +27,7 @@ from sqlalchemy import (
 )
 
 from asynctask.model import Query, Status
-from asynctask.tables import task
+from asynctask.tables import idempotency, task
 
 KEPT_CHANGES: Final = 1_000
 """Entries of a task's history that are kept, the first ones: a task that a broken machine restarts
@@ -71,19 +73,30 @@ def _of_saved(field: str) -> Any:
     return _saved.c.value.op("->>")(literal_column(f"'{field}'"))
 
 
+_too_late: Final = and_(task.c.cancel_requested, _of_saved("status") == literal_column("'retrying'"))
+"""A cancel was committed while the end of the attempt was on its way here: there is no next attempt."""
+
 SAVE: Final = (
     update(task)
     .values(
         {
-            task.c.status: _of_saved("status"),
+            task.c.status: case((_too_late, "cancelled"), else_=_of_saved("status")),
             task.c.owner: null(),
             task.c.crashes: _of_saved("crashes"),
+            task.c.failures: _of_saved("failures"),
             task.c.run_at: _of_saved("run_at"),
-            task.c.finished_at: _of_saved("finished_at"),
+            task.c.finished_at: case((_too_late, _of_saved("at")), else_=_of_saved("finished_at")),
+            task.c.longest_step: _of_saved("longest_step"),
             task.c.progress: _of_saved("progress"),
             task.c.result: _of_saved("result"),
             task.c.error: _of_saved("error"),
-            **_appended(_of_saved("change"), 1),
+            **_appended(
+                case(
+                    (_too_late, func.replace(_of_saved("change"), '"retrying"', '"cancelled"')),
+                    else_=_of_saved("change"),
+                ),
+                1,
+            ),
         }
     )
     .where(
@@ -92,7 +105,7 @@ SAVE: Final = (
         func.coalesce(task.c.status, "") == literal_column("'running'"),
         task.c.attempt == _of_saved("attempt"),
     )
-    .returning(task.c.task_id, task.c.attempt)
+    .returning(task.c.task_id, task.c.attempt, task.c.status)
 )
 """Ends attempts, all that wait in one statement; one that does not come back was given up."""
 
@@ -155,6 +168,65 @@ NEXT_DUE: Final = (
     .order_by(task.c.run_at, task.c.task_id)
     .limit(1)
 )
+
+CHANGE: Final = (
+    update(task)
+    .values(
+        {
+            task.c.status: bindparam("new_status"),
+            task.c.owner: case((bindparam("new_status") == "running", task.c.owner), else_=null()),
+            task.c.crashes: bindparam("new_crashes"),
+            task.c.failures: bindparam("new_failures"),
+            task.c.cancel_requested: bindparam("new_cancel_requested"),
+            task.c.run_at: bindparam("new_run_at"),
+            task.c.finished_at: bindparam("new_finished_at"),
+            task.c.longest_step: bindparam("new_longest_step"),
+            task.c.progress: bindparam("new_progress"),
+            task.c.result: bindparam("new_result"),
+            task.c.error: bindparam("new_error"),
+            task.c.changes: case(
+                (task.c.n < KEPT_CHANGES, task.c.changes.concat(bindparam("change", type_=Text))),
+                else_=task.c.changes,
+            ),
+            task.c.n: task.c.n + bindparam("count"),
+        }
+    )
+    .where(task.c.task_id == bindparam("of_task"))
+)
+"""Writes what somebody changed from outside, in the transaction that has read the task."""
+
+DELETE: Final = delete(task).where(task.c.task_id == bindparam("of_task"))
+
+FORGET_OLD: Final = delete(task).where(
+    task.c.task_id.in_(
+        select(task.c.task_id)
+        .where(task.c.finished_at < bindparam("before"))
+        .order_by(task.c.finished_at)
+        .limit(bindparam("limit"))
+    )
+)
+"""Retention: those that ended first."""
+
+KEY: Final = select(idempotency.c.digest, idempotency.c.answer).where(
+    idempotency.c.scope == "",
+    idempotency.c.key == bindparam("key"),
+    idempotency.c.expires_at > bindparam("now"),
+)
+ADD_KEY: Final = insert(idempotency).prefix_with("OR REPLACE", dialect="sqlite")
+FORGET_KEYS: Final = delete(idempotency).where(idempotency.c.expires_at <= bindparam("now"))
+
+UNFINISHED: Final = (
+    select(task.c.kind, func.count().label("tasks"))
+    .where(text("status IN ('accepted', 'running', 'retrying')"))
+    .group_by(task.c.kind)
+)
+"""How many tasks of each kind have not ended."""
+
+CUT_OFF: Final = select(*_WHOLE).where(
+    _RUNNING,
+    or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
+)
+"""At a start: running tasks that must not run again, to be cancelled or of a kind that is gone."""
 
 SUSPECT: Final = select(*_WHOLE).where(
     task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt")

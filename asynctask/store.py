@@ -1,11 +1,11 @@
 """Where tasks are kept: `IStore`, and `SqlStore` on SQLAlchemy Core."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from secrets import token_hex
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred
@@ -19,17 +19,24 @@ from asynctask import statements, wire
 from asynctask.database import Sqlite
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
+    ACCEPTED,
+    ENDED,
     FAILED,
+    RUNNING,
+    InvalidTransition,
     OutcomeUnknown,
     Progress,
     Query,
+    Status,
     Task,
     crash,
     interrupt,
+    request_cancel,
+    retry,
     start,
 )
 from asynctask.recorder import Suspect
-from asynctask.rows import claimed_row, new_row, saved_row, task_of
+from asynctask.rows import changed_row, claimed_row, new_row, saved_row, task_of
 from asynctask.sqlite import BUSY, Lock, Place, StartError
 from asynctask.writer import TRY_AGAIN, Writer
 
@@ -39,7 +46,10 @@ BYTES_BESIDE: Final = 300
 """About what a waiting task takes in memory beside its name and input."""
 
 T = TypeVar("T")
+Decided = InvalidTransition | tuple[Status, Task] | None
 Hook = Callable[[Sequence[Task]], None]
+Changed = Callable[[str, Status], None]
+Decide = Callable[[Task, float], Task]
 
 
 class Claim(Struct, frozen=True):
@@ -56,6 +66,22 @@ class Claim(Struct, frozen=True):
     orphans: bool
 
 
+class Key(Struct, frozen=True):
+    """What makes a POST safe to repeat: kept with its answer until ``expires_at``."""
+
+    key: str
+    digest: str
+    answer: str
+    expires_at: float
+
+
+class Known(Struct, frozen=True):
+    """What was answered to an earlier POST with the same key."""
+
+    digest: str
+    answer: str
+
+
 class IStore(Interface):
     """Keeps tasks. What it answers is committed and synced; `Unavailable` is how it fails."""
 
@@ -63,39 +89,66 @@ class IStore(Interface):
         "Called with the tasks that a commit made this process run, whoever still waits for it."
     )
     waiting: Hook = Attribute("Called with the tasks that a commit left waiting.")
+    cancelling: Hook = Attribute("Called with the running tasks whose end a commit has asked for.")
+    changed: Changed = Attribute("Called with a task's id and its status after the commit of a change.")
     healthy: bool = Attribute("Whether tasks can be stored now.")
+    unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
 
-    def open(suspects: Iterable[Suspect], now: float) -> None:  # noqa: N805
+    def open(suspects: Iterable[Suspect], now: float, kinds: Collection[str]) -> dict[str, int]:
         """Open for this process alone, and charge the tasks in which the last one died.
 
+        :returns: for each kind that is not among ``kinds``, how many of its tasks have not ended.
         :raises StartError: it cannot be opened.
         """
 
     def close() -> Deferred[None]:
         """Write what waits, and let go."""
 
-    def add(waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:  # noqa: N805
+    def add(waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """Keep accepted tasks, all or none, and claim those that start at once by the same commit.
 
         :raises Unavailable: at once, where there is no hope.
         """
 
-    def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:  # noqa: N805
+    def add_once(
+        waiting: Sequence[Task], starting: Sequence[Task], key: Key, now: float
+    ) -> Deferred[Known | None]:
+        """The same, unless the key is known: then nothing is kept, and what is known is the answer."""
+
+    def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:
         """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due."""
 
-    def report(task_id: str, attempt: int, progress: Progress) -> None:  # noqa: N805
+    def report(task_id: str, attempt: int, progress: Progress) -> None:
         """Keep in memory how far a running attempt is, for `get`, `list` and the next change."""
 
-    def end(task: Task, now: float) -> Deferred[bool]:  # noqa: N805
-        """Write how an attempt ended: fires with False if it was given up meanwhile.
+    def end(task: Task, now: float) -> Deferred[Status | None]:
+        """Write how an attempt ended: fires with the status that the task has now.
+
+        That is None if the attempt was given up before, and `cancelled` instead of `retrying` if
+        that was asked for meanwhile.
 
         :param task: as it is after the attempt.
         """
 
-    def get(task_id: str) -> Deferred[Task | None]:  # noqa: N805
+    def cancel(task_id: str, now: float) -> Deferred[Task | None]:
+        """Ask for a task's end; it fails with `InvalidTransition` if it has ended."""
+
+    def retry(task_id: str, now: float) -> Deferred[Task | None]:
+        """Let a task begin anew; it fails with `InvalidTransition` unless it failed or was cancelled."""
+
+    def delete(task_id: str) -> Deferred[Task | None]:
+        """Forget a task; it fails with `InvalidTransition` unless it has ended."""
+
+    def forget(before: float, now: float, limit: int) -> Deferred[int]:
+        """Forget tasks that ended before then, at most so many, and keys that have expired.
+
+        :returns: how many tasks.
+        """
+
+    def get(task_id: str) -> Deferred[Task | None]:
         """A task with all that it has."""
 
-    def list(query: Query) -> Deferred[tuple[list[Task], str | None]]:  # noqa: N805
+    def list(query: Query) -> Deferred[tuple[list[Task], str | None]]:
         """A page of tasks without input, result and history, and the cursor of the next page."""
 
 
@@ -119,6 +172,9 @@ class SqlStore:
     ) -> None:
         self.started: Hook = _nobody_cares
         self.waiting: Hook = _nobody_cares
+        self.cancelling: Hook = _nobody_cares
+        self.changed: Changed = _nobody_hears
+        self.unfinished = 0
         self._place = place
         self._reactor = reactor
         self._busy = busy
@@ -127,7 +183,9 @@ class SqlStore:
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
 
-    def open(self, suspects: Iterable[Suspect], now: float) -> None:
+    def open(
+        self, suspects: Iterable[Suspect], now: float, kinds: Collection[str] = ("simulate",)
+    ) -> dict[str, int]:
         """See `IStore`."""
         self._lock = Lock(self._place)
         self._database = Sqlite(self._place, self._busy)
@@ -137,6 +195,8 @@ class SqlStore:
                 upgrade(connection)
             with connection.begin():
                 failed = [task for suspect in suspects for task in _charge(connection, suspect, now)]
+                _settle(connection, kinds, now)
+                unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
             self._database.start_reading()
         except (UnreadableSchemaError, DBAPIError) as error:
             self._lock.close()
@@ -144,7 +204,9 @@ class SqlStore:
             raise StartError(f"--store {self._place.path} {why}") from None
         for task in failed:
             log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
+        self.unfinished = sum(unfinished.values())
         self._writer = Writer(connection, self._database, self._reactor.callFromThread, self._try_again)
+        return {kind: tasks for kind, tasks in unfinished.items() if kind not in kinds}
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""
@@ -158,19 +220,65 @@ class SqlStore:
 
     def add(self, waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """See `IStore`."""
+        rows, started = self._new_rows(waiting, starting)
+        added = self._writer.add(rows, _size(rows))
+        self.unfinished += len(rows)
+
+        def tell(_: None) -> None:
+            self._tell(waiting, started)
+
+        def undo(failure: Failure) -> Failure:
+            self.unfinished -= len(rows)
+            return failure
+
+        return added.addCallbacks(tell, undo)
+
+    def add_once(
+        self, waiting: Sequence[Task], starting: Sequence[Task], key: Key, now: float
+    ) -> Deferred[Known | None]:
+        """See `IStore`."""
+        rows, started = self._new_rows(waiting, starting)
+
+        def run(db: Connection) -> Known | None:
+            known = db.execute(statements.KEY, {"key": key.key, "now": now}).one_or_none()
+            if known is not None:
+                return Known(known.digest, known.answer)
+            db.execute(statements.ADD, rows)
+            db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0]["task_id"], **asdict(key)})
+            return None
+
+        def tell(known: Known | None) -> Known | None:
+            if known is None:
+                self.unfinished += len(rows)
+                self._tell(waiting, started)
+            return known
+
+        def undo(failure: Failure) -> Failure:
+            """Should the commit that failed come back, its tasks must not wait for us."""
+            if failure.check(OutcomeUnknown):
+                for task in started:
+                    self.end(interrupt(task, now), now)
+                self.waiting([*waiting, *starting])
+            return failure
+
+        return self._writer.call(run, _size(rows)).addCallbacks(tell, undo)
+
+    def _new_rows(
+        self, waiting: Sequence[Task], starting: Sequence[Task]
+    ) -> tuple[list[dict[str, Any]], list[Task]]:
         started = [start(task, task.accepted_at) for task in starting]
         rows = [new_row(task) for task in waiting]
         rows += [
             claimed_row(row, task, self._owner)
             for row, task in zip(map(new_row, starting), started, strict=True)
         ]
-        size = sum(BYTES_BESIDE + len(row["name"]) + len(row["input"]) for row in rows)
-        added = self._writer.add(rows, size)
+        return rows, started
+
+    def _tell(self, waiting: Sequence[Task], started: Sequence[Task]) -> None:
         if started:
-            added.addCallback(lambda _: self.started(started))
+            self.started(started)
         if waiting:
-            added.addCallback(lambda _: self.waiting(waiting))
-        return added
+            self.waiting(waiting)
 
     def claim(self, kind: str, limit: int, now: float) -> Deferred[Claim]:
         """See `IStore`."""
@@ -211,15 +319,92 @@ class SqlStore:
         """See `IStore`."""
         self._live[task_id] = (attempt, progress)
 
-    def end(self, task: Task, now: float) -> Deferred[bool]:
+    def end(self, task: Task, now: float) -> Deferred[Status | None]:
         """See `IStore`."""
-        row = saved_row(self._with_progress(task), now)
-        return self._writer.save(row).addBoth(self._forget_progress, task)
 
-    def _forget_progress(self, owned: bool, task: Task) -> bool:
+        def written(status: str | None) -> Status | None:
+            self._forget_progress(task)
+            if status is None:
+                return None
+            self._count(task.task_id, RUNNING, Status(status))
+            return Status(status)
+
+        return self._writer.save(saved_row(self._with_progress(task), now)).addCallback(written)
+
+    def _forget_progress(self, task: Task) -> None:
         if self._live.get(task.task_id, (0,))[0] == task.attempt:
             del self._live[task.task_id]
-        return owned
+
+    def _count(self, task_id: str, before: Status, after: Status) -> None:
+        """A commit has changed a task's state."""
+        self.unfinished += (before in ENDED) - (after in ENDED)
+        if after is not before:
+            self.changed(task_id, after)
+
+    def cancel(self, task_id: str, now: float) -> Deferred[Task | None]:
+        """See `IStore`."""
+        return self._change(task_id, request_cancel, now)
+
+    def retry(self, task_id: str, now: float) -> Deferred[Task | None]:
+        """See `IStore`."""
+        return self._change(task_id, retry, now)
+
+    def _change(self, task_id: str, decide: Decide, now: float) -> Deferred[Task | None]:
+        """Read a task, decide, and write what was decided, in one transaction."""
+
+        def run(db: Connection) -> Decided:
+            before = _find(db, task_id)
+            if before is None:
+                return None
+            try:
+                after = decide(before, now)
+            except InvalidTransition as refusal:
+                return refusal
+            moved = after.status is not before.status
+            db.execute(statements.CHANGE, changed_row(after, now, moved=moved))
+            changed = _find(db, task_id)
+            assert changed is not None
+            return before.status, changed
+
+        def tell(decided: Decided) -> Task | None:
+            if isinstance(decided, InvalidTransition):
+                raise decided
+            if decided is None:
+                return None
+            before, task = decided
+            self._count(task_id, before, task.status)
+            if task.status is RUNNING:
+                self.cancelling([task])
+            elif task.status is ACCEPTED:
+                self.waiting([task])
+            return self._with_progress(task)
+
+        return self._writer.call(run).addCallback(tell)
+
+    def delete(self, task_id: str) -> Deferred[Task | None]:
+        """See `IStore`."""
+
+        def run(db: Connection) -> Task | None:
+            task = _find(db, task_id)
+            if task is not None and task.status in ENDED:
+                db.execute(statements.DELETE, {"of_task": task_id})
+            return task
+
+        def tell(task: Task | None) -> Task | None:
+            if task is not None and task.status not in ENDED:
+                raise InvalidTransition(task.status)
+            return task
+
+        return self._writer.call(run).addCallback(tell)
+
+    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+        """See `IStore`."""
+
+        def run(db: Connection) -> int:
+            db.execute(statements.FORGET_KEYS, {"now": now})
+            return db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).rowcount
+
+        return self._writer.call(run)
 
     def _with_progress(self, task: Task) -> Task:
         attempt, progress = self._live.get(task.task_id, (0, None))
@@ -228,11 +413,9 @@ class SqlStore:
     def get(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""
 
-        def read(connection: Connection) -> Task | None:
-            row = connection.execute(statements.GET, {"task_id": task_id}).one_or_none()
-            return None if row is None else task_of(row)
-
-        return self._read(read).addCallback(lambda task: task and self._with_progress(task))
+        return self._read(lambda db: _find(db, task_id)).addCallback(
+            lambda task: task and self._with_progress(task)
+        )
 
     def list(self, query: Query) -> Deferred[tuple[list[Task], str | None]]:
         """See `IStore`."""
@@ -256,6 +439,19 @@ def _nobody_cares(_tasks: Sequence[Task]) -> None:
     """The hook that nobody has set."""
 
 
+def _nobody_hears(_task_id: str, _status: Status) -> None:
+    """The hook that nobody has set."""
+
+
+def _size(rows: Iterable[dict[str, Any]]) -> int:
+    return sum(BYTES_BESIDE + len(row["name"]) + len(row["input"]) for row in rows)
+
+
+def _find(connection: Connection, task_id: str) -> Task | None:
+    row = connection.execute(statements.GET, {"task_id": task_id}).one_or_none()
+    return None if row is None else task_of(row)
+
+
 def _charge(connection: Connection, suspect: Suspect, now: float) -> Iterator[Task]:
     """Charge an attempt with the death of its process; yields the task if that was once too often."""
     row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
@@ -265,3 +461,10 @@ def _charge(connection: Connection, suspect: Suspect, now: float) -> Iterator[Ta
     connection.execute(statements.SAVE, {"rows": wire.dump([saved_row(task, now)])}).all()
     if task.status is FAILED:
         yield task
+
+
+def _settle(connection: Connection, kinds: Collection[str], now: float) -> None:
+    """Let go of tasks that an earlier process was running and nobody is to run again now."""
+    cut_off = connection.execute(statements.CUT_OFF, {"kinds": list(kinds)})
+    if rows := [saved_row(interrupt(task_of(row), now), now) for row in cut_off]:
+        connection.execute(statements.SAVE, {"rows": wire.dump(rows)}).all()

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from sqlalchemy import Column, Double, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, Table, Text, false, text
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The newest migration that this version knows."""
 
 APPLICATION_ID: Final = 0x61746B31
@@ -34,6 +34,12 @@ task: Final = Table(
     # The history: entries with commas between, and how many.
     Column("changes", Text, nullable=False),
     Column("n", Integer, nullable=False),
+    Column("timeout", Double),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("longest_step", Double),
+    Column("traceparent", Text),
     Index("task_status", "status", "task_id"),
     Index("task_name", "name", "task_id"),
     Index("task_kind", "kind", "task_id"),
@@ -44,7 +50,21 @@ task: Final = Table(
         "task_id",
         sqlite_where=text("status IN ('accepted', 'retrying')"),
     ),
+    Index("task_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
     Index("task_owner", "owner", sqlite_where=text("status = 'running'")),
+)
+
+idempotency: Final = Table(
+    "idempotency",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    # Of the parsed body; what was answered is its first answer, the body of the 202 with its headers.
+    Column("digest", Text, nullable=False),
+    Column("task_id", Text),
+    Column("answer", Text, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index("idempotency_expires", "expires_at"),
 )
 
 meta: Final = Table(

@@ -20,11 +20,11 @@ from asynctask.model import (
     Error,
     FieldError,
     Invalid,
+    NotFound,
     Problem,
     Progress,
     Query,
     Status,
-    Submission,
     Task,
 )
 
@@ -37,13 +37,14 @@ MAX_HINTS: Final = 20
 MAX_SHOWN: Final = 60
 """Characters of a client's own text that an error repeats."""
 
-MAX_DURATION: Final = 86_400
-MAX_DELAY: Final = 31_536_000
 MAX_NAME: Final = 255
+
+MAX_RESULT: Final = 1024 * 1024
+"""Bytes of a result: it is read with its task, and kept as long."""
+
 MAX_LIMIT: Final = 1_000
 MAX_PARAMETERS: Final = 100
 
-NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
@@ -124,94 +125,11 @@ def _check_value(value: Any, depth: int, *, surrogates: bool) -> None:
             _check_value(item, depth + 1, surrogates=surrogates)
 
 
-class _Wrong(Exception):
-    """What is wrong with one field, as a sentence."""
+class Wrong(Exception):
+    """What is wrong with one value, as the end of a sentence about it or a sentence of its own."""
 
 
-def parse_submission(body: bytes, kinds: Collection[str]) -> Submission:
-    """Read the body of a POST.
-
-    :param kinds: the names of the kinds that there are.
-    :raises Invalid: with every bad field; one about ``name`` comes first.
-    """
-    value = parse_json(body)
-    if not isinstance(value, dict):
-        detail = "The body must be a JSON object"
-        raise Invalid(detail, (FieldError(detail, ""),))
-    errors: list[FieldError] = []
-    fields: dict[str, Any] = {}
-    for field, read in _FIELDS.items():
-        try:
-            fields[field] = read(value.get(field))
-        except _Wrong as wrong:
-            errors.append(FieldError(str(wrong), f"/{field}"))
-    if "kind" in fields and fields["kind"] not in kinds:
-        errors.append(FieldError(_unknown("kind", fields["kind"], kinds), "/kind"))
-    unknown = [field for field in value if field not in _FIELDS]
-    for number, field in enumerate(unknown):
-        similar = _FIELDS if number < MAX_HINTS else ()
-        errors.append(FieldError(_unknown("field", field, similar), pointer(field)))
-    if errors:
-        raise Invalid(errors[0].detail, tuple(errors))
-    return Submission(
-        name=fields["name"],
-        kind=fields["kind"],
-        input=dump({"duration": fields["duration"]}),
-        delay=fields["delay"],
-    )
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _Wrong(NAME_REQUIRED)
-    if len(value) > MAX_NAME:
-        raise _Wrong(f"Field 'name' must have at most {MAX_NAME} characters")
-    return _text("name", value)
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "simulate"
-    if not isinstance(value, str):
-        raise _Wrong("Field 'kind' must be a string")
-    return _text("kind", value)
-
-
-def _duration(value: Any) -> int:
-    if value is None:
-        return 3
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise _Wrong(f"Field 'duration' must be an integer from 0 to {MAX_DURATION}")
-    if not 0 <= value <= MAX_DURATION:
-        raise _Wrong(f"Field 'duration' must be from 0 to {MAX_DURATION}")
-    return int(value)
-
-
-def _delay(value: Any) -> float:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Wrong(f"Field 'delay' must be a number from 0 to {MAX_DELAY}")
-    if not 0 <= value <= MAX_DELAY:
-        raise _Wrong(f"Field 'delay' must be from 0 to {MAX_DELAY}")
-    return value
-
-
-def _text(field: str, value: str) -> str:
-    if "\0" in value:
-        raise _Wrong(f"Field '{field}' must not contain a NUL character")
-    return value
-
-
-_FIELDS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "name": _name,
-    "duration": _duration,
-    "kind": _kind,
-    "delay": _delay,
-}
-
-
-def _unknown(what: str, given: str, known: Collection[str]) -> str:
+def unknown(what: str, given: str, known: Collection[str]) -> str:
     """Say that there is no such thing, and which one may have been meant."""
     similar = difflib.get_close_matches(given[:MAX_SHOWN], known, n=1)
     hint = f"; did you mean '{similar[0]}'?" if similar else ""
@@ -239,16 +157,29 @@ class NotSerializable(Exception):
     """A handler's result that is no JSON."""
 
 
-def dump_result(result: Any) -> str:
-    """JSON text of a handler's result.
+class ResultTooLarge(Exception):
+    """A handler's result that belongs into a file or a store, with its address as the result."""
 
-    :raises NotSerializable: it is something that JSON has not.
+
+def dump_result(result: Any) -> str:
+    """JSON text of a handler's result, as strict as a body.
+
+    :raises NotSerializable: it has something that JSON has not.
+    :raises ResultTooLarge: it has more than `MAX_RESULT` bytes.
     """
     try:
         text = dump(result)
-        text.encode("utf-8")
+        size = len(text.encode("utf-8"))
+        if size <= MAX_RESULT:
+            parse_json(text.encode("utf-8"))
     except (TypeError, ValueError, RecursionError) as error:
         raise NotSerializable(f"The result is no JSON: {error}") from error
+    except Invalid:
+        raise NotSerializable(
+            f"The result is no strict JSON: a key twice, nesting over {MAX_DEPTH}, or too large a number"
+        ) from None
+    if size > MAX_RESULT:
+        raise ResultTooLarge(f"The result has {size} bytes; at most {MAX_RESULT} are kept")
     return text
 
 
@@ -260,13 +191,13 @@ def parse_query(query: bytes) -> Query:
     read: dict[str, Any] = {}
     for name, value in _parameters(query):
         if name not in _PARAMETERS:
-            raise Invalid(_unknown("parameter", name, _PARAMETERS))
+            raise Invalid(unknown("parameter", name, _PARAMETERS))
         field, parse = _PARAMETERS[name]
         if field in read:
             raise Invalid(f"Parameter '{name}' is given twice")
         try:
             read[field] = parse(value)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             raise Invalid(f"Parameter '{name}' {wrong}") from None
     return Query(**read)
 
@@ -290,25 +221,25 @@ def _statuses(value: str) -> tuple[Status, ...]:
     chosen = value.split(",")
     for one in chosen:
         if one not in known:
-            raise _Wrong(f"has no value '{shown(one)}'; there are {', '.join(known)}")
+            raise Wrong(f"has no value '{shown(one)}'; there are {', '.join(known)}")
     return tuple(Status(one) for one in dict.fromkeys(chosen))
 
 
 def _label(value: str) -> str:
     if not 1 <= len(value) <= MAX_NAME or "\0" in value:
-        raise _Wrong(f"must have 1 to {MAX_NAME} characters, and no NUL")
+        raise Wrong(f"must have 1 to {MAX_NAME} characters, and no NUL")
     return value
 
 
 def _limit(value: str) -> int:
     if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= MAX_LIMIT:
-        raise _Wrong(f"must be an integer from 1 to {MAX_LIMIT}")
+        raise Wrong(f"must be an integer from 1 to {MAX_LIMIT}")
     return int(value)
 
 
 def _cursor(value: str) -> str:
     if not TASK_ID.fullmatch(value):
-        raise _Wrong("must be the 'next' of an earlier answer")
+        raise Wrong("must be the 'next' of an earlier answer")
     return value
 
 
@@ -353,17 +284,17 @@ def task_json(task: Task, *, whole: bool) -> Raw:
         "status": task.status,
         "progress": task.progress,
         "attempt": task.attempt,
-        "retries": 0,
-        "timeout": None,
-        "cancel_requested": False,
+        "retries": task.retries,
+        "timeout": task.timeout,
+        "cancel_requested": task.cancel_requested,
         "accepted_at": _moment(task.accepted_at),
         "run_at": _moment(task.run_at),
         "started_at": _moment(task.started_at),
         "finished_at": _moment(task.finished_at),
         "result": _raw(task.result),
         "error": task.error,
-        "longest_step": None,
-        "traceparent": None,
+        "longest_step": task.longest_step,
+        "traceparent": task.traceparent,
         "callback": None,
         "history": _raw(task.history),
     }
@@ -375,6 +306,30 @@ def task_json(task: Task, *, whole: bool) -> Raw:
 
 def _raw(text: str | None) -> Raw | None:
     return None if text is None else Raw(text.encode())
+
+
+NO_TASK: Final = "There is no such task"
+
+
+def known_id(text: str) -> str:
+    """A task's id out of a path.
+
+    :raises NotFound: it cannot be one.
+    """
+    if not TASK_ID.fullmatch(text):
+        raise NotFound(f"There is no task '{shown(text)}'")
+    return text
+
+
+def task_id_of(accepted: bytes) -> str:
+    """The id in the body of a 202."""
+    task_id: str = json.loads(accepted)["task_id"]
+    return task_id
+
+
+def batch_json(accepted: list[bytes]) -> bytes:
+    """The body of a batch's 202, of the bodies of each."""
+    return encode({"tasks": [Raw(one) for one in accepted]})
 
 
 def list_json(tasks: list[Task], following: str | None) -> bytes:

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -41,6 +41,7 @@ MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class Add(Struct, gc=False):
@@ -52,10 +53,10 @@ class Add(Struct, gc=False):
 
 
 class Save(Struct, gc=False):
-    """How an attempt ended; answered with whether it still owned its task."""
+    """How an attempt ended; answered with the status that it left, None if it was given up before."""
 
     row: Row
-    done: Deferred[bool]
+    done: Deferred[str | None]
 
 
 class Call(Struct, gc=False):
@@ -126,21 +127,22 @@ class Writer:
         self._put(Add(rows, size, done), size)
         return done
 
-    def save(self, row: Row) -> Deferred[bool]:
+    def save(self, row: Row) -> Deferred[str | None]:
         """Write how an attempt ended, sooner or later; there is always room for it."""
-        done: Deferred[bool] = Deferred()
+        done: Deferred[str | None] = Deferred()
         self._put(Save(row, done))
         return done
 
-    def call(self, run: Callable[[Connection], Any]) -> Deferred[Any]:
+    def call(self, run: Callable[[Connection], T], size: int = 0) -> Deferred[T]:
         """Do something else in the next transaction.
 
-        :raises Unavailable: the store fails.
+        :param size: about how many bytes it adds.
+        :raises Unavailable: the store fails, or too much waits already.
         """
-        if not self.healthy:
+        if not self.healthy or (size and self._bytes + size > MAX_WAITING):
             raise Unavailable(NO_ANSWER)
-        done: Deferred[Any] = Deferred()
-        self._put(Call(run, done))
+        done: Deferred[T] = Deferred()
+        self._put(Call(run, done), size)
         return done
 
     def close(self) -> Deferred[None]:
@@ -212,18 +214,18 @@ class Writer:
         self._stage = "write"
         if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
             connection.execute(statements.ADD, rows)
-        owned: set[tuple[str, int]] = set()
+        owned: dict[tuple[str, int], str] = {}
         if saves := [work.row for work in batch if isinstance(work, Save)]:
             saved = connection.execute(statements.SAVE, {"rows": dump(saves)})
-            owned.update((row.task_id, row.attempt) for row in saved)
+            owned.update({(row.task_id, row.attempt): row.status for row in saved})
         results = [self._result(work, owned, connection) for work in batch]
         self._stage = "commit"
         connection.commit()
         return results
 
-    def _result(self, work: Work, owned: set[tuple[str, int]], connection: Connection) -> Any:
+    def _result(self, work: Work, owned: dict[tuple[str, int], str], connection: Connection) -> Any:
         if isinstance(work, Save):
-            return (work.row["task_id"], work.row["attempt"]) in owned
+            return owned.get((work.row["task_id"], work.row["attempt"]))
         return work.run(connection) if isinstance(work, Call) else None
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:

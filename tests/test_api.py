@@ -1,6 +1,7 @@
 """The routes in memory: the HTTP contract, over a real store and a clock that the test moves."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from treq.testing import StubTreq
@@ -10,10 +11,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.api import Api, shielded
+from asynctask.feed import Feed
 from asynctask.places import Places
 from asynctask.recorder import FlightRecorder
-from asynctask.registry import KINDS
+from asynctask.registry import KINDS, Kind
 from asynctask.runner import Runner
+from asynctask.seats import Seats
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.turns import Turns
@@ -44,6 +47,8 @@ class ApiTestCase(SynchronousTestCase):
     """A service without sockets."""
 
     seats = 100
+    max_waiting = 1_000
+    kinds: Mapping[str, Kind] = KINDS
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -51,11 +56,25 @@ class ApiTestCase(SynchronousTestCase):
         self.store = SqlStore(Place(None), self.turns)
         self.store.open([], START)
         self.addCleanup(lambda: self.turns.outcome(self.store.close()))
-        self.places = Places(self.seats)
-        self.runner = Runner(self.store, self.places, KINDS, FlightRecorder(), self.clock, self.now)
+        self.free = Seats({"reactor": self.seats, "thread": 2, "asyncio": 2, "process": 0})
+        places = Places(FlightRecorder(), self.clock, self.turns.callFromThread, 2, 0)
+        self.addCleanup(places.stop)
+        self.feed = Feed()
+        self.store.changed = self.feed.publish
+        self.runner = Runner(self.store, self.free, places, self.kinds, self.clock, self.now)
         self.runner.start()
         self.settle()
-        api = Api(self.store, self.places, KINDS, self.now, lambda: 5, ["tasks.example"])
+        api = Api(
+            self.store,
+            self.free,
+            self.feed,
+            self.kinds,
+            self.clock,
+            self.now,
+            lambda: 5,
+            ["tasks.example"],
+            self.max_waiting,
+        )
         self.treq: Any = StubTreq(api.resource())
 
     def now(self) -> float:
@@ -193,14 +212,14 @@ class SubmitTests(ApiTestCase):
         answer = self.post({"name": "a"})
         self.assertEqual((answer.status, answer.header("Retry-After")), (503, "1"))
         self.assertEqual(self.get("/health/ready").status, 503)
-        self.assertEqual(self.places.free, self.seats)
+        self.assertEqual(self.free.free(KINDS["simulate"]), self.seats)
         self.store._writer.healthy = True
 
     def test_a_task_that_cannot_be_stored_is_a_bug_that_the_log_tells(self) -> None:
         self.store._writer._connected().exec_driver_sql("DROP TABLE task").connection.commit()
         answer = self.post({"name": "a"})
         self.assertEqual(answer.status, 503)
-        self.assertEqual(self.places.free, self.seats)
+        self.assertEqual(self.free.free(KINDS["simulate"]), self.seats)
 
     def test_a_client_that_hangs_up_disturbs_nothing(self) -> None:
         agent = self.treq.request(
@@ -213,7 +232,7 @@ class SubmitTests(ApiTestCase):
         self.advance(1)
         (task,) = self.get("/api/tasks").json["tasks"]
         self.assertEqual((task["name"], task["status"]), ("gone", "completed"))
-        self.assertEqual(self.places.free, self.seats)
+        self.assertEqual(self.free.free(KINDS["simulate"]), self.seats)
 
 
 class FollowTests(ApiTestCase):
@@ -356,7 +375,8 @@ class MethodTests(ApiTestCase):
     def test_options_tells_what_is_allowed(self) -> None:
         for path, allowed in (
             ("/api/tasks", "GET, HEAD, OPTIONS, POST"),
-            ("/api/tasks/x", "GET, HEAD, OPTIONS"),
+            ("/api/tasks/x", "DELETE, GET, HEAD, OPTIONS"),
+            ("/api/tasks/x/cancel", "OPTIONS, POST"),
             ("/health/live", "GET, HEAD, OPTIONS"),
         ):
             answer = self.request("OPTIONS", path)
@@ -370,7 +390,7 @@ class MethodTests(ApiTestCase):
         self.assertEqual(self.request("BREW", "/health/live").status, 405)
 
     def test_an_unknown_path_is_not_found(self) -> None:
-        for path in ("/", "/api", "/api/tasks/", "/api//tasks", "/api/kinds", "/%ff", "/x?y"):
+        for path in ("/", "/api", "/api/tasks/", "/api//tasks", "/api/events", "/%ff", "/x?y"):
             answer = self.get(path)
             self.assertEqual(answer.status, 404, path)
             self.assertEqual(answer.header("Content-Type"), "application/problem+json")

@@ -34,6 +34,8 @@ class Echo(Resource):
         if request.path == b"/slow":
             self.waiting.append(request)
             return NOT_DONE_YET
+        if request.path == b"/last":
+            request.setHeader("Connection", "close")
         assert request.content is not None
         return b"%d" % len(request.content.read())
 
@@ -139,3 +141,8 @@ class ChannelTests(TestCase):
             await self.pause()
         answer: bytes = await slow
         self.assertIn(b"done", answer)
+
+    async def test_an_answer_that_says_so_is_the_last(self) -> None:
+        ask = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n"
+        answer = await self.client(self.raw, ask * 2)
+        self.assertEqual(answer.count(b"HTTP/1.1 200"), 1)

@@ -11,16 +11,17 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
-    *("options", "api", "channel", "listening", "runner"),
-    *("guard", "steps", "places", "store"),
-    *("writer", "database", "rows", "statements", "sqlite"),
-    *("migrations", "tables", "registry"),
+    *("options", "api", "channel", "listening", "runner", "retention", "watch"),
+    *("guard", "headers", "submissions", "claims", "attempts", "places", "seats", "feed"),
+    *("processes", "spawned", "worker", "loop", "threads", "patient", "steps"),
+    *("store", "writer", "database", "rows", "statements", "sqlite"),
+    *("migrations", "tables", "registry", "inputs", "annotations", "shapes"),
     *("context", "recorder", "logs"),
-    *("wire", "model", "__init__"),
+    *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
-PURE: Final = ("wire", "model")
+PURE: Final = ("wire", "model", "headers")
 
 CLOCK_AND_CHANCE: Final = {"time", "random", "secrets", "uuid", "os", "sys", "socket", "threading"}
 """What the pure modules are given as arguments, or have no use for."""

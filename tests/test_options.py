@@ -1,6 +1,7 @@
 """What the command takes."""
 
 import io
+import os
 from contextlib import redirect_stdout
 from typing import Any, Final
 
@@ -17,14 +18,19 @@ DEFAULTS: Final[dict[str, Any]] = {
     "hosts": [],
     "insecure": 0,
     "store": "sqlite:///asynctask.sqlite",
+    "modules": [],
     "concurrency": 1_000_000,
+    "threads": 32,
+    "processes": len(os.sched_getaffinity(0)),
+    "max-waiting": 10_000_000,
+    "keep": 7,
     "grace": 10,
     "log-format": "text",
 }
 """The contract's options, and what they are when nobody says anything."""
 
 FLAGS = [f"--{name}" for name in ("port", "listen", "host", "insecure", "store")] + [
-    f"--{name}" for name in ("concurrency", "grace", "log-format")
+    f"--{name}" for name in ("concurrency", "grace", "log-format", "tasks", "max-waiting", "keep")
 ]
 
 RESERVED = ("tokens", "TOKENS")
@@ -62,7 +68,8 @@ class Arguments(OptionsTestCase):
             options(
                 *("--port", "0", "--listen", "unix:/run/a.sock", "--host", "tasks.example"),
                 *("--host=Other.Example", "--insecure", "--store", "sqlite://", "--concurrency", "3"),
-                *("--grace", "2.5", "--log-format", "json"),
+                *("--grace", "2.5", "--log-format", "json", "--tasks=a", "--tasks", "b.c", "--keep=0.5"),
+                *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
             ),
             {
                 "port": 0,
@@ -70,7 +77,12 @@ class Arguments(OptionsTestCase):
                 "hosts": ["tasks.example", "other.example"],
                 "insecure": 1,
                 "store": "sqlite://",
+                "modules": ["a", "b.c"],
                 "concurrency": 3,
+                "threads": 4,
+                "processes": 1,
+                "max-waiting": 9,
+                "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
             },
@@ -89,7 +101,7 @@ class Arguments(OptionsTestCase):
             self.assertIn("--port takes a whole number from 0 to 65535", self.complaint(f"--port={wrong}"))
 
     def test_concurrency_is_a_whole_number(self) -> None:
-        for wrong in ("-1", "many", "1.5", "10000001", "threads=4"):
+        for wrong in ("-1", "many", "1.5", "10000001", "threads=x", "threads=1001", "cores=4", "=4", "4="):
             self.assertIn("--concurrency", self.complaint(f"--concurrency={wrong}"))
 
     def test_grace_is_a_number(self) -> None:
@@ -158,7 +170,10 @@ class Variables(OptionsTestCase):
                 HOST="tasks.example, Other.Example",
                 INSECURE="1",
                 STORE="sqlite://",
-                CONCURRENCY="3",
+                CONCURRENCY="3,threads=4, processes=1",
+                TASKS="a,b.c",
+                MAX_WAITING="9",
+                KEEP="0.5",
                 GRACE="2.5",
                 LOG_FORMAT="json",
             ),
@@ -168,7 +183,12 @@ class Variables(OptionsTestCase):
                 "hosts": ["tasks.example", "other.example"],
                 "insecure": 1,
                 "store": "sqlite://",
+                "modules": ["a", "b.c"],
                 "concurrency": 3,
+                "threads": 4,
+                "processes": 1,
+                "max-waiting": 9,
+                "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
             },
@@ -220,7 +240,7 @@ class Help(SynchronousTestCase):
             self.assertIn(f" {flag}", self.text)
 
     def test_it_tells_the_defaults(self) -> None:
-        for default in ("8080", "sqlite:///asynctask.sqlite", "1000000", "text", "10"):
+        for default in ("8080", "sqlite:///asynctask.sqlite", "10000000", "text", "10", "7"):
             self.assertIn(f"[default: {default}]", " ".join(self.text.split()))
 
     def test_it_tells_of_the_variables(self) -> None:

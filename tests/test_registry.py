@@ -1,19 +1,18 @@
 """The kinds of task, and the built-in ``simulate``."""
 
-from typing import Any, cast
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.context import Context
-from asynctask.model import Progress, Status, Task
+from asynctask.context import Context, Facts
+from asynctask.model import Progress
 from asynctask.registry import KINDS, simulate
 
-TASK_ID = "task_17388800000002k4qz7m0a9x3c8v5t"
+FACTS = Facts("task_17388800000002k4qz7m0a9x3c8v5t", "a", 2)
 
 
 class Simulation:
@@ -21,13 +20,12 @@ class Simulation:
 
     def __init__(self, duration: int) -> None:
         self.clock = Clock()
-        self.told: list[tuple[float, str, int, Progress]] = []
-        task = Task(TASK_ID, "a", "simulate", Status.RUNNING, 2, 0.0, 0.0)
-        context = Context(task, self.clock, self._report)
-        self.deferred: Deferred[Any] = simulate(context, duration)
+        self.told: list[tuple[float, Progress]] = []
+        context = Context(FACTS, self.clock, self._report, lambda: False)
+        self.deferred: Deferred[Any] = simulate(duration, context=context)
 
-    def _report(self, task_id: str, attempt: int, progress: Progress) -> None:
-        self.told.append((self.clock.seconds(), task_id, attempt, progress))
+    def _report(self, progress: Progress) -> None:
+        self.told.append((self.clock.seconds(), progress))
 
 
 class Simulate(SynchronousTestCase):
@@ -46,22 +44,10 @@ class Simulate(SynchronousTestCase):
         self.assertEqual(
             simulation.told,
             [
-                (1.0, TASK_ID, 2, Progress(1, 3)),
-                (2.0, TASK_ID, 2, Progress(2, 3)),
-                (3.0, TASK_ID, 2, Progress(3, 3)),
+                (1.0, Progress(1, 3)),
+                (2.0, Progress(2, 3)),
+                (3.0, Progress(3, 3)),
             ],
-        )
-
-    def test_each_step_is_a_line_in_the_log(self) -> None:
-        events: list[LogEvent] = []
-        observer = cast(ILogObserver, events.append)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        Simulation(2).clock.pump([1, 1])
-        told = [event for event in events if event.get("log_format") == "Task progress"]
-        self.assertEqual(
-            [(event["task_id"], event["step"], event["total"]) for event in told],
-            [(TASK_ID, 1, 2), (TASK_ID, 2, 2)],
         )
 
     def test_nothing_to_do_is_done_at_once(self) -> None:
@@ -100,9 +86,8 @@ class Kinds(SynchronousTestCase):
     def test_a_kind_gives_steps_that_wait_for_the_clock(self) -> None:
         clock = Clock()
         told: list[Progress] = []
-        task = Task(TASK_ID, "a", "simulate", Status.RUNNING, 1, 0.0, 0.0)
-        context = Context(task, clock, lambda _task_id, _attempt, progress: told.append(progress))
-        steps = KINDS["simulate"].steps(context, duration=1)
+        context = Context(FACTS, clock, told.append, lambda: False)
+        steps = KINDS["simulate"].steps(context=context, duration=1)
         wait = steps.send(None)
         clock.advance(1)
         self.assertIsNone(self.successResultOf(wait))

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.claims import AFTER_FAILURE
 from asynctask.context import Context
 from asynctask.model import (
     ACCEPTED,
@@ -23,8 +24,9 @@ from asynctask.model import (
 )
 from asynctask.places import Places
 from asynctask.recorder import FlightRecorder, Suspect
-from asynctask.registry import KINDS, Kind
-from asynctask.runner import AFTER_FAILURE, UNWIND, Runner
+from asynctask.registry import KINDS, Kind, kind_of, task
+from asynctask.runner import UNWIND, Runner
+from asynctask.seats import Seats
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids, NotSerializable, dump
@@ -51,12 +53,23 @@ class RunnerTests(SynchronousTestCase):
         self.runner = self.make()
 
     def make(self, seats: int = 100, kinds: Mapping[str, Kind] = KINDS) -> Runner:
-        self.places = Places(seats)
-        self.runner = Runner(self.store, self.places, kinds, self.recorder, self.clock, self.now)
+        self.kinds = kinds
+        self.seats = Seats({"reactor": seats, "thread": 2, "asyncio": 2, "process": 0})
+        places = Places(self.recorder, self.clock, self.turns.callFromThread, 2, 0)
+        self.addCleanup(places.stop)
+        self.runner = Runner(self.store, self.seats, places, kinds, self.clock, self.now, lambda: 0.5)
         return self.runner
 
-    def with_handler(self, steps: Callable[..., Any]) -> None:
-        self.make(kinds={"simulate": Kind("simulate", steps, lambda _: None)})
+    def with_handler(self, function: Callable[..., Any], **settings: Any) -> None:
+        kind = kind_of(task(name="simulate", **settings)(function))
+        self.make(kinds={"simulate": kind})
+
+    @property
+    def free(self) -> int:
+        return self.seats.free(self.kinds["simulate"])
+
+    def take(self) -> bool:
+        return self.seats.take(self.kinds["simulate"])
 
     def now(self) -> float:
         return START + self.clock.seconds()
@@ -76,7 +89,7 @@ class RunnerTests(SynchronousTestCase):
         new = Submission(name, "simulate", dump({"duration": duration}), delay)
         task = accept(new, self.ids.next(self.now(), 0), self.now())
         if starts:
-            self.places.free -= 1
+            self.seats.reserve(self.kinds["simulate"], 1)
         self.turns.outcome(self.store.add([] if starts else [task], [task] if starts else []))
         self.settle()
         return task.task_id
@@ -153,11 +166,11 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual([self.status(one) for one in ids], [RUNNING] * 2 + [ACCEPTED] * 3)
         self.advance(2)
         self.assertEqual([self.status(one) for one in ids], [COMPLETED] * 2 + [RUNNING] * 2 + [ACCEPTED])
-        self.assertFalse(self.places.take("simulate"))
+        self.assertFalse(self.take())
         self.advance(4)
         self.assertEqual({self.status(one) for one in ids}, {COMPLETED})
-        self.assertEqual(self.places.free, 2)
-        self.assertTrue(self.places.take("simulate"))
+        self.assertEqual(self.free, 2)
+        self.assertTrue(self.take())
 
     def test_without_seats_tasks_are_only_kept(self) -> None:
         self.make(seats=0)
@@ -191,7 +204,7 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual(task.error.message, "no\u2400t so")
         (failed,) = self.logged("Task failed")
         self.assertEqual(self.flushLoggedErrors(ValueError), [failed["log_failure"]])
-        self.assertEqual(self.places.free, 100)
+        self.assertEqual(self.free, 100)
 
     def test_a_result_that_is_no_json_fails_its_task(self) -> None:
         for result in ({1, 2}, b"x", float("nan")):
@@ -208,6 +221,7 @@ class RunnerTests(SynchronousTestCase):
     def test_the_recorder_names_a_task_only_while_it_is_stepped(self) -> None:
         seen: list[list[Suspect]] = []
 
+        @inlineCallbacks
         def handler(context: Context, duration: int) -> Generator[Deferred[None], None, None]:
             seen.append(self.recorder.suspects())
             yield deferLater(self.clock, 1)
@@ -223,7 +237,7 @@ class RunnerTests(SynchronousTestCase):
         running = self.submit(duration=2)
         delayed = self.submit(duration=1, delay=1, starts=False)
         drained = self.runner.drain(10)
-        self.assertFalse(self.places.take("simulate"))
+        self.assertFalse(self.take())
         self.advance(1)
         self.assertNoResult(drained)
         self.advance(1)
@@ -264,7 +278,7 @@ class RunnerTests(SynchronousTestCase):
         self.assertNoResult(drained)
         self.advance(int(UNWIND))
         self.successResultOf(drained)
-        self.assertEqual(self.status(task_id), RUNNING)
+        self.assertEqual(self.status(task_id), RETRYING)
 
     def test_a_drain_of_nothing_is_over_at_once(self) -> None:
         self.successResultOf(self.runner.drain(10))

@@ -7,8 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.recorder import FlightRecorder, Suspect, record
-from asynctask.registry import Steps
-from asynctask.steps import Recorded
+from asynctask.steps import Recorded, Steps
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
 OTHER = "task_17388800000003k4qz7m0a9x3c8v5t"

@@ -1,0 +1,287 @@
+"""From an annotation to its `Shape`, and to words. Which annotations there are, msgspec decides."""
+
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import takewhile
+from math import inf
+from types import GenericAlias
+from typing import Annotated, Any, Final, Literal, Union, get_origin
+from uuid import UUID
+
+import msgspec.inspect as types
+from msgspec import Meta
+
+from asynctask.shapes import Array, Fields, Map, Part, Shape, Tagged
+from asynctask.wire import dump
+
+_Record = types.StructType | types.DataclassType | types.TypedDictType | types.NamedTupleType
+_List = types.ListType | types.SetType | types.FrozenSetType | types.VarTupleType
+
+_LEAVES: Final[dict[type[types.Type], tuple[Any, str]]] = {
+    types.NoneType: (None, "null"),
+    types.BoolType: (bool, "true or false"),
+    types.IntType: (int, "an integer"),
+    types.FloatType: (float, "a number"),
+    types.StrType: (str, "a string"),
+    types.BytesType: (bytes, "a string in base64"),
+    types.ByteArrayType: (bytearray, "a string in base64"),
+    types.MemoryViewType: (memoryview, "a string in base64"),
+    types.DateTimeType: (datetime, "a date and time (RFC 3339)"),
+    types.TimeType: (time, "a time (RFC 3339)"),
+    types.DateType: (date, "a date (RFC 3339)"),
+    types.TimeDeltaType: (timedelta, "a duration (ISO 8601)"),
+    types.UUIDType: (UUID, "a UUID"),
+    types.DecimalType: (Decimal, "a decimal number"),
+}
+
+_LISTS: Final[dict[type[types.Type], type]] = {
+    types.ListType: list,
+    types.SetType: set,
+    types.FrozenSetType: frozenset,
+    types.VarTupleType: tuple,
+}
+
+_CONSTRAINTS: Final = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern", "tz")
+
+# For mypy these take types only, and here they are given values.
+_ANNOTATED: Final[Any] = Annotated
+_LITERAL: Final[Any] = Literal
+_UNION: Final[Any] = Union
+
+
+def shape_of(annotation: Any) -> Shape:
+    """What an annotation accepts.
+
+    :raises Exception: it cannot be checked. That is a TypeError, unless a type's own code fails.
+    """
+    return _Builder().shape(types.type_info(annotation))
+
+
+class _Builder:
+    """Makes the shapes of one annotation, in which a type may contain itself."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, Part] = {}
+
+    def shape(self, info: types.Type) -> Shape:
+        shape = Shape(_rebuilt(info))
+        members = list(_members(info))
+        objects = [member for member in members if _is_object(member)]
+        arrays = [member for member in members if _is_array(member)]
+        shape.anything = any(map(_is_anything, members))
+        if objects:
+            shape.objects = self._tagged(objects) if len(objects) > 1 else self._object(objects[0])
+        if len(arrays) > 1:
+            raise TypeError("two kinds of array cannot be told apart")
+        if arrays:
+            shape.arrays = self._array(arrays[0])
+        shape.must = " or ".join(dict.fromkeys(map(_in_words, members)))
+        shape.integral = any(map(_is_integral, members)) and not any(map(_is_float, members))
+        shape.whole = all(map(_is_whole, members))
+        shape.hooked = any(map(_is_hooked, members))
+        return shape
+
+    def _object(self, info: Any) -> Part:
+        if not isinstance(info, types.DictType):
+            return self._record(info)
+        key = None if info.key_type in (types.AnyType(), types.StrType()) else self._keys(info.key_type)
+        return Map(_in_words(info), *_lengths(info), self.shape(info.value_type), key)
+
+    def _keys(self, info: types.Type) -> Shape:
+        if any(_is_object(member) or _is_array(member) for member in _members(info)):
+            raise TypeError("the keys of an object are strings")
+        keys = Shape(GenericAlias(dict, (_rebuilt(info), Any)))
+        keys.must = " or ".join(map(_in_words, _members(info)))
+        return keys
+
+    def _array(self, info: Any) -> Part:
+        if isinstance(info, _Record):
+            return self._record(info)
+        different = isinstance(info, types.SetType | types.FrozenSetType)
+        array = Array(_in_words(info), *_lengths(info), different=different)
+        if isinstance(info, types.TupleType):
+            array.first = [self.shape(item) for item in info.item_types]
+        else:
+            array.others = [self.shape(info.item_type)]
+        return array
+
+    def _record(self, info: _Record) -> Part:
+        known = self._records.get(id(info))
+        if known is not None:
+            return known
+        fields = list(_fields(info))
+        part: Fields | Array
+        if _is_array(info):
+            self._records[id(info)] = part = Array(_in_words(info), *_lengths(info))
+            part.first = [self.shape(field.type) for field in fields]
+        else:
+            self._records[id(info)] = part = Fields()
+            part.shapes = {field.encode_name: self.shape(field.type) for field in fields}
+            part.required = [field.encode_name for field in fields if field.required]
+        return part
+
+    def _tagged(self, structs: list[Any]) -> Part:
+        members = {struct.tag: self._record(struct) for struct in structs}
+        return Tagged(structs[0].tag_field, self.shape(types.LiteralType(tuple(members))), members)
+
+
+def _members(info: types.Type) -> Iterator[types.Type]:
+    """The alternatives of a union; anything else is the only one of its own."""
+    if isinstance(info, types.Metadata):
+        yield from _members(info.type)
+    elif isinstance(info, types.UnionType):
+        for member in info.types:
+            yield from _members(member)
+    else:
+        yield info
+
+
+def _fields(info: _Record) -> Iterator[types.Field]:
+    if isinstance(info, types.StructType) and info.tag_field is not None and info.tag is not None:
+        yield types.Field(info.tag_field, info.tag_field, types.LiteralType((info.tag,)))
+    yield from info.fields
+
+
+def _is_anything(info: types.Type) -> bool:
+    return info in (types.AnyType(), types.CustomType(object))
+
+
+def _is_array(info: types.Type) -> bool:
+    if isinstance(info, types.StructType):
+        return info.array_like
+    return isinstance(info, _List | types.TupleType | types.NamedTupleType)
+
+
+def _is_object(info: types.Type) -> bool:
+    return isinstance(info, _Record | types.DictType) and not _is_array(info)
+
+
+def _is_integral(info: types.Type) -> bool:
+    return isinstance(info, types.IntType) or any(type(value) is int for value in _values(info))
+
+
+def _is_float(info: types.Type) -> bool:
+    return isinstance(info, types.FloatType)
+
+
+def _is_whole(info: types.Type) -> bool:
+    """Whether msgspec accepts nothing that we would not; a record's unknown keys it lets pass."""
+    if isinstance(info, types.ListType | types.VarTupleType):
+        return all(map(_is_whole, _members(info.item_type)))
+    if isinstance(info, types.TupleType):
+        return all(_is_whole(member) for item in info.item_types for member in _members(item))
+    if isinstance(info, types.DictType):
+        return all(map(_is_whole, _members(info.value_type)))
+    return not isinstance(info, _Record | types.SetType | types.FrozenSetType)
+
+
+def _is_hooked(info: types.Type) -> bool:
+    """Whether its own code looks at a value, or its items have to be hashable."""
+    if isinstance(info, _Record):
+        cls = get_origin(info.cls) or info.cls
+        return hasattr(cls, "__post_init__") or hasattr(cls, "__attrs_attrs__")
+    return isinstance(info, types.SetType | types.FrozenSetType)
+
+
+def _rebuilt(info: types.Type) -> Any:
+    """The annotation again, of what msgspec understood of it.
+
+    :raises TypeError: it stands for something that JSON has not.
+    """
+    constraints = {name: getattr(info, name, None) for name in _CONSTRAINTS}
+    given = {name: value for name, value in constraints.items() if value is not None}
+    return _ANNOTATED[_bare(info), Meta(**given)] if given else _bare(info)
+
+
+def _bare(info: types.Type) -> Any:
+    match info:
+        case types.Metadata(inner):
+            return _rebuilt(inner)
+        case types.UnionType(members):
+            return _UNION[tuple(map(_rebuilt, members))]
+        case types.LiteralType(values):
+            return _LITERAL[values]
+        case types.EnumType(cls):
+            return cls
+        case types.DictType(key, value):
+            return GenericAlias(dict, (_rebuilt(key), _rebuilt(value)))
+        case types.TupleType(items):
+            return GenericAlias(tuple, tuple(map(_rebuilt, items)))
+        case types.VarTupleType(item):
+            return GenericAlias(tuple, (_rebuilt(item), ...))
+        case types.CollectionType(item):
+            return GenericAlias(_LISTS[type(info)], (_rebuilt(item),))
+    if isinstance(info, _Record):
+        return info.cls
+    if _is_anything(info):
+        return Any
+    if type(info) in _LEAVES:
+        return _LEAVES[type(info)][0]
+    raise TypeError("JSON has no such type")
+
+
+def _lengths(info: Any) -> tuple[float, float]:
+    """How many parts an array or object may have."""
+    if isinstance(info, types.TupleType):
+        return len(info.item_types), len(info.item_types)
+    if isinstance(info, _Record):
+        fields = list(_fields(info))
+        optional = len(list(takewhile(lambda field: not field.required, reversed(fields))))
+        return len(fields) - optional, len(fields)
+    return info.min_length or 0, inf if info.max_length is None else info.max_length
+
+
+def _values(info: types.Type) -> list[Any]:
+    if isinstance(info, types.LiteralType):
+        return list(info.values)
+    return [member.value for member in info.cls] if isinstance(info, types.EnumType) else []
+
+
+def _in_words(info: types.Type) -> str:
+    """What a value must be."""
+    if values := _values(info):
+        words = [f"'{value}'" if isinstance(value, str) else dump(value) for value in values]
+        return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    if isinstance(info, types.SetType | types.FrozenSetType):
+        return "an array" + (_amount(info, "different item") or " of different items")
+    if _is_array(info):
+        return "an array" + _amount(info, "item")
+    if isinstance(info, types.DictType):
+        return "an object" + _amount(info, "field")
+    if isinstance(info, types.IntType | types.FloatType):
+        return _LEAVES[type(info)][1] + _range(info)
+    if isinstance(info, types.StrType):
+        matching = f" that matches '{info.pattern}'" if info.pattern is not None else ""
+        return "a string" + _amount(info, "character") + matching
+    if isinstance(info, types.BytesType | types.ByteArrayType | types.MemoryViewType):
+        return _LEAVES[type(info)][1] + _amount(info, "byte")
+    if isinstance(info, types.DateTimeType | types.TimeType) and info.tz is not None:
+        return _LEAVES[type(info)][1] + (" with an offset" if info.tz else " without an offset")
+    if isinstance(info, _Record):
+        return "an object"
+    return _LEAVES[type(info)][1] if type(info) in _LEAVES else "anything"
+
+
+def _amount(info: Any, unit: str) -> str:
+    low, high = _lengths(info)
+    units = unit if (low if high == inf else high) == 1 else f"{unit}s"
+    if low == high:
+        return f" of {high} {units}"
+    if high == inf:
+        return f" of at least {low} {units}" if low else ""
+    return f" of {low} to {high} {units}" if low else f" of at most {high} {units}"
+
+
+def _range(info: types.IntType | types.FloatType) -> str:
+    if info.ge is not None and info.le is not None:
+        parts = [f"from {info.ge} to {info.le}"]
+    else:
+        bounds = (
+            *(("of at least", info.ge), ("of at most", info.le)),
+            *(("greater than", info.gt), ("less than", info.lt)),
+        )
+        parts = [f"{words} {bound}" for words, bound in bounds if bound is not None]
+    if info.multiple_of is not None:
+        parts.append(f"a multiple of {info.multiple_of}")
+    return " " + " and ".join(parts) if parts else ""

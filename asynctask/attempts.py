@@ -1,0 +1,80 @@
+"""One attempt after its end: what the task is then. Pure, but for the names of exceptions."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+
+from asynctask.context import Permanent
+from asynctask.model import Error, Task, after_failure, cancel, complete, fail, interrupt
+from asynctask.processes import ProcessDiedError
+
+MAX_MESSAGE = 10_000
+"""Characters of an exception's message that are kept."""
+
+
+class Attempt:
+    """One attempt under way, and why it is to end if it is.
+
+    :ivar longest: milliseconds of its longest step on the reactor.
+    :ivar timed_out: its time is over.
+    :ivar releasing: the service ends and has no more time for it.
+    """
+
+    __slots__ = ("cancelled", "ended", "longest", "releasing", "task", "timed_out")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.longest = 0.0
+        self.cancelled = False
+        self.timed_out = False
+        self.releasing = False
+        self.ended = False
+
+    def _now(self) -> Task:
+        longest = max(self.longest, self.task.longest_step or 0.0) or None
+        return replace(
+            self.task,
+            cancel_requested=self.task.cancel_requested or self.cancelled,
+            longest_step=None if longest is None else round(longest, 3),
+        )
+
+    def succeeded(self, result: str, now: float, backoff: Callable[[], float]) -> Task:
+        """The handler returned; too late, or although it was cancelled."""
+        if self.timed_out:
+            return after_failure(self._now(), self.timeout(), now, backoff())
+        return complete(self._now(), result, now)
+
+    def failed(self, failure: Failure, now: float, backoff: Callable[[], float]) -> Task:
+        """The handler raised, or unwound because it was asked to."""
+        task = self._now()
+        if self.cancelled:
+            return cancel(task, now)
+        if self.timed_out:
+            return after_failure(task, self.timeout(), now, backoff())
+        if self.releasing and failure.check(CancelledError):
+            return interrupt(task, now)
+        if failure.check(Permanent):
+            return fail(task, error_of(failure), now)
+        return after_failure(task, error_of(failure), now, backoff())
+
+    def given_up(self, now: float, backoff: Callable[[], float]) -> Task:
+        """The handler did not unwind in time."""
+        task = self._now()
+        if self.cancelled:
+            return cancel(task, now)
+        if self.timed_out:
+            return after_failure(task, self.timeout(), now, backoff())
+        return interrupt(task, now)
+
+    def timeout(self) -> Error:
+        """What a task says of an attempt that took too long."""
+        return Error("Timeout", f"The attempt took longer than {self.task.timeout:g} seconds")
+
+
+def error_of(failure: Failure) -> Error:
+    """What a task says of the exception that ended it."""
+    kind = "Crashed" if failure.check(ProcessDiedError) else type(failure.value).__name__
+    message = failure.getErrorMessage().encode("utf-8", "replace").decode()
+    return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_MESSAGE])

@@ -1,0 +1,132 @@
+"""Finds due tasks in the store as seats become free: those that waited longest first, each kind in turn."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from asynctask.model import Task, Unavailable
+from asynctask.registry import Kind
+from asynctask.seats import Seats
+from asynctask.store import Claim, IStore
+
+log = Logger(namespace="asynctask.claims")
+
+BATCH: Final = 1_000
+"""Tasks of one claim: enough to be fast, few enough that POSTs need not wait for their transaction."""
+
+LOOK_AGAIN: Final = 60.0
+"""Seconds after which due tasks are looked for at the latest, since the wall clock may step."""
+
+AFTER_FAILURE: Final = 1.0
+"""Seconds until due tasks are looked for again when the store failed."""
+
+
+class Claims:
+    """Looks for due tasks when there are seats, and when the next one is due.
+
+    :param clock: monotonic.
+    :param now: wall time, seconds since the epoch.
+    :param idle: called whenever no look is under way any more.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        seats: Seats,
+        kinds: Mapping[str, Kind],
+        clock: IReactorTime,
+        now: Callable[[], float],
+        idle: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._seats = seats
+        self._kinds = kinds
+        self._clock = clock
+        self._now = now
+        self._idle = idle
+        self._next: dict[str, IDelayedCall] = {}
+        self.looking: set[str] = set()
+
+    def start(self) -> None:
+        """Look for everything that an earlier process left."""
+        for kind in self._kinds.values():
+            self._look(kind)
+
+    def stop(self) -> None:
+        """Look for nothing more."""
+        for planned in self._next.values():
+            if planned.active():
+                planned.cancel()
+
+    def wait(self, tasks: Sequence[Task]) -> None:
+        """Look for these tasks when they are due."""
+        for task in tasks:
+            kind = self._kinds.get(task.kind)
+            if kind is None:
+                continue
+            if task.run_at <= self._now():
+                self._look_due(kind)
+            else:
+                self._look_at(kind, task.run_at)
+
+    def seat_is_free(self, place: str) -> None:
+        """Give seats to the kinds that wait for one in this place, in turn."""
+        for kind in self._seats.next_in(place, self._kinds):
+            self._look(kind)
+
+    def _look_due(self, kind: Kind) -> None:
+        """Due tasks wait: take them as soon as there are seats."""
+        self._seats.note_waiting(kind.name, True)
+        self._look(kind)
+
+    def _look(self, kind: Kind) -> None:
+        """Claim as many due tasks as this kind may have seats, unless that is under way."""
+        seats = min(self._seats.share(kind, self._kinds), BATCH)
+        if self._seats.draining or kind.name in self.looking or seats <= 0:
+            return
+        self.looking.add(kind.name)
+        self._seats.reserve(kind, seats)
+        found = maybeDeferred(self._store.claim, kind.name, seats, self._now())
+        found.addCallbacks(
+            self._found, self._not_found, callbackArgs=(kind, seats), errbackArgs=(kind, seats)
+        )
+        found.addErrback(lambda failure: log.failure("This should not happen", failure))
+
+    def _found(self, claim: Claim, kind: Kind, seats: int) -> None:
+        self.looking.discard(kind.name)
+        self._seats.note_waiting(kind.name, claim.more)
+        if free := seats - len(claim.tasks):
+            self._seats.give_back(kind, free)
+        if claim.more:
+            self._look(kind)
+        elif claim.next_due is not None:
+            self._look_at(kind, claim.next_due)
+        if free:
+            self.seat_is_free(kind.place)
+        self._idle()
+
+    def _not_found(self, failure: Failure, kind: Kind, seats: int) -> None:
+        """Try again in a while; that the store fails, it has logged itself."""
+        if not failure.check(Unavailable):
+            log.failure("This should not happen", failure)
+        self.looking.discard(kind.name)
+        self._seats.note_waiting(kind.name, True)
+        self._seats.give_back(kind, seats)
+        self._look_at(kind, self._now() + AFTER_FAILURE)
+        self._idle()
+
+    def _look_at(self, kind: Kind, when: float) -> None:
+        """Look for due tasks then, or before."""
+        if self._seats.draining:
+            return
+        wait = min(max(0.0, when - self._now()), LOOK_AGAIN)
+        planned = self._next.get(kind.name)
+        if planned is not None and planned.active():
+            if planned.getTime() <= self._clock.seconds() + wait:
+                return
+            planned.cancel()
+        self._next[kind.name] = self._clock.callLater(wait, self._look_due, kind)

@@ -1,0 +1,195 @@
+"""A handler's signature as the schema of its input, and as what checks it."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from msgspec import ValidationError, json, to_builtins
+
+from asynctask.annotations import shape_of
+from asynctask.context import Context
+from asynctask.model import FieldError
+from asynctask.shapes import Fields, Found, Path, Shape
+from asynctask.wire import dump, shown
+
+
+class UnusableError(Exception):
+    """The function cannot be a handler; the message is a sentence without the function's name."""
+
+
+class Input:
+    """What a handler takes besides its context; `read_signature` makes it.
+
+    :ivar context: the name of the parameter that is annotated `Context`, if there is one.
+    :ivar schema: JSON Schema of the input, complete in itself.
+    """
+
+    def __init__(
+        self, context: str | None, schema: dict[str, Any], fields: Fields, defaults: Mapping[str, Any]
+    ) -> None:
+        self.context = context
+        self.schema = schema
+        self._fields = fields
+        self._defaults = defaults
+
+    def check(
+        self, value: dict[str, Any], path: Path = ("input",)
+    ) -> tuple[dict[str, Any], list[FieldError]]:
+        """Look at all of an input.
+
+        :param value: parsed JSON.
+        :param path: where it is in the body.
+        :returns: the input as it is to be stored, with 5 for 5.0 and without the defaults; and every
+            bad field. If there is none, `arguments` takes it.
+        """
+        found = Found(may_have_nul=_may_have_nul(value))
+        try:
+            checked = self._fields.check(value, path, found)
+        except RecursionError:
+            found.add(path, "is nested too deep")
+            return value, found.errors
+        if not found.errors:
+            for name, item in checked.items():
+                if reason := self._fields.shapes[name].refusal(item):
+                    found.add((*path, name), reason)
+        return checked, found.errors
+
+    def arguments(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments for the handler: without the context, with the defaults.
+
+        :param value: what `check` gave, perhaps that of an earlier version of the handler.
+        :raises ValidationError: it does not fit any more.
+        """
+        shapes = self._fields.shapes
+        for name in value:
+            if name not in shapes:
+                raise ValidationError(f"Unknown field '{shown(name)}'")
+        for name in self._fields.required:
+            if name not in value:
+                raise ValidationError(f"Field 'input.{name}' is required")
+        given = {name: _argument(name, shapes[name], value[name]) for name in value}
+        return {**self._defaults, **given}
+
+
+def _argument(name: str, shape: Shape, value: Any) -> Any:
+    try:
+        return shape.convert(value)
+    except ValidationError as error:
+        raise ValidationError(f"Field 'input.{name}' {error}") from error
+
+
+def _may_have_nul(value: Any) -> bool:
+    """Whether it is worth looking: to write it as JSON is much faster than to walk through it."""
+    try:
+        return "\\u0000" in dump(value)
+    except (ValueError, RecursionError):
+        return True
+
+
+def read_signature(function: Callable[..., Any]) -> Input:
+    """What a handler takes, by its parameters' annotations; without one it may be anything.
+
+    :raises UnusableError: it cannot be a handler.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+    except (TypeError, ValueError) as error:
+        raise UnusableError("its signature cannot be read") from error
+    annotations = {parameter.name: _annotation(parameter, names) for parameter in parameters}
+    context = _context(annotations)
+    given = [parameter for parameter in parameters if parameter.name != context]
+    defaults = {p.name: p.default for p in given if p.default is not p.empty}
+    fields = Fields()
+    for parameter in given:
+        fields.shapes[parameter.name] = _shape(parameter, annotations[parameter.name])
+    fields.required = [name for name in fields.shapes if name not in defaults]
+    schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
+    return Input(context, schema, fields, defaults)
+
+
+def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+    """The annotation, with the names in it looked up that were quoted."""
+    name = parameter.name
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise UnusableError(f"parameter '{name}' is positional-only; the fields of an input have names")
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+        raise UnusableError(f"parameter '{stars}{name}' takes any number of values; name each of them")
+    if parameter.annotation is parameter.empty:
+        return Any
+    holder = SimpleNamespace(__annotations__={name: parameter.annotation})
+    try:
+        return get_type_hints(holder, names, include_extras=True)[name]
+    except Exception as error:  # It is code, and may raise anything.
+        raise _unusable(parameter, f"cannot be resolved: {error}") from error
+
+
+def _context(annotations: Mapping[str, Any]) -> str | None:
+    found = [name for name, annotation in annotations.items() if _is_context(annotation)]
+    if len(found) > 1:
+        raise UnusableError(f"parameters '{found[0]}' and '{found[1]}' are both annotated Context")
+    return found[0] if found else None
+
+
+def _is_context(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return _is_context(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        others = [one for one in get_args(annotation) if one is not NoneType]
+        return len(others) == 1 and _is_context(others[0])
+    return annotation is Context
+
+
+def _shape(parameter: inspect.Parameter, annotation: Any) -> Shape:
+    try:
+        shape = shape_of(annotation)
+        _schemas([annotation])
+    except Exception as error:  # A TypeError from msgspec, or anything from a type's own code.
+        raise _unusable(parameter, f"cannot be checked: {error}") from error
+    return shape
+
+
+def _unusable(parameter: inspect.Parameter, why: str) -> UnusableError:
+    annotation = parameter.annotation
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return UnusableError(f"the annotation of parameter '{parameter.name}', {text}, {' '.join(why.split())}")
+
+
+def _schema(annotations: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    schemas, components = _schemas(annotations.values())
+    properties = dict(zip(annotations, schemas, strict=True))
+    for name, default in defaults.items():
+        # One that is no JSON, such as a sentinel, is not shown.
+        with suppress(TypeError, ValueError, RecursionError):
+            properties[name]["default"] = _json(default)
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in annotations if name not in defaults],
+        "additionalProperties": False,
+    }
+    return {**schema, "$defs": components} if components else schema
+
+
+def _json(default: Any) -> Any:
+    value = to_builtins(default, str_keys=True)
+    dump(value)
+    return value
+
+
+def _schemas(annotations: Iterable[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    schemas, components = json.schema_components(annotations, schema_hook=_object)
+    for component in components.values():
+        if "properties" in component:
+            component["additionalProperties"] = False
+        elif "prefixItems" in component:
+            component["maxItems"] = len(component["prefixItems"])
+    return schemas, components
+
+
+def _object(_: type) -> dict[str, Any]:
+    """What is said of ``object``, the only class that msgspec does not know and `shape_of` takes."""
+    return {"type": ["object", "array", "string", "number", "boolean", "null"]}

@@ -1,0 +1,202 @@
+"""Processes for handlers: spawned, killed at a cancel, gone with their parent."""
+
+import atexit
+import pickle
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from threading import Event, Lock
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
+
+from asynctask.context import Facts
+from asynctask.model import Progress
+from asynctask.spawned import Spawned
+from asynctask.threads import Threads
+from asynctask.worker import Call, Logged, Raised, Reported, Returned
+
+log = Logger(namespace="asynctask.processes")
+
+
+class ProcessDiedError(Exception):
+    """The process of a handler ended, and not by our hand."""
+
+
+class _Run:
+    """One call in a process."""
+
+    def __init__(self, processes: "Processes", call: Call, report: Callable[[Progress], None]) -> None:
+        self._processes = processes
+        self._call = call
+        self._report = report
+        self._lock = Lock()
+        self._asked: Spawned | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Kill it; in the reactor's thread."""
+        with self._lock:
+            self._cancelled = True
+            if self._asked is not None:
+                self._asked.kill()
+
+    def __call__(self) -> Any:
+        """Run it and wait for its end; in a thread that waits for processes."""
+        asked = pickle.dumps(self._call)
+        if self._cancelled:
+            raise CancelledError
+        worker = self._processes.take()
+        try:
+            end = self._converse(worker, asked)
+        except (EOFError, OSError):
+            end = None
+        with self._lock:
+            killed = self._cancelled and self._asked is not None
+            self._asked = None
+        lives = end is not None and not killed
+        how = None if lives else worker.death()
+        self._processes.give_back(worker, lives)
+        if self._cancelled:
+            raise CancelledError
+        if end is None:
+            raise ProcessDiedError(f"The process of the handler died ({how})")
+        return _Remote(end) if isinstance(end, Raised) else end.text
+
+    def _converse(self, worker: Spawned, asked: bytes) -> Returned | Raised:
+        worker.begin(lambda: self._cancelled)
+        with self._lock:
+            if self._cancelled:
+                return Returned("null")
+            self._asked = worker
+        worker.ask(asked)
+        while True:
+            word = worker.hear()
+            if isinstance(word, Reported):
+                # One after the other, so that the process cannot be faster than the reactor.
+                told = Event()
+                self._processes.from_thread(self._tell, Progress(*word), told)
+                told.wait()
+            elif isinstance(word, Logged):
+                globalLogPublisher(word.event | {"log_level": LogLevel.lookupByName(word.level)})
+            else:
+                return word
+
+    def _tell(self, progress: Progress, told: Event) -> None:
+        try:
+            if not self._cancelled:
+                self._report(progress)
+        except Exception:
+            log.failure("Progress could not be told")
+        finally:
+            told.set()
+
+
+class Processes:
+    """A pool of processes, each started when it is needed.
+
+    :param size: processes at once; more calls than that wait.
+    :param from_thread: ``reactor.callFromThread``.
+    """
+
+    def __init__(self, size: int, from_thread: Callable[..., object]) -> None:
+        self.from_thread = from_thread
+        self._threads = Threads(size, from_thread)
+        self._lock = Lock()
+        self._all: set[Spawned] = set()
+        self._idle: list[Spawned] = []
+        self._stopped = False
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arguments: dict[str, Any],
+        context_name: str | None,
+        facts: Facts,
+        report: Callable[[Progress], None],
+    ) -> Deferred[Any]:
+        """Run a function that a process can import.
+
+        :param context_name: the parameter that takes the context, if there is one.
+        :param report: takes its progress, in the reactor's thread, in order and before the end.
+        :returns: fires with the result as JSON text, when the process has nothing more to do with it. A
+            cancel kills the process; this then fails with `CancelledError`. It fails with
+            `ProcessDiedError` when the process ends by itself, and with `ImportError` without pebble.
+        """
+        run = _Run(self, Call(function, arguments, context_name, facts), report)
+        return self._threads.run(run, run.cancel).deferred
+
+    def stop(self) -> None:
+        """Kill all of them."""
+        with self._lock:
+            self._stopped = True
+            for worker in self._all:
+                worker.kill()
+        atexit.unregister(self.stop)
+        self._threads.stop()
+
+    def take(self) -> Spawned:
+        """A process for one call.
+
+        :raises OSError: the system gives no more of them.
+        """
+        with self._lock:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.lives:
+                    return worker
+                self._all.discard(worker)
+        worker = Spawned()
+        # Before multiprocessing would wait for it at the exit, for ever.
+        atexit.register(self.stop)
+        with self._lock:
+            self._all.add(worker)
+        return worker
+
+    def give_back(self, worker: Spawned, lives: bool) -> None:
+        """It has ended the call, or by it."""
+        with self._lock:
+            if self._stopped:
+                worker.kill()
+            elif lives:
+                self._idle.append(worker)
+            else:
+                self._all.discard(worker)
+
+
+class _Told:
+    """Part of an exception that was raised in another process."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+class _Remote(Failure):
+    """The failure of a handler in a process, with the traceback from there."""
+
+    def __init__(self, raised: Raised) -> None:
+        super().__init__(_rebuilt(raised))
+        self._trace = raised.traceback
+
+    def getTraceback(self, *_: object, **__: object) -> str:
+        """See `twisted.python.failure.Failure`."""
+        return self._trace
+
+
+def _rebuilt(raised: Raised) -> BaseException:
+    """An exception of the same name, below as much of its class as this process knows."""
+    module, name = raised.kinds[0]
+    shape = {"__module__": module, "__qualname__": name}
+    for known, path in raised.kinds:
+        try:
+            kind = attrgetter(path)(sys.modules[known])
+            error: BaseException = type(name.rpartition(".")[2], (_Told, kind), shape)(raised.text)
+        except (KeyError, AttributeError, TypeError):
+            continue
+        return error
+    return Exception(raised.text)

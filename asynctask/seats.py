@@ -1,0 +1,74 @@
+"""The free seats: where the front door and the runner meet.
+
+The front door asks for a seat before the commit that accepts a task; the runner takes it over with
+the task; a failed commit gives it back.
+"""
+
+from collections.abc import Callable, Mapping
+
+from asynctask.registry import Kind
+
+
+class Seats:
+    """How many attempts may still begin here, in each place and of each kind.
+
+    :param places: attempts at once in each place; 0 only accepts.
+    :ivar draining: whether the service ends, and starts nothing more.
+    :ivar closed: tells whether a place takes no more tasks at all.
+    """
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        self.draining = False
+        self.closed: Callable[[str], bool] = lambda _place: False
+        self._free = dict(places)
+        self._taken: dict[str, int] = {}
+        self._waiting: dict[str, bool] = {}
+        self._turns: dict[str, list[str]] = {}
+
+    def free(self, kind: Kind) -> int:
+        """How many attempts of this kind may begin now."""
+        free = self._free[kind.place]
+        if kind.concurrency is not None:
+            free = min(free, kind.concurrency - self._taken.get(kind.name, 0))
+        return max(0, free)
+
+    def take(self, kind: Kind) -> bool:
+        """Take a seat for a new task, unless an older one of its kind waits for one."""
+        if self.draining or self.waits(kind.name) or not self.free(kind):
+            return False
+        self.reserve(kind, 1)
+        return True
+
+    def reserve(self, kind: Kind, seats: int) -> None:
+        """Take seats, which must be free."""
+        self._free[kind.place] -= seats
+        self._taken[kind.name] = self._taken.get(kind.name, 0) + seats
+
+    def give_back(self, kind: Kind, seats: int = 1) -> None:
+        """Seats are free again."""
+        self.reserve(kind, -seats)
+
+    def waits(self, name: str) -> bool:
+        """Whether due tasks of this kind may wait in the store; before the first look they may."""
+        return self._waiting.get(name, True)
+
+    def note_waiting(self, name: str, waiting: bool) -> None:
+        """What the store knows of due tasks of this kind."""
+        self._waiting[name] = waiting
+
+    def share(self, kind: Kind, of: Mapping[str, Kind]) -> int:
+        """The free seats of a place, shared among the kinds that wait for them.
+
+        :param of: all kinds.
+        """
+        waiting = sum(1 for other in of.values() if other.place == kind.place and self.waits(other.name))
+        return min(self.free(kind), max(1, self._free[kind.place] // max(1, waiting)))
+
+    def next_in(self, place: str, of: Mapping[str, Kind]) -> list[Kind]:
+        """The kinds that wait for a seat in this place, the one whose turn it is first."""
+        turns = self._turns.setdefault(place, [kind.name for kind in of.values() if kind.place == place])
+        waiting = [of[name] for name in turns if self.waits(name)]
+        if waiting:
+            turns.remove(waiting[0].name)
+            turns.append(waiting[0].name)
+        return waiting

@@ -1,0 +1,244 @@
+"""What an annotation accepts, checked field by field.
+
+msgspec knows the types, but tells only the first thing that is wrong, lets an unknown key of a
+dataclass pass and takes no 5.0 for an integer. So a `Shape` follows a value down to what has no
+parts; that alone is left to msgspec.
+"""
+
+from collections.abc import Mapping
+from itertools import chain, repeat
+from typing import Any, Final, Protocol
+
+from msgspec import ValidationError, convert, defstruct
+
+from asynctask.model import FieldError
+from asynctask.wire import MAX_HINTS, MAX_SHOWN, dump, pointer, shown, unknown
+
+Path = tuple[str | int, ...]
+
+MAX_REASON: Final = 200
+"""Characters that an error repeats of what a type's own code had to say."""
+
+NUL: Final = "must not contain a NUL character"
+
+
+class Found:
+    """What is wrong with one input.
+
+    :param may_have_nul: whether it is worth looking for NUL characters.
+    """
+
+    def __init__(self, *, may_have_nul: bool) -> None:
+        self.may_have_nul = may_have_nul
+        self.errors: list[FieldError] = []
+        self._hints = MAX_HINTS
+
+    def add(self, path: Path, what: str) -> None:
+        name = _short(".".join(map(str, path)))
+        self.errors.append(FieldError(f"Field '{name}' {what}", pointer(*path)))
+
+    def unknown(self, path: Path, key: str, known: Mapping[str, Any]) -> None:
+        if self._hints:
+            self._hints -= 1
+            detail = unknown("field", key, known)
+        else:
+            # Even a search among no names takes longer than all the rest.
+            detail = f"Unknown field '{_short(key)}'"
+        self.errors.append(FieldError(detail, pointer(*path, key)))
+
+    def nul(self, value: Any, path: Path) -> None:
+        """Look for NUL characters in what may be anything."""
+        if not self.may_have_nul:
+            return
+        if isinstance(value, str):
+            if "\0" in value:
+                self.add(path, NUL)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if "\0" in key:
+                    self.add((*path, key), NUL)
+                if "\0" not in key or not isinstance(item, str):
+                    self.nul(item, (*path, key))
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                self.nul(item, (*path, number))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN and text.isprintable() else shown(text)
+
+
+class Part(Protocol):
+    """What has parts: objects or arrays of one annotation."""
+
+    def check(self, value: Any, path: Path, found: Found) -> Any:
+        """The value as it is to be stored."""
+
+
+class Shape:
+    """What one annotation accepts.
+
+    :ivar must: what a value must be, in words.
+    :ivar anything: all that JSON has.
+    :ivar objects: what is accepted of objects; None for nothing.
+    :ivar arrays: what is accepted of arrays.
+    :ivar integral: whether 5.0 is meant as 5.
+    :ivar whole: whether msgspec accepts nothing that we would not.
+    :ivar hooked: whether a value may be wrong though its parts are right.
+    """
+
+    def __init__(self, annotation: Any) -> None:
+        # A Struct's types are compiled once, those of a bare annotation at every call.
+        self._box: Any = defstruct("Box", [("value", annotation)], array_like=True)
+        self.must = "anything"
+        self.anything = self.integral = self.whole = self.hooked = False
+        self.objects: Part | None = None
+        self.arrays: Part | None = None
+
+    def check(self, value: Any, path: Path, found: Found) -> Any:
+        """Add what is wrong to ``found``.
+
+        :returns: the value as it is to be stored.
+        """
+        if self.anything:
+            found.nul(value, path)
+            return value
+        part = None
+        if isinstance(value, dict | list):
+            if self.whole and not found.may_have_nul and self.fits(value):
+                return value
+            part = self.objects if isinstance(value, dict) else self.arrays
+        if part is None:
+            return self._check_leaf(value, path, found)
+        before = len(found.errors)
+        value = part.check(value, path, found)
+        if self.hooked and len(found.errors) == before and (reason := self.refusal(value)):
+            found.add(path, reason)
+        return value
+
+    def _check_leaf(self, value: Any, path: Path, found: Found) -> Any:
+        if self.integral and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, str) and "\0" in value:
+            found.add(path, NUL)
+        elif not self.fits(value):
+            found.add(path, f"must be {self.must}")
+        return value
+
+    def fits(self, value: Any) -> bool:
+        """Whether msgspec and the type's own code take it."""
+        try:
+            convert((value,), self._box, str_keys=True)
+        except Exception:  # A `__post_init__` may raise anything.
+            return False
+        return True
+
+    def refusal(self, value: Any) -> str | None:
+        """Why it does not fit; None if it does."""
+        try:
+            self.convert(value)
+        except ValidationError as error:
+            return str(error)
+        return None
+
+    def convert(self, value: Any) -> Any:
+        """:raises ValidationError: whatever goes wrong."""
+        try:
+            return convert((value,), self._box, str_keys=True).value
+        except Exception as error:  # As above.
+            raise ValidationError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a type's own code says, where it says it in the way of msgspec: by a ValueError or TypeError."""
+    cause = error.__cause__ if isinstance(error, ValidationError) else None
+    if cause is None:
+        return "is not valid"
+    text = " ".join(str(cause).encode("utf-8", "replace").decode("utf-8").split())
+    return f"is not valid: {text[:MAX_REASON]}"
+
+
+class Fields:
+    """Objects with named fields."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self.required: list[str] = []
+
+    def check(self, value: dict[str, Any], path: Path, found: Found) -> dict[str, Any]:
+        checked = {}
+        for name, item in value.items():
+            shape = self.shapes.get(name)
+            if shape is None:
+                found.unknown(path, name, self.shapes)
+            else:
+                checked[name] = shape.check(item, (*path, name), found)
+        for name in self.required:
+            if name not in value:
+                found.add((*path, name), "is required")
+        return checked
+
+
+class Tagged:
+    """Objects of which one field tells which of several Structs it is."""
+
+    def __init__(self, field: str, tag: Shape, members: Mapping[Any, Part]) -> None:
+        self._field = field
+        self._tag = tag
+        self._members = members
+
+    def check(self, value: dict[str, Any], path: Path, found: Found) -> Any:
+        tag = value.get(self._field)
+        member = self._members.get(tag) if isinstance(tag, str | int | float) else None
+        if member is not None:
+            return member.check(value, path, found)
+        if self._field in value:
+            self._tag.check(tag, (*path, self._field), found)
+        else:
+            found.add((*path, self._field), "is required")
+        return value
+
+
+class Map:
+    """Objects with any keys of one type. ``key`` is the shape of such an object without its values."""
+
+    def __init__(self, must: str, low: float, high: float, item: Shape, key: Shape | None) -> None:
+        self._must = must
+        self._low, self._high = low, high
+        self._item = item
+        self._key = key
+
+    def check(self, value: dict[str, Any], path: Path, found: Found) -> dict[str, Any]:
+        if not self._low <= len(value) <= self._high:
+            found.add(path, f"must be {self._must}")
+        checked = {}
+        for key, item in value.items():
+            at = (*path, key)
+            if "\0" in key:
+                found.add(at, NUL)
+            elif self._key is not None and not self._key.fits({key: None}):
+                found.add(at, f"must have a name that is {self._key.must}")
+            checked[key] = self._item.check(item, at, found)
+        return checked
+
+
+class Array:
+    """Arrays: of these items first, and then of any number of the others."""
+
+    def __init__(self, must: str, low: float, high: float, *, different: bool = False) -> None:
+        self.first: list[Shape] = []
+        self.others: list[Shape] = []
+        self._must = must
+        self._low, self._high = low, high
+        self._different = different
+
+    def check(self, value: list[Any], path: Path, found: Found) -> list[Any]:
+        shapes = chain(self.first, *map(repeat, self.others))
+        checked = [
+            shape.check(item, (*path, number), found)
+            for number, (item, shape) in enumerate(zip(value, shapes, strict=False))
+        ]
+        same = self._different and len(set(map(dump, checked))) < len(checked)
+        if same or not self._low <= len(value) <= self._high:
+            found.add(path, f"must be {self._must}")
+        return checked

@@ -1,0 +1,108 @@
+"""One process for handlers, seen from its parent; pebble starts it and sees to its end."""
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from asynctask.worker import Begun, Logged, Raised, Reported, Returned, serve_handlers
+
+LOOK: Final = 0.5
+"""Seconds between two looks whether a busy process still lives, where its pipe does not tell: programs that
+a handler has started may hold it open."""
+
+REAP: Final = 1.0
+"""Seconds for pebble to tell how a process ended."""
+
+
+class Spawned:
+    """A process that runs handlers, with a pipe of its own.
+
+    :raises ImportError: pebble is missing.
+    """
+
+    def __init__(self) -> None:
+        start = starter()
+        self._pipe, theirs = get_context("spawn").Pipe()
+        self._pid: int | None = None
+        self._end = start(theirs, os.getpid())
+        # Else we would not see it closed when the process dies.
+        theirs.close()
+
+    def begin(self, cancelled: Callable[[], bool]) -> None:
+        """Wait until it is there.
+
+        :raises EOFError: it has died, or is not there although nobody wants it any more.
+        """
+        while self._pid is None:
+            if self._pipe.poll(LOOK):
+                begun: Begun = self._pipe.recv()
+                self._pid = begun.pid
+            elif cancelled():
+                raise EOFError
+
+    def ask(self, call: bytes) -> None:
+        """Hand a call over."""
+        self._pipe.send_bytes(call)
+
+    def hear(self) -> Reported | Logged | Returned | Raised:
+        """The next that it says.
+
+        :raises EOFError: it has died.
+        """
+        while not self._pipe.poll(LOOK):
+            if not self.lives:
+                raise EOFError
+        word: Reported | Logged | Returned | Raised = self._pipe.recv()
+        return word
+
+    @property
+    def lives(self) -> bool:
+        """Whether it could take a call."""
+        if self._pid is None or self._end.done():
+            return False
+        try:
+            # Looks without taking the exit code from pebble.
+            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            return False
+
+    def kill(self) -> None:
+        """End it now, with what it has started."""
+        if self._pid is not None and not self._end.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def death(self) -> str:
+        """How it died; what it has started and left goes with it."""
+        self.kill()
+        wait([self._end], REAP)
+        if not self._end.done():
+            self._end.cancel()
+        if self._end.cancelled():
+            return "nobody knows how"
+        code = getattr(self._end.exception(), "exitcode", None)
+        if code is not None and code < 0:
+            with suppress(ValueError):
+                return signal.Signals(-code).name
+        return f"exit code {code}"
+
+
+def starter() -> Callable[[Connection, int], Future[None]]:
+    """What starts a process.
+
+    :raises ImportError: pebble is missing.
+    """
+    try:
+        from pebble import concurrent
+    except ImportError:
+        raise ImportError(
+            "Handlers in processes need pebble: pip install 'asynctask[processes]'", name="pebble"
+        ) from None
+    # Its annotations call the argument mp_context; its code reads context, and forks without it.
+    started: Any = concurrent.process(daemon=False, context=get_context("spawn"))  # type: ignore[call-overload]
+    return started(serve_handlers)  # type: ignore[no-any-return]

@@ -1,0 +1,206 @@
+"""The bodies of POSTs: what a client asks for, checked against the kinds that there are."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any, Final
+
+from msgspec import Struct
+
+from asynctask.model import FieldError, Invalid, Submission
+from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
+from asynctask.wire import MAX_HINTS, MAX_NAME, Wrong, dump, parse_json, pointer, unknown
+
+MAX_DELAY: Final = 31_536_000
+MAX_BATCH: Final = 1_000
+"""Tasks of one batch: their commit must not keep others waiting."""
+
+NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
+OBJECT: Final = "The body must be a JSON object"
+BATCH: Final = "The body must be a JSON array of 1 to 1,000 objects"
+
+Path = tuple[str | int, ...]
+Kinds = Mapping[str, Kind]
+
+
+class Body(Struct, frozen=True):
+    """What a POST asks for.
+
+    :ivar digest: the same for the same parsed body, whatever its spaces and the order of its keys.
+    """
+
+    submissions: list[Submission]
+    digest: str
+
+
+def parse_one(body: bytes, kinds: Kinds) -> Body:
+    """Read the body of one task.
+
+    :raises Invalid: with every bad field; one about ``name`` comes first.
+    """
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise Invalid(OBJECT, (FieldError(OBJECT, ""),))
+    submission, errors = _read(value, kinds, ())
+    return Body([_sound(submission, errors)], _digest(value))
+
+
+def parse_batch(body: bytes, kinds: Kinds) -> Body:
+    """Read the body of a batch.
+
+    :raises Invalid: with every bad field of every task.
+    """
+    value = parse_json(body)
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_BATCH:
+        raise Invalid(BATCH, (FieldError(BATCH, ""),))
+    errors: list[FieldError] = []
+    submissions: list[Submission] = []
+    for number, item in enumerate(value):
+        if not isinstance(item, dict):
+            errors.append(FieldError(BATCH, pointer(number)))
+            continue
+        submission, wrong = _read(item, kinds, (number,))
+        errors += wrong
+        if submission is not None:
+            submissions.append(submission)
+    if errors:
+        raise Invalid(errors[0].detail, tuple(errors))
+    return Body(submissions, _digest(value))
+
+
+def _sound(submission: Submission | None, errors: list[FieldError]) -> Submission:
+    if submission is None or errors:
+        raise Invalid(errors[0].detail, tuple(errors))
+    return submission
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission | None, list[FieldError]]:
+    errors: list[FieldError] = []
+    fields: dict[str, Any] = {}
+    for field, read in _FIELDS.items():
+        try:
+            fields[field] = read(value.get(field))
+        except Wrong as wrong:
+            errors.append(FieldError(str(wrong), pointer(*path, field)))
+    kind = kinds.get(fields.get("kind", ""))
+    if kind is None and "kind" in fields:
+        errors.append(FieldError(unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
+    given = _input(fields, kind, path, errors)
+    others = [field for field in value if field not in _FIELDS]
+    for number, field in enumerate(others):
+        similar = _FIELDS if number < MAX_HINTS else ()
+        errors.append(FieldError(unknown("field", field, similar), pointer(*path, field)))
+    if errors or kind is None:
+        return None, errors
+    return Submission(
+        name=fields["name"],
+        kind=kind.name,
+        input=dump(given),
+        delay=fields["delay"],
+        timeout=kind.timeout if fields["timeout"] is None else fields["timeout"],
+        retries=kind.retries if fields["retries"] is None else fields["retries"],
+    ), []
+
+
+def _input(
+    fields: dict[str, Any], kind: Kind | None, path: Path, errors: list[FieldError]
+) -> dict[str, Any]:
+    """The handler's arguments, and whatever is wrong with them."""
+    duration, given = fields.get("duration"), fields.get("input")
+    if duration is not None and given is not None:
+        detail = "Field 'duration' is the input of simulate; give one of the two"
+        errors.append(FieldError(detail, pointer(*path, "duration")))
+    if kind is None:
+        return {}
+    if kind.name != "simulate":
+        if duration is not None:
+            detail = f"Field 'duration' belongs to kind 'simulate', not to '{kind.name}'"
+            errors.append(FieldError(detail, pointer(*path, "duration")))
+    elif given is None:
+        return {"duration": 3 if duration is None else duration}
+    checked, wrong = kind.input.check(given or {}, (*path, "input"))
+    errors += wrong
+    return {"duration": 3} | checked if kind.name == "simulate" else checked
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise Wrong(NAME_REQUIRED)
+    if len(value) > MAX_NAME:
+        raise Wrong(f"Field 'name' must have at most {MAX_NAME} characters")
+    return _text("name", value)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "simulate"
+    if not isinstance(value, str):
+        raise Wrong("Field 'kind' must be a string")
+    return _text("kind", value)
+
+
+def _text(field: str, value: str) -> str:
+    if "\0" in value:
+        raise Wrong(f"Field '{field}' must not contain a NUL character")
+    return value
+
+
+def _duration(value: Any) -> int | None:
+    return None if value is None else _integer("duration", value, MAX_DURATION)
+
+
+def _retries(value: Any) -> int | None:
+    return None if value is None else _integer("retries", value, MAX_RETRIES)
+
+
+def _integer(field: str, value: Any, highest: int) -> int:
+    if not _is_number(value) or value != int(value):
+        raise Wrong(f"Field '{field}' must be an integer from 0 to {highest}")
+    if not 0 <= value <= highest:
+        raise Wrong(f"Field '{field}' must be from 0 to {highest}")
+    return int(value)
+
+
+def _delay(value: Any) -> float:
+    if value is None:
+        return 0
+    if not _is_number(value):
+        raise Wrong(f"Field 'delay' must be a number from 0 to {MAX_DELAY}")
+    if not 0 <= value <= MAX_DELAY:
+        raise Wrong(f"Field 'delay' must be from 0 to {MAX_DELAY}")
+    return float(value)
+
+
+def _timeout(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value) or not value > 0 or not isfinite(float(value)):
+        raise Wrong("Field 'timeout' must be a number of seconds over 0")
+    return value if isinstance(value, float) or value < 2**53 else float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise Wrong("Field 'input' must be an object")
+    return value
+
+
+_FIELDS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": _name,
+    "duration": _duration,
+    "kind": _kind,
+    "input": _object,
+    "delay": _delay,
+    "timeout": _timeout,
+    "retries": _retries,
+}

@@ -1,0 +1,141 @@
+"""Threads of our own: the reactor's are shared with its resolver, and a stuck one holds up the exit."""
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from threading import Condition, Thread
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from asynctask.patient import Patient
+
+
+class _State(Enum):
+    WAITING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+    ABANDONED = auto()
+
+
+class Work:
+    """One call in a thread.
+
+    :ivar deferred: fires in the reactor's thread with what the call returned or raised, whatever it was.
+        A cancel asks the call to end, if there is a way to; the Deferred still waits for the real end.
+    """
+
+    __slots__ = ("_call", "_pool", "_state", "deferred")
+
+    def __init__(self, pool: "Threads", call: Callable[[], Any], cancel: Callable[[], object]) -> None:
+        self.deferred = Patient(cancel)
+        self._pool = pool
+        self._call = call
+        self._state = _State.WAITING
+
+    def abandon(self) -> None:
+        """Give it up: its result is dropped, and another thread takes its thread's place."""
+        self._pool._abandon(self)
+
+    def _outcome(self) -> Any:
+        try:
+            return self._call()
+        except BaseException:
+            return Failure()
+
+    def _end(self, outcome: Any) -> None:
+        if self._state is not _State.ABANDONED:
+            self.deferred.end(outcome)
+
+
+class Threads:
+    """A pool of daemon threads, each started when it is needed: the exit of the process waits for none.
+
+    :param size: threads at once, those that were given up not counted; more calls than that wait.
+    :param from_thread: ``reactor.callFromThread``.
+    :ivar abandoned: threads that were given up and still run.
+    """
+
+    def __init__(self, size: int, from_thread: Callable[..., object]) -> None:
+        self.abandoned = 0
+        self._size = size
+        self._from_thread = from_thread
+        self._changed = Condition()
+        self._waiting: deque[Work] = deque()
+        self._threads = 0
+        self._idle = 0
+        self._stopped = False
+
+    def run(self, call: Callable[[], Any], cancel: Callable[[], object] = lambda: None) -> Work:
+        """Call it in a thread.
+
+        :param cancel: asks the call to end, when ``deferred`` is cancelled.
+        :raises RuntimeError: the system gives no more threads.
+        """
+        work = Work(self, call, cancel)
+        with self._changed:
+            self._waiting.append(work)
+            try:
+                self._serve()
+            except RuntimeError:
+                self._waiting.pop()
+                raise
+        return work
+
+    def stop(self) -> None:
+        """Let idle threads end, and the others after what they run; stuck ones are left to the exit."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _serve(self) -> None:
+        """See to it that what waits is taken by a thread."""
+        if len(self._waiting) > self._idle and self._threads < self._size:
+            Thread(target=self._work, name="asynctask", daemon=True).start()
+            self._threads += 1
+            self._idle += 1
+        else:
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """What each thread does."""
+        while (work := self._next()) is not None:
+            outcome = work._outcome()
+            if not self._ended(work):
+                return
+            self._from_thread(work._end, outcome)
+            # Neither is kept while the thread waits for the next one.
+            del work, outcome
+
+    def _next(self) -> Work | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopped)
+            self._idle -= 1
+            if not self._waiting:
+                self._threads -= 1
+                return None
+            work = self._waiting.popleft()
+            work._state = _State.RUNNING
+            return work
+
+    def _ended(self, work: Work) -> bool:
+        """Whether the thread that ran it is still one of the pool."""
+        with self._changed:
+            if work._state is _State.ABANDONED:
+                self.abandoned -= 1
+                return False
+            work._state = _State.ENDED
+            # From now on, so that who hears of the end finds the thread free.
+            self._idle += 1
+            return True
+
+    def _abandon(self, work: Work) -> None:
+        with self._changed:
+            before, work._state = work._state, _State.ABANDONED
+            if before is _State.WAITING:
+                self._waiting.remove(work)
+            elif before is _State.RUNNING:
+                self.abandoned += 1
+                self._threads -= 1
+                if self._waiting:
+                    self._serve()

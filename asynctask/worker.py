@@ -1,0 +1,197 @@
+"""What runs in a process for handlers: one call after the other, until it is killed.
+
+It speaks with its parent over a pipe that is its own alone, so that one that dies in the middle of a word
+harms no other. What it says is made of Python's plain values, which the parent can read whatever they were.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from threading import Lock
+from typing import Any, Final, NamedTuple, cast
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
+from twisted.python.failure import Failure
+
+from asynctask import wire
+from asynctask.context import Context, Facts
+from asynctask.model import Progress
+
+PR_SET_PDEATHSIG: Final = 1
+MAX_TEXT: Final = 10_000
+MAX_TRACEBACK: Final = 20_000
+"""Characters of an exception's text and of its traceback that are handed over."""
+
+_PLAIN: Final = (str, int, float, bool, type(None))
+
+
+class Call(NamedTuple):
+    """What the parent asks for; the function is pickled by its name."""
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    context_name: str | None
+    facts: Facts
+
+
+class Begun(NamedTuple):
+    """The process is there, and leads a group of its own."""
+
+    pid: int
+
+
+class Reported(NamedTuple):
+    """Progress."""
+
+    step: int
+    total: int
+    message: str
+
+
+class Logged(NamedTuple):
+    """An event of the log."""
+
+    level: str
+    event: dict[str, Any]
+
+
+class Returned(NamedTuple):
+    """The end: a result, as JSON text."""
+
+    text: str
+
+
+class Raised(NamedTuple):
+    """The end: an exception.
+
+    :ivar kinds: module and qualified name of its class and of the classes above it.
+    """
+
+    kinds: list[tuple[str, str]]
+    text: str
+    traceback: str
+
+
+def serve_handlers(pipe: Connection, parent: int) -> None:
+    """Run one call after the other; the process's main function."""
+    _die_with(parent)
+    # What Ctrl-C and a service manager send to all processes is for the parent to decide upon. A function,
+    # since the programs that a handler starts would inherit SIG_IGN.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    # A group, so that a kill reaches the programs that a handler has started.
+    os.setpgid(0, 0)
+    mouth = _Mouth(pipe)
+    globalLogBeginner.beginLoggingTo(
+        [cast(ILogObserver, mouth.log)], discardBuffer=True, redirectStandardIO=False
+    )
+    mouth.say(Begun(os.getpid()))
+    while True:
+        try:
+            asked = pipe.recv_bytes()
+        except EOFError:
+            return
+        mouth.end(_answer(asked, mouth.reporter()))
+
+
+class _Mouth:
+    """What this process says, from any of its threads, but not what those say that it has forked."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = Lock()
+        self._pid = os.getpid()
+        self._calls = 0
+
+    def say(self, word: Begun | Reported | Logged | Returned | Raised, call: int | None = None) -> None:
+        """Say it, unless it is about a call that has ended."""
+        if os.getpid() != self._pid:
+            return
+        said = pickle.dumps(word)
+        with self._lock:
+            if call in (None, self._calls):
+                self._pipe.send_bytes(said)
+
+    def log(self, event: LogEvent) -> None:
+        """See `twisted.logger.ILogObserver`."""
+        if "log_level" in event:
+            self.say(_logged(event))
+
+    def reporter(self) -> Callable[[Progress], None]:
+        """What tells the progress of the next call."""
+        call = self._calls
+        return lambda told: self.say(Reported(told.step, told.total, told.message), call)
+
+    def end(self, word: Returned | Raised) -> None:
+        """Say how the call ended, and nothing of it from now on."""
+        said = pickle.dumps(word)
+        with self._lock:
+            self._calls += 1
+            self._pipe.send_bytes(said)
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before that
+        os._exit(1)
+
+
+def _answer(asked: bytes, report: Callable[[Progress], None]) -> Returned | Raised:
+    try:
+        call: Call = pickle.loads(asked)  # noqa: S301  # from our own parent
+        given = call.arguments
+        if call.context_name is not None:
+            given = given | {call.context_name: Context(call.facts, None, report, lambda: False)}
+        return Returned(wire.dump_result(call.function(**given)))
+    except BaseException as error:
+        return _raised(error)
+
+
+def _raised(error: BaseException) -> Raised:
+    """An exception in words: many can be pickled but not unpickled, or the parent lacks their module."""
+    kinds = [(kind.__module__, kind.__qualname__) for kind in type(error).__mro__]
+    try:
+        text = _text(str(error))
+    except BaseException:
+        text = "(its text cannot be shown)"
+    try:
+        trace = _text("".join(traceback.format_exception(error)))
+    except BaseException:
+        trace = "(its traceback cannot be shown)"
+    return Raised(kinds, text[:MAX_TEXT], trace[-MAX_TRACEBACK:])
+
+
+def _text(text: str) -> str:
+    """A string of the class itself, without lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _logged(event: LogEvent) -> Logged:
+    """An event in words: only plain values, and a template that needs no others."""
+    told = {key: _plain(value) for key, value in event.items() if not key.startswith("log_")}
+    template = event.get("log_format") or ""
+    if "{" in template:
+        template = _text(formatEvent(event)).replace("{", "{{").replace("}", "}}")
+    told["log_format"] = template
+    told["log_namespace"] = str(event.get("log_namespace", __name__))
+    told["log_time"] = event["log_time"]
+    failure = event.get("log_failure")
+    if isinstance(failure, Failure):
+        told["traceback"] = _text(failure.getTraceback())[-MAX_TRACEBACK:]
+    level: LogLevel = event["log_level"]
+    return Logged(level.name, told)
+
+
+def _plain(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    try:
+        return _text(str(value))
+    except BaseException:
+        return f"({type(value).__name__})"

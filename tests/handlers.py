@@ -1,0 +1,136 @@
+"""Handlers for the tests of processes, which import them by their name."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger
+
+from asynctask.context import Context, Permanent
+
+marked: list[str] = []
+"""What a forked process would have from its parent, and a spawned one has not."""
+
+
+class Awkward(Permanent):
+    """Can be pickled, and not unpickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+        self.lock = threading.Lock()
+
+
+class Silent(Exception):
+    """Has no text to show."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def add(one: int, two: int) -> int:
+    return one + two
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def value(kind: str) -> Any:
+    return {"set": {1}, "big": "x" * (1024 * 1024), "lambda": lambda: None, "nan": float("nan")}[kind]
+
+
+def look() -> dict[str, Any]:
+    return {"marked": marked, "path": sys.path, "group": os.getpgid(0) == os.getpid()}
+
+
+def raise_(kind: str) -> None:
+    if kind == "local":
+
+        class Local(ValueError):
+            pass
+
+        raise Local("from within")
+    raise {
+        "plain": ValueError("no"),
+        "awkward": Awkward(1, 2),
+        "silent": Silent(),
+        "exit": SystemExit(3),
+        "interrupt": KeyboardInterrupt(),
+        "long": ValueError("x" * 1_000_000),
+        "unicode": UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        "group": ExceptionGroup("several", [ValueError("one")]),
+    }[kind]
+
+
+def die(how: str) -> None:
+    if how == "segfault":
+        ctypes.string_at(0)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(int(how))
+
+
+def tell(context: Context, steps: int) -> str:
+    for step in range(1, steps + 1):
+        context.progress(step, steps, f"step {step}")
+    context.log.info("Told {what}", what="all", odd=object)
+    Logger(namespace="mine").warn("plain", number=7)
+    return "told"
+
+
+def facts(given: Context) -> list[Any]:
+    return [given.task_id, given.attempt, given.deadline, given.traceparent, given.cancelled]
+
+
+def loop(context: Context) -> None:
+    """Never end, wherever a signal handler of Python's would run."""
+    context.progress(os.getpid(), 0)
+    while True:
+        pass
+
+
+def stubborn(context: Context) -> None:
+    """Never end, where none would."""
+    context.progress(os.getpid(), 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    re.match("(a+)+$", "a" * 60 + "b")
+
+
+def with_child(context: Context) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        context.progress(child.pid, 0)
+
+
+def leave_child_and_die(context: Context) -> None:
+    """Die, with the pipe kept open by a process that was forked."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(1000)
+    context.progress(child, 0)
+    os._exit(4)
+
+
+def late(context: Context) -> str:
+    """Go on telling after the end."""
+
+    def telling() -> None:
+        for step in range(1000):
+            context.progress(step, 0, "late")
+            time.sleep(0.001)
+
+    threading.Thread(target=telling, daemon=True).start()
+    return "ended"
+
+
+def signalled(folder: str) -> str:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    Path(folder, "on").touch()
+    return "went on"

@@ -1,0 +1,272 @@
+"""One asyncio loop in a thread of its own."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.loop import AsyncioLoop
+from tests.turns import PATIENCE, Turns
+
+
+async def value() -> str:
+    """A coroutine that ends at once."""
+    return "done"
+
+
+async def this_thread() -> threading.Thread:
+    """Where it runs."""
+    return threading.current_thread()
+
+
+class LoopTestCase(SynchronousTestCase):
+    """A loop, and a reactor's thread that the test turns."""
+
+    def setUp(self) -> None:
+        self.turns = Turns()
+        self.loop = AsyncioLoop(self.turns.callFromThread)
+        self.addCleanup(self.loop.stop)
+        self.begun = threading.Event()
+
+    def outcome(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return self.turns.outcome(self.loop.run(start))
+
+    def begin(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
+        """Run it until it says that it has begun."""
+        running = self.loop.run(start)
+        self.assertTrue(self.begun.wait(PATIENCE))
+        return running
+
+    async def endless(self) -> None:
+        """Wait for what never comes."""
+        self.begun.set()
+        await asyncio.Event().wait()
+
+
+class Outcomes(LoopTestCase):
+    """What a coroutine returns or raises comes back."""
+
+    def test_it_runs_in_one_thread_and_its_end_in_the_reactors(self) -> None:
+        running = self.loop.run(this_thread)
+        fired = running.addCallback(lambda thread: (thread, threading.current_thread()))
+        thread, reactors = self.turns.outcome(fired)
+        self.assertTrue(thread.daemon)
+        self.assertIsNot(thread, threading.current_thread())
+        self.assertIs(reactors, threading.current_thread())
+        self.assertIs(self.outcome(this_thread), thread)
+
+    def test_it_is_started_in_that_thread_too(self) -> None:
+        def start() -> Coroutine[Any, Any, Any]:
+            started.append(threading.current_thread())
+            return this_thread()
+
+        started: list[threading.Thread] = []
+        self.assertEqual([self.outcome(start)], started)
+
+    def test_it_awaits_what_asyncio_has(self) -> None:
+        async def several() -> tuple[str, str]:
+            first, second = await asyncio.gather(value(), asyncio.wait_for(value(), PATIENCE))
+            return first, second
+
+        self.assertEqual(self.outcome(several), ("done", "done"))
+
+    def test_a_coroutine_that_is_not_pythons_own_is_driven_step_by_step(self) -> None:
+        class Counted(Coroutine[Any, Any, Any]):
+            """Steps of a coroutine, counted; not to be awaited."""
+
+            def __init__(self, steps: Coroutine[Any, Any, Any]) -> None:
+                self.steps = steps
+
+            def send(self, value: Any) -> Any:
+                taken.append("step")
+                return self.steps.send(value)
+
+            def throw(self, kind: Any, value: Any = None, _trace: Any = None) -> Any:
+                taken.append("error")
+                return self.steps.throw(kind if value is None else value)
+
+            def close(self) -> None:
+                self.steps.close()
+
+            def __await__(self) -> Any:
+                raise TypeError
+
+        async def twice() -> str:
+            await asyncio.sleep(0)
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.endless()
+            return "done"
+
+        taken: list[str] = []
+        running = self.begin(lambda: Counted(twice()))
+        running.cancel()
+        self.assertEqual(self.turns.outcome(running), "done")
+        self.assertEqual(taken, ["step", "step", "error"])
+
+    def test_what_is_no_coroutine_is_a_failure(self) -> None:
+        start: Any = int
+        with self.assertRaises(AttributeError):
+            self.outcome(start)
+
+    def test_many_run_at_once(self) -> None:
+        arrived: list[asyncio.Future[None]] = []
+
+        async def meet() -> int:
+            arrived.append(asyncio.get_running_loop().create_future())
+            if len(arrived) == 50:
+                for each in arrived:
+                    each.set_result(None)
+            await arrived[-1]
+            return 1
+
+        running = [self.loop.run(meet) for _ in range(50)]
+        self.assertEqual(sum(self.turns.outcome(each) for each in running), 50)
+
+    def test_whatever_it_raises_is_its_failure_and_the_loop_lives_on(self) -> None:
+        thread = self.outcome(this_thread)
+        for error in (ValueError("no"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()):
+
+            async def raising(error: BaseException = error) -> None:
+                await asyncio.sleep(0)
+                raise error
+
+            with self.assertRaises(type(error)):
+                self.outcome(raising)
+        self.assertIs(self.outcome(this_thread), thread)
+
+    def test_what_cannot_even_start_is_a_failure(self) -> None:
+        def start() -> Coroutine[Any, Any, Any]:
+            raise SystemExit(3)
+
+        with self.assertRaises(SystemExit):
+            self.outcome(start)
+        self.assertEqual(self.outcome(value), "done")
+
+    def test_a_task_of_its_own_does_not_end_the_loop_either(self) -> None:
+        async def leave() -> None:
+            raise SystemExit(3)
+
+        async def outer() -> None:
+            await asyncio.create_task(leave())
+
+        with self.assertRaises(SystemExit):
+            self.outcome(outer)
+        self.assertEqual(self.outcome(value), "done")
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+
+    def test_a_deferred_cannot_be_its_result(self) -> None:
+        async def wrong() -> Deferred[None]:
+            return Deferred()
+
+        with self.assertRaises(TypeError):
+            self.outcome(wrong)
+
+
+class Cancelled(LoopTestCase):
+    """A cancel arrives where it waits."""
+
+    def test_it_fails_as_twisted_has_it(self) -> None:
+        running = self.begin(self.endless)
+        running.cancel()
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(running)
+
+    def test_it_waits_for_the_real_end(self) -> None:
+        seen: list[str] = []
+
+        async def tidy() -> None:
+            try:
+                await self.endless()
+            except asyncio.CancelledError:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                seen.append("tidied")
+                raise
+
+        running = self.begin(tidy)
+        running.cancel()
+        self.assertNoResult(running)
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(running)
+        self.assertEqual(seen, ["tidied"])
+
+    def test_what_swallows_it_has_its_result(self) -> None:
+        async def stubborn() -> str:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.endless()
+            return "completed"
+
+        running = self.begin(stubborn)
+        running.cancel()
+        self.assertEqual(self.turns.outcome(running), "completed")
+
+    def test_what_fails_at_it_has_its_failure(self) -> None:
+        async def clumsy() -> None:
+            try:
+                await self.endless()
+            finally:
+                raise ValueError("while tidying")
+
+        running = self.begin(clumsy)
+        running.cancel()
+        with self.assertRaises(ValueError):
+            self.turns.outcome(running)
+
+    def test_what_is_cancelled_before_its_first_step_never_takes_it(self) -> None:
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        called: list[str] = []
+
+        async def blocking() -> None:
+            self.begun.set()
+            go_on.wait(PATIENCE)
+
+        def start() -> Coroutine[Any, Any, Any]:
+            called.append("called")
+            return value()
+
+        first = self.begin(blocking)
+        running = self.loop.run(start)
+        running.cancel()
+        go_on.set()
+        self.turns.outcome(first)
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(running)
+        self.assertEqual(called, [])
+
+    def test_what_cancels_itself_is_cancelled(self) -> None:
+        async def itself() -> None:
+            raise asyncio.CancelledError
+
+        with self.assertRaises(CancelledError):
+            self.outcome(itself)
+
+
+class Stopped(LoopTestCase):
+    """The end of the loop."""
+
+    def test_what_runs_is_cancelled_and_the_thread_ends(self) -> None:
+        thread = self.outcome(this_thread)
+        running = self.begin(self.endless)
+        self.loop.stop()
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(running)
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive())
+
+    def test_a_cancel_after_it_is_nothing(self) -> None:
+        running = self.begin(self.endless)
+        thread = self.outcome(this_thread)
+        self.loop.stop()
+        thread.join(PATIENCE)
+        running.cancel()
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(running)
+
+    def test_what_never_ran_has_nothing_to_stop(self) -> None:
+        AsyncioLoop(self.turns.callFromThread).stop()
+        self.assertNotIn("asynctask-asyncio", [thread.name for thread in threading.enumerate()])

@@ -1,0 +1,337 @@
+"""Processes for handlers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.context import Facts, Permanent
+from asynctask.model import Progress
+from asynctask.processes import ProcessDiedError, Processes
+from asynctask.wire import NotSerializable, ResultTooLarge
+from tests import handlers
+from tests.turns import PATIENCE, Turns
+
+FACTS = Facts("task_17388800000002k4qz7m0a9x3c8v5t", "a", 2, 1738880000.5, "00-1-2-01")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, or waits to be reaped by somebody."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+TURNS: Final = Turns()
+PROCESSES: Final = Processes(2, TURNS.callFromThread)
+"""Shared by the tests, since each takes a while to start; the exit of the tests ends them."""
+
+
+class ProcessesTestCase(SynchronousTestCase):
+    """Two processes, and a reactor's thread that the test turns."""
+
+    def setUp(self) -> None:
+        self.turns = TURNS
+        self.processes = PROCESSES
+        self.told: list[Progress] = []
+
+    def begin(self, function: Callable[..., Any], **given: Any) -> Deferred[Any]:
+        return self.processes.run(function, given, None, FACTS, self.told.append)
+
+    def begin_with_context(self, function: Callable[..., Any], **given: Any) -> Deferred[Any]:
+        return self.processes.run(function, given, "context", FACTS, self.told.append)
+
+    def until_told(self) -> int:
+        """Wait for progress; its step."""
+        while not self.told:
+            self.turns.turn()
+        return self.told[-1].step
+
+    def outcome(self, function: Callable[..., Any], **given: Any) -> Any:
+        """The result as the task has it."""
+        return json.loads(self.turns.outcome(self.begin(function, **given)))
+
+    def failure(self, running: Deferred[Any]) -> Failure:
+        """How it failed."""
+        found: list[Failure] = []
+        running.addErrback(found.append)
+        self.turns.outcome(running)
+        return found[0]
+
+    def wait_until_gone(self, pid: int) -> None:
+        """Wait a little: a kill takes a moment."""
+        end = time.monotonic() + 2
+        while not gone(pid):
+            self.assertLess(time.monotonic(), end, f"{pid} lives")
+            time.sleep(0.005)
+
+
+class Outcomes(ProcessesTestCase):
+    """What a function returns or raises comes back."""
+
+    def test_the_result_is_json_text(self) -> None:
+        self.assertEqual(self.turns.outcome(self.begin(handlers.add, one=1, two=2)), "3")
+
+    def test_it_runs_in_a_process_that_stays(self) -> None:
+        pid = self.outcome(handlers.pid)
+        self.assertNotEqual(pid, os.getpid())
+        self.assertEqual(self.outcome(handlers.pid), pid)
+
+    def test_the_process_is_spawned_and_not_forked(self) -> None:
+        handlers.marked.append("by the parent")
+        self.addCleanup(handlers.marked.clear)
+        found = self.outcome(handlers.look)
+        self.assertEqual(found["marked"], [])
+        self.assertTrue(found["group"])
+        self.assertEqual([path for path in sys.path if path not in found["path"]], [])
+
+    def test_it_knows_its_attempt(self) -> None:
+        running = self.processes.run(handlers.facts, {}, "given", FACTS, self.told.append)
+        self.assertEqual(
+            json.loads(self.turns.outcome(running)),
+            [FACTS.task_id, 2, FACTS.deadline, FACTS.traceparent, False],
+        )
+
+    def test_no_result_that_is_no_json(self) -> None:
+        for kind in ("set", "lambda", "nan"):
+            failure = self.failure(self.begin(handlers.value, kind=kind))
+            self.assertTrue(failure.check(NotSerializable), failure)
+            self.assertIn("The result is no JSON", failure.getErrorMessage())
+            self.assertEqual(type(failure.value).__name__, "NotSerializable")
+
+    def test_no_result_beyond_the_limit(self) -> None:
+        failure = self.failure(self.begin(handlers.value, kind="big"))
+        self.assertTrue(failure.check(ResultTooLarge), failure)
+
+    def test_an_exception_arrives_with_its_class_its_text_and_its_traceback(self) -> None:
+        failure = self.failure(self.begin(handlers.raise_, kind="plain"))
+        self.assertTrue(failure.check(ValueError), failure)
+        self.assertEqual(failure.getErrorMessage(), "no")
+        self.assertEqual(type(failure.value).__name__, "ValueError")
+        self.assertIn("handlers.py", failure.getTraceback())
+
+    def test_exceptions_that_cannot_be_pickled_arrive_too(self) -> None:
+        for kind, name, text, above in (
+            ("awkward", "Awkward", "1 and 2", Permanent),
+            ("silent", "Silent", "(its text cannot be shown)", handlers.Silent),
+            ("local", "Local", "from within", ValueError),
+            ("exit", "SystemExit", "3", SystemExit),
+            ("interrupt", "KeyboardInterrupt", "", KeyboardInterrupt),
+            ("long", "ValueError", "x" * 10_000, ValueError),
+            ("unicode", "UnicodeDecodeError", "can't decode byte 0x78", UnicodeDecodeError),
+            ("group", "ExceptionGroup", "several (1 sub-exception)", Exception),
+        ):
+            failure = self.failure(self.begin(handlers.raise_, kind=kind))
+            self.assertEqual(type(failure.value).__name__, name)
+            self.assertIn(text, failure.getErrorMessage())
+            self.assertLessEqual(len(failure.getErrorMessage()), 10_000)
+            self.assertIsInstance(failure.value, above)
+
+    def test_a_function_without_a_name_is_a_failure(self) -> None:
+        failure = self.failure(self.begin(lambda: None))
+        self.assertIn("pickle", failure.getErrorMessage())
+
+    def test_two_run_at_once_and_more_wait(self) -> None:
+        first, second = (self.begin_with_context(handlers.loop) for _ in range(2))
+        while len(self.told) < 2:
+            self.turns.turn()
+        third = self.begin(handlers.pid)
+        first.cancel()
+        self.turns.outcome(third)
+        second.cancel()
+        for each in (first, second):
+            self.assertTrue(self.failure(each).check(CancelledError))
+
+
+class Told(ProcessesTestCase):
+    """What a handler tells while it runs."""
+
+    def test_progress_comes_in_order_and_before_the_result(self) -> None:
+        running = self.begin_with_context(handlers.tell, steps=100)
+        running.addCallback(lambda result: (result, len(self.told)))
+        self.assertEqual(self.turns.outcome(running), ('"told"', 100))
+        self.assertEqual(self.told, [Progress(n, 100, f"step {n}") for n in range(1, 101)])
+
+    def test_its_log_is_our_log(self) -> None:
+        events: list[LogEvent] = []
+        observer = cast(ILogObserver, events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.turns.outcome(self.begin_with_context(handlers.tell, steps=0))
+        [told] = [event for event in events if event.get("task_id") == FACTS.task_id]
+        self.assertEqual((told["log_format"], told["log_level"].name), ("Told all", "info"))
+        self.assertEqual(told["odd"], "<class 'object'>")
+        [mine] = [event for event in events if event.get("log_namespace") == "mine"]
+        self.assertEqual((mine["log_format"], mine["number"]), ("plain", 7))
+        self.assertEqual(mine["log_level"].name, "warn")
+
+    def test_a_report_that_fails_is_logged_and_no_more(self) -> None:
+        def failing(_progress: Progress) -> None:
+            raise ValueError("a bug")
+
+        running = self.processes.run(handlers.tell, {"steps": 1}, "context", FACTS, failing)
+        self.assertEqual(self.turns.outcome(running), '"told"')
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_what_a_call_tells_after_its_end_is_no_other_calls(self) -> None:
+        self.turns.outcome(self.begin_with_context(handlers.late))
+        self.told.clear()
+        self.turns.outcome(self.begin_with_context(handlers.tell, steps=50))
+        self.assertNotIn("late", [progress.message for progress in self.told])
+
+
+class Killed(ProcessesTestCase):
+    """A cancel kills the process, and the pool lives on."""
+
+    def test_endless_loops_are_killed(self) -> None:
+        for handler in (handlers.loop, handlers.stubborn):
+            self.told.clear()
+            running = self.begin_with_context(handler)
+            pid = self.until_told()
+            began = time.monotonic()
+            running.cancel()
+            self.assertNoResult(running)
+            self.assertTrue(self.failure(running).check(CancelledError))
+            self.assertLess(time.monotonic() - began, 0.5)
+            self.assertTrue(gone(pid))
+            self.assertNotEqual(self.outcome(handlers.pid), pid)
+
+    def test_what_it_has_started_is_killed_too(self) -> None:
+        running = self.begin_with_context(handlers.with_child)
+        child = self.until_told()
+        running.cancel()
+        self.failure(running)
+        self.wait_until_gone(child)
+
+    def test_a_cancel_before_the_process_is_there_starts_nothing(self) -> None:
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append)
+        running.cancel()
+        self.assertTrue(self.failure(running).check(CancelledError))
+        self.assertEqual(self.told, [])
+
+    def test_signals_to_all_processes_are_the_parents_to_decide_upon(self) -> None:
+        self.assertEqual(self.outcome(handlers.signalled, folder=self.mktemp_folder()), "went on")
+
+    def mktemp_folder(self) -> str:
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir(parents=True)
+        return str(folder)
+
+
+class Died(ProcessesTestCase):
+    """A process that ends by itself."""
+
+    def test_however_it_dies_it_is_told_and_the_pool_lives_on(self) -> None:
+        for how, told in (
+            ("0", "exit code 0"),
+            ("3", "exit code 3"),
+            ("segfault", "SIGSEGV"),
+            ("kill", "SIGKILL"),
+        ):
+            failure = self.failure(self.begin(handlers.die, how=how))
+            self.assertTrue(failure.check(ProcessDiedError), failure)
+            self.assertEqual(failure.getErrorMessage(), f"The process of the handler died ({told})")
+        self.assertEqual(self.outcome(handlers.add, one=1, two=2), 3)
+
+    def test_one_that_dies_while_it_is_idle_is_replaced(self) -> None:
+        pid = self.outcome(handlers.pid)
+        os.kill(pid, signal.SIGKILL)
+        self.wait_until_gone(pid)
+        self.assertNotEqual(self.outcome(handlers.pid), pid)
+
+    def test_it_is_noticed_although_a_child_of_its_own_holds_the_pipe(self) -> None:
+        running = self.begin_with_context(handlers.leave_child_and_die)
+        child = self.until_told()
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        failure = self.failure(running)
+        self.assertTrue(failure.check(ProcessDiedError), failure)
+
+
+class TheEnd(ProcessesTestCase):
+    """No process is left behind."""
+
+    def test_a_stop_kills_idle_and_busy_ones(self) -> None:
+        processes = Processes(2, self.turns.callFromThread)
+        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append)
+        busy = self.until_told()
+        idle = json.loads(
+            self.turns.outcome(processes.run(handlers.pid, {}, None, FACTS, self.told.append))
+        )
+        processes.stop()
+        self.failure(running)
+        self.wait_until_gone(busy)
+        self.wait_until_gone(idle)
+
+    def parent(self, last: str) -> "subprocess.Popen[str]":
+        """Another process with a busy and an idle process, whose ids it prints."""
+        code = (
+            "import sys, time\n"
+            "from asynctask.context import Facts\n"
+            "from asynctask.processes import Processes\n"
+            "from tests import handlers\n"
+            "from tests.turns import Turns\n"
+            "turns, told = Turns(), []\n"
+            "processes = Processes(2, turns.callFromThread)\n"
+            "processes.run(handlers.loop, {}, 'context', Facts('t', 'a', 1), told.append)\n"
+            "while not told: turns.turn()\n"
+            "idle = turns.outcome(processes.run(handlers.pid, {}, None, Facts('t', 'a', 1), print))\n"
+            "print(told[0].step, idle, flush=True)\n"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", code + last],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+        )
+
+    def test_they_are_gone_with_a_parent_that_is_killed(self) -> None:
+        with self.parent("time.sleep(1000)\n") as parent:
+            assert parent.stdout is not None
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            self.assertEqual(len(pids), 2)
+            parent.kill()
+        for pid in pids:
+            self.wait_until_gone(pid)
+
+    def test_they_do_not_hold_up_a_parent_that_forgets_to_stop_them(self) -> None:
+        with self.parent("") as parent:
+            assert parent.stdout is not None
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            self.assertEqual(len(pids), 2)
+            self.assertEqual(parent.wait(PATIENCE), 0)
+        for pid in pids:
+            self.wait_until_gone(pid)
+
+
+class WithoutPebble(ProcessesTestCase):
+    """The extra that was not installed."""
+
+    def test_it_is_named(self) -> None:
+        hidden = {
+            name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pebble"
+        }
+        for name in hidden:
+            del sys.modules[name]
+        cast(dict[str, Any], sys.modules)["pebble"] = None
+        self.addCleanup(sys.modules.update, hidden)
+        self.addCleanup(sys.modules.pop, "pebble")
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        failure = self.failure(processes.run(handlers.pid, {}, None, FACTS, self.told.append))
+        self.assertTrue(failure.check(ImportError), failure)
+        told = "Handlers in processes need pebble: pip install 'asynctask[processes]'"
+        self.assertEqual(failure.getErrorMessage(), told)
