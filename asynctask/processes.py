@@ -51,7 +51,9 @@ class _Run:
         worker = self._processes.take()
         try:
             end = self._converse(worker, asked)
-        except (EOFError, OSError):
+        except Exception as error:
+            if not isinstance(error, EOFError | OSError):
+                log.failure("What a process said cannot be understood")
             end = None
         with self._lock:
             killed = self._cancelled and self._asked is not None
@@ -166,16 +168,6 @@ class Processes:
                 self._all.discard(worker)
 
 
-class _Told:
-    """Part of an exception that was raised in another process."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
-
-
 class _Remote(Failure):
     """The failure of a handler in a process, with the traceback from there."""
 
@@ -191,11 +183,16 @@ class _Remote(Failure):
 def _rebuilt(raised: Raised) -> BaseException:
     """An exception of the same name, below as much of its class as this process knows."""
     module, name = raised.kinds[0]
-    shape = {"__module__": module, "__qualname__": name}
+    shape = {
+        "__module__": module,
+        "__qualname__": name,
+        "__init__": lambda _self, _text: None,  # what its class does may need more than a text
+        "__str__": lambda _self: raised.text,
+    }
     for known, path in raised.kinds:
         try:
             kind = attrgetter(path)(sys.modules[known])
-            error: BaseException = type(name.rpartition(".")[2], (_Told, kind), shape)(raised.text)
+            error: BaseException = type(name.rpartition(".")[2], (kind,), shape)(raised.text)
         except (KeyError, AttributeError, TypeError):
             continue
         return error

@@ -1,5 +1,6 @@
 """The commands of README and docs, run as a newcomer would; the links that lead on."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETUP = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install \S+ && \.venv/bin/")
 PATIENCE = 300
 """Seconds for an installation from an index far away."""
@@ -39,12 +41,14 @@ class ReadmeTests(SynchronousTestCase):
         leave = shutil.ignore_patterns(".*", "_trial_temp*", "*.egg-info", "build", "__pycache__")
         shutil.copytree(ROOT, self.folder, ignore=leave)
         self.port = free_port()
+        self.addCleanup(lambda: self.stop())
 
     def start(self, command: str) -> None:
         """Run the first command; without CI, with what is installed already."""
-        self.assertRegex(command, SETUP)
         if "CI" not in os.environ:
-            command = SETUP.sub(f"{Path(sys.executable).parent}/", command)
+            command = SETUP.sub(".venv/bin/", command).replace(
+                ".venv/bin", str(Path(sys.executable).parent)
+            )
         self.log = (self.folder / "log").open("w+")
         self.service = subprocess.Popen(
             ["bash", "-c", command],
@@ -54,12 +58,12 @@ class ReadmeTests(SynchronousTestCase):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.addCleanup(self.stop)
         self.wait_for(f"Listening on http://127.0.0.1:{self.port}")
 
     def stop(self) -> None:
-        os.killpg(self.service.pid, signal.SIGKILL)
-        self.service.wait()
+        if self.service.poll() is None:
+            os.killpg(self.service.pid, signal.SIGKILL)
+            self.service.wait()
         self.log.close()
 
     def wait_for(self, text: str, seconds: float = PATIENCE) -> str:
@@ -79,8 +83,9 @@ class ReadmeTests(SynchronousTestCase):
         return done.stdout
 
     def test_its_commands_do_what_it_says(self) -> None:
-        run, post, look, test = commands(ROOT / "README.md")
+        run, post, look, run_own, post_own, test = commands(ROOT / "README.md")
         self.assertIn("twisted.trial tests", test)  # what runs this very test
+        self.assertRegex(run, SETUP)
         self.start(run)
         answer = self.run_block(post)
         self.assertIn("202 Accepted", answer)
@@ -93,6 +98,14 @@ class ReadmeTests(SynchronousTestCase):
         (read,) = commands(ROOT / "docs" / "operating.md")
         self.assertEqual(self.run_block(read), "completed|1\n")
         self.assertTrue((self.folder / "copy.sqlite").exists())
+        self.stop()
+
+        (handler,) = PYTHON.findall((ROOT / "README.md").read_text("utf-8"))
+        self.assertLessEqual(len(handler.splitlines()), 12)
+        (self.folder / "mytasks.py").write_text(handler)
+        self.start(run_own)
+        task = json.loads(self.run_block(post_own))
+        self.assertEqual((task["status"], task["result"]["bytes"]), ("completed", 15))
 
 
 class LinkTests(SynchronousTestCase):

@@ -15,7 +15,7 @@ ORDER: Final = (
     *("guard", "headers", "submissions", "claims", "attempts", "places", "seats", "feed"),
     *("processes", "spawned", "worker", "loop", "threads", "patient", "steps"),
     *("store", "writer", "database", "rows", "statements", "sqlite"),
-    *("migrations", "tables", "registry", "inputs", "annotations", "shapes"),
+    *("migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
     *("context", "recorder", "logs"),
     *("wire", "model"),
 )
