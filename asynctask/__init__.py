@@ -6,23 +6,33 @@ The way of a task, and the module for each part of it; imports go only downwards
 service        the one place where everything is put together, started and ended
 options        what the command takes
 listening      where it listens
-api            the routes: parses, calls, renders; the only place that renders HTTP answers
+api            the routes: parses, calls, renders
+answers        HTTP requests read, answers rendered
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
+headers        header fields, read
 channel        the HTTP connection
+submissions    the bodies of POSTs, checked against the kinds
 runner         starts accepted tasks and ends them
-places         the free seats; where ``api`` and ``runner`` meet
-steps          a handler's steps on the reactor
+attempts       what a task is after an attempt
+claims         finds due tasks as seats become free
+places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
+               ``loop``, ``processes`` (``spawned``, ``worker``); all are ``patient``
+seats          the free seats; where ``api`` and ``runner`` meet
+feed           who waits for which change
+retention      forgets what ended long ago
+watch          who holds the reactor
 store          where tasks are kept: `IStore` and `SqlStore`
 writer         the one thread that writes, a transaction for all that waits
+statements     every SQL statement
 database       the connections to SQLite
 rows           tasks as rows, and back
-statements     every SQL statement
 tables         the schema as it is now; ``migrations`` how it came to be
-sqlite         the SQLite file: its lock, its settings, whether it is sound
+sqlite         the SQLite file: its lock, whether it is sound
 logs           a line an event, as text or JSON
-registry       the kinds of task, and the built-in ``simulate``
+registry       the kinds of task: `task`, where they are found, ``simulate``
+inputs         a signature as a schema (``annotations``, ``shapes``)
 context        what a handler is given
-recorder       the flight recorder: which task was being stepped when the process died
+recorder       the flight recorder: which task was at work when the process died
 wire           bytes to model and back
 model          what a task is, and what may happen to it
 =============  =========================================================================

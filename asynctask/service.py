@@ -19,7 +19,8 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from asynctask import listening, logs, sqlite
-from asynctask.api import MAX_BATCH_BODY, Api, answer_too_large
+from asynctask.answers import MAX_BATCH_BODY, answer_too_large
+from asynctask.api import Api
 from asynctask.channel import Front
 from asynctask.feed import Feed
 from asynctask.options import Options
@@ -29,6 +30,7 @@ from asynctask.registry import KINDS, Kind, RegistryError, load
 from asynctask.retention import Retention
 from asynctask.runner import Runner
 from asynctask.seats import Seats
+from asynctask.spawned import starter
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from asynctask.watch import Watchdog
@@ -268,8 +270,10 @@ def makeService(options: Options) -> Command:
         # Modules are looked for beside the user who starts it, which twistd does not do.
         sys.path.insert(0, os.getcwd())
         kinds = load(options["modules"])
+        if any(kind.place == "process" for kind in kinds.values()):
+            starter()
         observer = _observer(twistd, options["log-format"])
-    except (StartError, RegistryError) as error:
+    except (StartError, RegistryError, ImportError) as error:
         sys.exit(f"asynctask: {error}")
     service = Command(
         place,

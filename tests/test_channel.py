@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from asynctask.api import answer_too_large
+from asynctask.answers import answer_too_large
 from asynctask.channel import Front
 
 LIMIT = 1_000

@@ -1,12 +1,9 @@
-"""The runner, over a real store in memory and a clock that the test moves."""
+"""The runner, over a real store in memory and a clock that the test moves: starts, seats, drains."""
 
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, cast
+from collections.abc import Generator
 
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
-from twisted.internet.task import Clock, deferLater
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.task import deferLater
 
 from asynctask.claims import AFTER_FAILURE
 from asynctask.context import Context
@@ -18,92 +15,17 @@ from asynctask.model import (
     RUNNING,
     Progress,
     Submission,
-    Task,
     Unavailable,
     accept,
 )
-from asynctask.places import Places
-from asynctask.recorder import FlightRecorder, Suspect
-from asynctask.registry import KINDS, Kind, kind_of, task
-from asynctask.runner import UNWIND, Runner
-from asynctask.seats import Seats
-from asynctask.sqlite import Place
-from asynctask.store import SqlStore
-from asynctask.wire import Ids, NotSerializable, dump
-from tests.turns import Turns
-
-START = 1_700_000_000.0
+from asynctask.recorder import Suspect
+from asynctask.runner import UNWIND
+from asynctask.wire import NotSerializable
+from tests.running import START, RunnerTestCase
 
 
-class RunnerTests(SynchronousTestCase):
+class RunnerTests(RunnerTestCase):
     """What happens to a task between its commit and its end."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.turns = Turns()
-        self.ids = Ids()
-        self.recorder = FlightRecorder()
-        self.store = SqlStore(Place(None), self.turns)
-        self.store.open([], START)
-        self.addCleanup(lambda: self.turns.outcome(self.store.close()))
-        self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        self.runner = self.make()
-
-    def make(self, seats: int = 100, kinds: Mapping[str, Kind] = KINDS) -> Runner:
-        self.kinds = kinds
-        self.seats = Seats({"reactor": seats, "thread": 2, "asyncio": 2, "process": 0})
-        places = Places(self.recorder, self.clock, self.turns.callFromThread, 2, 0)
-        self.addCleanup(places.stop)
-        self.runner = Runner(self.store, self.seats, places, kinds, self.clock, self.now, lambda: 0.5)
-        return self.runner
-
-    def with_handler(self, function: Callable[..., Any], **settings: Any) -> None:
-        kind = kind_of(task(name="simulate", **settings)(function))
-        self.make(kinds={"simulate": kind})
-
-    @property
-    def free(self) -> int:
-        return self.seats.free(self.kinds["simulate"])
-
-    def take(self) -> bool:
-        return self.seats.take(self.kinds["simulate"])
-
-    def now(self) -> float:
-        return START + self.clock.seconds()
-
-    def settle(self) -> None:
-        """Run all that is due now, and wait for the writer to have done what it was asked."""
-        for _ in range(5):
-            self.clock.advance(0)
-            self.turns.outcome(self.store._writer.call(lambda _: None))
-
-    def advance(self, seconds: int) -> None:
-        for _ in range(seconds):
-            self.clock.advance(1)
-            self.settle()
-
-    def submit(self, duration: int = 3, delay: float = 0, starts: bool = True, name: str = "a") -> str:
-        new = Submission(name, "simulate", dump({"duration": duration}), delay)
-        task = accept(new, self.ids.next(self.now(), 0), self.now())
-        if starts:
-            self.seats.reserve(self.kinds["simulate"], 1)
-        self.turns.outcome(self.store.add([] if starts else [task], [task] if starts else []))
-        self.settle()
-        return task.task_id
-
-    def get(self, task_id: str) -> Task:
-        task = self.turns.outcome(self.store.get(task_id))
-        assert task is not None
-        return task
-
-    def status(self, task_id: str) -> str:
-        return self.get(task_id).status
-
-    def logged(self, message: str) -> list[LogEvent]:
-        return [event for event in self.events if event.get("log_format") == message]
 
     def test_a_task_runs_a_step_a_second_and_completes(self) -> None:
         task_id = self.submit(duration=3)

@@ -1,0 +1,123 @@
+"""HTTP requests read and answers rendered, over twisted.web's request."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from asynctask import wire
+from asynctask.guard import check_host, check_origin
+from asynctask.model import (
+    ExpectationFailed,
+    Invalid,
+    NotFound,
+    Problem,
+    TooLarge,
+    UnsupportedMediaType,
+)
+
+MAX_BATCH_BODY: Final = 1024 * 1024
+"""Bytes of a batch's body, which is parsed in one go on the reactor."""
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+
+
+@implementer(IResource)
+class Guarded(Resource):
+    """Checks who asks before anything else is looked at."""
+
+    isLeaf = True
+
+    def __init__(self, inner: IResource, hosts: Collection[str]) -> None:
+        super().__init__()
+        self._inner = inner
+        self._hosts = frozenset(hosts)
+
+    def render(self, request: Request) -> bytes | int:
+        """See `IResource`."""
+        try:
+            self._check(request)
+        except Problem as problem:
+            request.write(answer_problem(request, problem))
+            request.finish()
+            return NOT_DONE_YET
+        rendered: bytes | int = self._inner.render(request)
+        return rendered
+
+    def _check(self, request: Request) -> None:
+        fields = request.requestHeaders.getRawHeaders
+        hosts = fields(b"host", [])
+        came_in_on = getattr(request.getHost(), "host", "")
+        check_host(hosts, request.clientproto, came_in_on, self._hosts)
+        if not hosts:
+            # Klein asks for a name, which HTTP/1.0 need not give and a unix socket has not.
+            hosts = [b"localhost"]
+            request.requestHeaders.setRawHeaders(b"host", hosts)
+        check_origin(request.method, hosts[0], fields(b"origin", []), fields(b"sec-fetch-site", []))
+        if any(value.lower() != b"100-continue" for value in fields(b"expect", [])):
+            raise ExpectationFailed("Only 'Expect: 100-continue' is understood")
+        if not _is_utf8(b"/".join(request.postpath or ())):
+            raise NotFound("There is nothing at this path; a path is UTF-8")
+        if not _is_utf8(request.method):
+            raise Invalid("The method must be ASCII")
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def fields(request: Request, name: str) -> list[str]:
+    """The values of a header field, none where it is missing."""
+    return list(request.requestHeaders.getRawHeaders(name, []))
+
+
+def json_body(request: Request, limit: int) -> bytes:
+    """The body of a request that says that it is JSON, or says nothing.
+
+    :param limit: bytes that it may have.
+    :raises UnsupportedMediaType: it says that it is something else.
+    :raises TooLarge: it is over the limit.
+    """
+    types = request.requestHeaders.getRawHeaders(b"content-type", [])
+    for given in types:
+        if given and given.split(b";")[0].strip().lower() != JSON.encode():
+            raise UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")
+    body: bytes = request.content.read() if request.content else b""
+    if len(body) > limit:
+        raise TooLarge(f"The body must have at most {limit} bytes")
+    return body
+
+
+def answer(
+    request: Request,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str] = {},
+    content_type: str = JSON,
+) -> bytes:
+    """Set the head of an answer, and give its body back."""
+    request.setResponseCode(status)
+    if body:
+        request.setHeader("Content-Type", content_type)
+        request.setHeader("Content-Length", str(len(body)))
+    for name, value in headers.items():
+        request.setHeader(name, value)
+    return body
+
+
+def answer_problem(request: Request, problem: Problem) -> bytes:
+    """Answer with a problem (RFC 9457)."""
+    body = wire.problem_json(problem)
+    return answer(request, problem.status, body, dict(problem.headers), PROBLEM)
+
+
+def answer_too_large(request: Request) -> bytes:
+    """Answer a body that is over the limit, before it has all come."""
+    return answer_problem(request, TooLarge(f"The body must have at most {MAX_BATCH_BODY} bytes"))
