@@ -11,7 +11,7 @@ from msgspec import ValidationError, json, to_builtins
 from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.model import FieldError
-from asynctask.shapes import Fields, Found, Path, Shape
+from asynctask.shapes import EnoughError, Fields, Found, Path, Shape
 from asynctask.wire import dump, shown
 
 
@@ -47,6 +47,8 @@ class Input:
         found = Found(may_have_nul=_may_have_nul(value))
         try:
             checked = self._fields.check(value, path, found)
+        except EnoughError:
+            return value, found.errors
         except RecursionError:
             found.add(path, "is nested too deep")
             return value, found.errors

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from msgspec import ValidationError, convert, defstruct
 
 from asynctask.model import FieldError
-from asynctask.wire import MAX_HINTS, MAX_SHOWN, dump, pointer, shown, unknown
+from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, dump, pointer, shown, unknown
 
 Path = tuple[str | int, ...]
 
@@ -22,8 +22,14 @@ MAX_REASON: Final = 200
 NUL: Final = "must not contain a NUL character"
 
 
+class EnoughError(Exception):
+    """So much is wrong that nobody needs to be told the rest."""
+
+
 class Found:
     """What is wrong with one input.
+
+    Finding one more than `MAX_ERRORS` raises `EnoughError`.
 
     :param may_have_nul: whether it is worth looking for NUL characters.
     """
@@ -35,7 +41,12 @@ class Found:
 
     def add(self, path: Path, what: str) -> None:
         name = _short(".".join(map(str, path)))
-        self.errors.append(FieldError(f"Field '{name}' {what}", pointer(*path)))
+        self._found(FieldError(f"Field '{name}' {what}", pointer(*path)))
+
+    def _found(self, error: FieldError) -> None:
+        if len(self.errors) >= MAX_ERRORS:
+            raise EnoughError
+        self.errors.append(error)
 
     def unknown(self, path: Path, key: str, known: Mapping[str, Any]) -> None:
         if self._hints:
@@ -44,7 +55,7 @@ class Found:
         else:
             # Even a search among no names takes longer than all the rest.
             detail = f"Unknown field '{_short(key)}'"
-        self.errors.append(FieldError(detail, pointer(*path, key)))
+        self._found(FieldError(detail, pointer(*path, key)))
 
     def nul(self, value: Any, path: Path) -> None:
         """Look for NUL characters in what may be anything."""

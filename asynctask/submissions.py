@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
-from asynctask.wire import MAX_HINTS, MAX_NAME, Wrong, dump, parse_json, pointer, unknown
+from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_NAME, Wrong, dump, parse_json, pointer, unknown
 
 MAX_DELAY: Final = 31_536_000
 MAX_BATCH: Final = 1_000
@@ -57,6 +57,8 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
     errors: list[FieldError] = []
     submissions: list[Submission] = []
     for number, item in enumerate(value):
+        if len(errors) >= MAX_ERRORS:
+            break
         if not isinstance(item, dict):
             errors.append(FieldError(BATCH, pointer(number)))
             continue
@@ -92,7 +94,7 @@ def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission |
     if kind is None and "kind" in fields:
         errors.append(FieldError(unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
     given = _input(fields, kind, path, errors)
-    others = [field for field in value if field not in _FIELDS]
+    others = [field for field in value if field not in _FIELDS][:MAX_ERRORS]
     for number, field in enumerate(others):
         similar = _FIELDS if number < MAX_HINTS else ()
         errors.append(FieldError(unknown("field", field, similar), pointer(*path, field)))

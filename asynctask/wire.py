@@ -34,6 +34,9 @@ MAX_DEPTH: Final = 64
 MAX_HINTS: Final = 20
 """Unknown fields of one body for which a similar name is looked up: a search costs 20 µs."""
 
+MAX_ERRORS: Final = 10_000
+"""Bad fields that one answer lists: nobody reads more, and listing them holds the reactor."""
+
 MAX_SHOWN: Final = 60
 """Characters of a client's own text that an error repeats."""
 
