@@ -5,6 +5,7 @@ The way of a task, and the module for each part of it; imports go only downwards
 =============  =========================================================================
 service        the one place where everything is put together, started and ended
 options        what the command takes
+pidfile        a PID file that a crash left behind
 listening      where it listens
 api            the routes: parses, calls, renders
 answers        HTTP requests read, answers rendered

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from msgspec.structs import replace
-from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from asynctask.context import Permanent
@@ -53,7 +52,7 @@ class Attempt:
             return cancel(task, now)
         if self.timed_out:
             return after_failure(task, self.timeout(), now, backoff())
-        if self.releasing and failure.check(CancelledError):
+        if self.releasing:
             return interrupt(task, now)
         if failure.check(Permanent):
             return fail(task, error_of(failure), now)

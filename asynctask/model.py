@@ -189,12 +189,13 @@ def after_failure(task: Task, error: Error, now: float, delay: float) -> Task:
         asked for.
     :raises InvalidTransition: the task is not running.
     """
+    again = _move(task, TRY_AGAIN)
     failed = replace(task, failures=task.failures + 1, error=error)
     if failed.cancel_requested:
         return cancel(failed, now)
     if failed.failures > failed.retries:
         return fail(failed, error, now)
-    return replace(failed, status=_move(task, TRY_AGAIN), run_at=now + delay)
+    return replace(failed, status=again, run_at=now + delay)
 
 
 def interrupt(task: Task, now: float) -> Task:

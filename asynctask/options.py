@@ -4,11 +4,13 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.python import usage
 
 from asynctask.guard import split_host
+from asynctask.pidfile import forget_if_stale
 
 PARAMETERS: Final = (
     ("port", "p", 8080, "TCP port on 127.0.0.1; 0 takes a free one"),
@@ -106,6 +108,10 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Check and convert what was given."""
+        twistd = getattr(self, "parent", None) or {}
+        if twistd.get("pidfile"):
+            # twistd looks at its PID file after the options, and before anything else of ours.
+            forget_if_stale(Path(twistd["pidfile"]))
         self["port"] = self._number("port", int, 0, HIGHEST_PORT)
         self["max-waiting"] = self._number("max-waiting", int, 0, 10**9)
         self["keep"] = self._number("keep", float, 0, LONGEST_KEPT)

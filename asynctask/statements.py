@@ -76,6 +76,12 @@ def _of_saved(field: str) -> Any:
 _too_late: Final = and_(task.c.cancel_requested, _of_saved("status") == literal_column("'retrying'"))
 """A cancel was committed while the end of the attempt was on its way here: there is no next attempt."""
 
+
+def _status(status: str) -> str:
+    """How an entry of the history tells a status; within an error its quotes would be escaped."""
+    return f'"status":"{status}"'
+
+
 SAVE: Final = (
     update(task)
     .values(
@@ -92,7 +98,10 @@ SAVE: Final = (
             task.c.error: _of_saved("error"),
             **_appended(
                 case(
-                    (_too_late, func.replace(_of_saved("change"), '"retrying"', '"cancelled"')),
+                    (
+                        _too_late,
+                        func.replace(_of_saved("change"), _status("retrying"), _status("cancelled")),
+                    ),
                     else_=_of_saved("change"),
                 ),
                 1,

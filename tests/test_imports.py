@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("options", "api", "channel", "listening", "runner", "retention", "watch"),
-    *("answers", "guard", "headers", "submissions", "claims", "attempts", "places", "seats", "feed"),
+    *("answers", "guard", "pidfile", "headers", "submissions", "claims", "attempts", "places", "seats", "feed"),
     *("processes", "spawned", "worker", "loop", "threads", "patient", "steps"),
     *("store", "writer", "database", "rows", "statements", "sqlite"),
     *("migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),

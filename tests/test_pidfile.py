@@ -1,0 +1,55 @@
+"""A PID file that a crash has left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.pidfile import forget_if_stale
+
+SLEEP = "import time; print(flush=True); time.sleep(60)"
+
+
+class PidFileTests(SynchronousTestCase):
+    """What keeps twistd from starting only where it should."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def is_kept(self, text: str) -> bool:
+        self.path.write_text(text)
+        forget_if_stale(self.path)
+        return self.path.exists()
+
+    def process(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen([sys.executable, "-c", SLEEP, *arguments], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_a_twistd_that_lives_keeps_its_file(self) -> None:
+        self.assertTrue(self.is_kept(str(self.process("twistd").pid)))
+
+    def test_another_program_of_that_number_is_not_in_the_way(self) -> None:
+        self.assertFalse(self.is_kept(str(self.process().pid)))
+
+    def test_a_process_that_nobody_has_reaped_is_not_in_the_way(self) -> None:
+        process = self.process("twistd")
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        self.assertFalse(self.is_kept(str(process.pid)))
+
+    def test_a_process_that_is_gone_is_not_in_the_way(self) -> None:
+        process = self.process("twistd")
+        process.kill()
+        process.wait()
+        self.assertFalse(self.is_kept(str(process.pid)))
+
+    def test_what_is_no_pid_file_is_left_alone(self) -> None:
+        self.assertTrue(self.is_kept("precious"))
+        forget_if_stale(Path(self.mktemp()))
