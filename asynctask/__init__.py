@@ -22,7 +22,8 @@ seats          the free seats; where ``api`` and ``runner`` meet
 feed           who waits for which change
 retention      forgets what ended long ago
 watch          who holds the reactor
-store          where tasks are kept: `IStore` and `SqlStore`
+istore         what a store promises
+store          where tasks are kept: `SqlStore`
 writer         the one thread that writes, a transaction for all that waits
 statements     every SQL statement
 database       the connections to SQLite

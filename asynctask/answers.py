@@ -74,8 +74,9 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def fields(request: Request, name: str) -> list[str]:
-    """The values of a header field, none where it is missing."""
-    return list(request.requestHeaders.getRawHeaders(name, []))
+    """The values of a header field, none where it is missing; bytes that are no UTF-8 as ``\\xff``."""
+    values = request.requestHeaders.getRawHeaders(name.encode(), [])
+    return [value.decode("utf-8", "backslashreplace") for value in values]
 
 
 def json_body(request: Request, limit: int) -> bytes:

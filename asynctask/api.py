@@ -18,6 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from asynctask import headers, wire
 from asynctask.answers import MAX_BATCH_BODY, Guarded, answer, answer_problem, fields, json_body
 from asynctask.feed import Feed
+from asynctask.istore import IStore, Key, Known
 from asynctask.model import (
     ENDED,
     RUNNING,
@@ -34,7 +35,6 @@ from asynctask.model import (
 )
 from asynctask.registry import Kind
 from asynctask.seats import Seats
-from asynctask.store import IStore, Key, Known
 from asynctask.submissions import Body, parse_batch, parse_one
 
 log = Logger(namespace="asynctask.api")
@@ -103,7 +103,10 @@ class Api:
         if seconds is None:
             return answer(request, 202, *accepted)
         request.setHeader("Preference-Applied", f"wait={seconds}")
-        task = await self._wait_for(wire.task_id_of(accepted[0]), seconds)
+        try:
+            task = await self._wait_for(wire.task_id_of(accepted[0]), seconds)
+        except Unavailable:  # it was accepted all the same
+            task = None
         if task is None or task.status not in ENDED:
             return answer(request, 202, *accepted)
         return self._show(request, task)
@@ -195,13 +198,15 @@ class Api:
     async def _wait_for(self, task_id: str, seconds: int) -> Task | None:
         """The task when it has ended, or as it is after so many seconds."""
         ended = self._feed.ended(task_id)
-        task = await self._store.get(task_id)
-        if task is None or task.status in ENDED:
+        try:
+            task = await self._store.get(task_id)
+            if task is None or task.status in ENDED:
+                return task
+            await ended.addTimeout(seconds, self._clock).addErrback(_ignore_timeout)
+            return await self._store.get(task_id)
+        finally:
             ended.addErrback(lambda failure: failure.trap(CancelledError))
             ended.cancel()
-            return task
-        await ended.addTimeout(seconds, self._clock).addErrback(_ignore_timeout)
-        return await self._store.get(task_id)
 
     def _seconds(self, task: Task) -> float | None:
         """How long the task takes, if its kind can tell."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_repr
 
 from asynctask.context import Permanent
 from asynctask.model import Error, Task, after_failure, cancel, complete, fail, interrupt
@@ -75,5 +76,6 @@ class Attempt:
 def error_of(failure: Failure) -> Error:
     """What a task says of the exception that ended it."""
     kind = "Crashed" if failure.check(ProcessDiedError) else type(failure.value).__name__
-    message = failure.getErrorMessage().encode("utf-8", "replace").decode()
+    text = failure.getErrorMessage() or safe_repr(failure.value)
+    message = text.encode("utf-8", "replace").decode()
     return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_MESSAGE])

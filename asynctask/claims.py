@@ -8,14 +8,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from asynctask.istore import Claim, IStore
 from asynctask.model import Task, Unavailable
 from asynctask.registry import Kind
 from asynctask.seats import Seats
-from asynctask.store import Claim, IStore
 
 log = Logger(namespace="asynctask.claims")
 
-BATCH: Final = 1_000
+BATCH: Final = 100
 """Tasks of one claim: enough to be fast, few enough that POSTs need not wait for their transaction."""
 
 LOOK_AGAIN: Final = 60.0

@@ -10,6 +10,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[Deferred[None]]] = {}
+        self._closed = False
 
     def ended(self, task_id: str) -> Deferred[None]:
         """Fires when the task ends, or when nobody is to wait any more; may be cancelled.
@@ -24,6 +25,9 @@ class Feed:
                 self._waiting.pop(task_id, None)
 
         waiter: Deferred[None] = Deferred(leave)
+        if self._closed:
+            waiter.callback(None)
+            return waiter
         self._waiting.setdefault(task_id, set()).add(waiter)
         return waiter
 
@@ -35,6 +39,7 @@ class Feed:
 
     def close(self) -> None:
         """Nobody is to wait any more: the service stops."""
+        self._closed = True
         waiting, self._waiting = self._waiting, {}
         for waiters in waiting.values():
             for waiter in waiters:

@@ -2,19 +2,24 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from importlib.metadata import entry_points
+from inspect import getattr_static
 from math import isfinite
+from traceback import walk_tb
 from types import ModuleType
 from typing import Annotated, Any, Final, TypeVar, overload
 
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
+from twisted.python.reflect import safe_str
 
 from asynctask.context import Context
 from asynctask.inputs import Input, UnusableError, read_signature
+from asynctask.wire import MAX_NAME
 
 GROUP: Final = "asynctask.tasks"
 """The entry points by which an installed package brings handlers."""
@@ -22,6 +27,9 @@ GROUP: Final = "asynctask.tasks"
 PLACES: Final = ("reactor", "thread", "asyncio", "process")
 
 MAX_RETRIES: Final = 100
+
+NOT_THEIRS: Final = tuple(os.path.dirname(file) + os.sep for file in (os.__file__, __file__))
+"""Where Python's own modules are, and ours: what goes wrong there, somebody else's line has called for."""
 
 STEP: Final = 1.0
 """Seconds between two steps of `simulate`."""
@@ -114,7 +122,7 @@ def task(
     :param name: the kind's name; the function's is the default.
     :raises ValueError: a value that it cannot have.
     """
-    _check_settings(retries, timeout, concurrency, place, backoff)
+    _check_settings(retries, timeout, concurrency, place, backoff, name)
 
     def mark(marked: F) -> F:
         settings = Settings(
@@ -137,6 +145,7 @@ def _check_settings(
     concurrency: int | None,
     place: str | None,
     backoff: Backoff | None,
+    name: str | None,
 ) -> None:
     if not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
         raise ValueError(f"retries is an integer from 0 to {MAX_RETRIES}, not {retries!r}")
@@ -148,6 +157,8 @@ def _check_settings(
         raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
     if backoff is not None and not callable(backoff):
         raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
+    if name is not None and not (isinstance(name, str) and 0 < len(name) <= MAX_NAME):
+        raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, not {name!r}")
 
 
 def _place_of(function: Callable[..., Any]) -> str:
@@ -227,19 +238,16 @@ def _imported(source: str, run: Callable[[], Any]) -> Any:
 
 def _where(error: BaseException) -> str:
     """What went wrong in an import, and in which line of whose code."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or last.tb_frame.f_code.co_filename.startswith("<"):
-        return text
-    return f"{text} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
+    text = f"{type(error).__name__}: {' '.join(safe_str(error).split())}"
+    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    theirs = [f"{file}, line {line}" for file, line in lines if not file.startswith(("<", *NOT_THEIRS))]
+    return f"{text} ({theirs[-1]})" if theirs else text
 
 
 def _handlers(loaded: Any) -> list[Callable[..., Any]]:
-    if not isinstance(loaded, ModuleType):
-        return [loaded] if hasattr(loaded, "__asynctask__") else []
-    marked = [value for value in vars(loaded).values() if hasattr(value, "__asynctask__")]
+    values = vars(loaded).values() if isinstance(loaded, ModuleType) else [loaded]
+    # Some objects, such as proxies, have every attribute that they are asked for.
+    marked = [one for one in values if isinstance(getattr_static(one, "__asynctask__", None), Settings)]
     return list(dict.fromkeys(value for value in marked if callable(value)))
 
 

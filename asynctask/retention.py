@@ -7,8 +7,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from asynctask.istore import IStore
 from asynctask.model import Unavailable
-from asynctask.store import IStore
 
 log = Logger(namespace="asynctask.retention")
 

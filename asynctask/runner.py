@@ -14,16 +14,19 @@ from twisted.python.failure import Failure
 from asynctask import model, wire
 from asynctask.attempts import Attempt
 from asynctask.claims import Claims
+from asynctask.istore import IStore
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
 from asynctask.places import Places, Run
 from asynctask.registry import Kind
 from asynctask.seats import Seats
-from asynctask.store import IStore
 
 log = Logger(namespace="asynctask.task")
 
 UNWIND: Final = 5.0
 """Seconds that a handler has to unwind after its cancel or timeout, until it is given up."""
+
+STARTS: Final = 10
+"""Attempts that begin in one turn of the reactor: some milliseconds."""
 
 BLOCKING: Final = 50.0
 """Milliseconds of one step on the reactor that are worth a word: everybody else waits for it."""
@@ -35,13 +38,14 @@ LONGEST_TIMER: Final = 31_536_000.0
 class Running:
     """An attempt, its handler at work, and what ends it."""
 
-    __slots__ = ("attempt", "kind", "run", "timer")
+    __slots__ = ("attempt", "kind", "run", "timer", "unwinding")
 
     def __init__(self, task: Task, kind: Kind) -> None:
         self.attempt = Attempt(task)
         self.kind = kind
         self.run: Run | None = None
         self.timer: IDelayedCall | None = None
+        self.unwinding = False
 
 
 class Runner:
@@ -99,10 +103,13 @@ class Runner:
                 self._unwind(running)
 
     def _start_all(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            running = self._running[task.task_id]
-            if running.attempt.ended:
-                continue
+        """Start some, and the rest in the reactor's next turn."""
+        if rest := tasks[STARTS:]:
+            self._clock.callLater(0, self._start_all, rest)
+        for task in tasks[:STARTS]:
+            running = self._running.get(task.task_id)
+            if running is None or running.attempt.task is not task or running.attempt.ended:
+                continue  # cancelled before it began
             if self._seats.draining:
                 self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
             else:
@@ -156,11 +163,12 @@ class Runner:
         self._unwind(running)
 
     def _unwind(self, running: Running) -> None:
-        """Ask a handler to end, and give it up if it does not."""
+        """Ask a handler to end, once, and give it up if it does not."""
+        if running.attempt.ended or running.unwinding:
+            return
+        running.unwinding = True
         if running.timer is not None and running.timer.active():
             running.timer.cancel()
-        if running.attempt.ended:
-            return
         if running.run is None:  # claimed, and not begun yet
             self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
             return
@@ -193,7 +201,7 @@ class Runner:
         self._end(running, after, None if asked_to else failure)
 
     def _overdue(self, running: Running) -> bool:
-        timer = running.timer
+        timer = None if running.unwinding else running.timer
         return timer is not None and timer.active() and timer.getTime() <= self._clock.seconds()
 
     def _backoff(self, running: Running) -> Callable[[], float]:
@@ -244,6 +252,8 @@ class Runner:
             log.error("Task failed", **fields, **error)
         else:
             run_at = wire.timestamp(after.run_at)
+            # Its traceback comes with the last failure; thousands may fail at once.
+            error.pop("log_failure", None)
             log.info("Task retrying", **fields, run_at=run_at, **error)
             self._claims.wait([after])
         self._check_drained()

@@ -1,10 +1,9 @@
-"""Where tasks are kept: `IStore`, and `SqlStore` on SQLAlchemy Core."""
+"""Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from secrets import token_hex
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -13,10 +12,11 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import Attribute, Interface, implementer
+from zope.interface import implementer
 
 from asynctask import statements, wire
 from asynctask.database import Sqlite
+from asynctask.istore import Changed, Claim, Hook, IStore, Key, Known
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
@@ -40,6 +40,8 @@ from asynctask.rows import changed_row, claimed_row, new_row, saved_row, task_of
 from asynctask.sqlite import BUSY, Lock, Place, StartError
 from asynctask.writer import TRY_AGAIN, Writer
 
+__all__ = ["Claim", "IStore", "Key", "Known", "SqlStore"]
+
 log = Logger(namespace="asynctask.store")
 
 BYTES_BESIDE: Final = 300
@@ -47,109 +49,7 @@ BYTES_BESIDE: Final = 300
 
 T = TypeVar("T")
 Decided = InvalidTransition | tuple[Status, Task] | None
-Hook = Callable[[Sequence[Task]], None]
-Changed = Callable[[str, Status], None]
 Decide = Callable[[Task, float], Task]
-
-
-class Claim(Struct, frozen=True):
-    """What a claim found.
-
-    :ivar more: whether others may be due already.
-    :ivar next_due: when the next one that waits is due, seconds since the epoch; None if none waits.
-    :ivar orphans: whether an earlier process may have left more.
-    """
-
-    tasks: list[Task]
-    more: bool
-    next_due: float | None
-    orphans: bool
-
-
-class Key(Struct, frozen=True):
-    """What makes a POST safe to repeat: kept with its answer until ``expires_at``."""
-
-    key: str
-    digest: str
-    answer: str
-    expires_at: float
-
-
-class Known(Struct, frozen=True):
-    """What was answered to an earlier POST with the same key."""
-
-    digest: str
-    answer: str
-
-
-class IStore(Interface):
-    """Keeps tasks. What it answers is committed and synced; `Unavailable` is how it fails."""
-
-    started: Hook = Attribute(
-        "Called with the tasks that a commit made this process run, whoever still waits for it."
-    )
-    waiting: Hook = Attribute("Called with the tasks that a commit left waiting.")
-    cancelling: Hook = Attribute("Called with the running tasks whose end a commit has asked for.")
-    changed: Changed = Attribute("Called with a task's id and its status after the commit of a change.")
-    healthy: bool = Attribute("Whether tasks can be stored now.")
-    unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
-
-    def open(suspects: Iterable[Suspect], now: float, kinds: Collection[str]) -> dict[str, int]:
-        """Open for this process alone, and charge the tasks in which the last one died.
-
-        :returns: for each kind that is not among ``kinds``, how many of its tasks have not ended.
-        :raises StartError: it cannot be opened.
-        """
-
-    def close() -> Deferred[None]:
-        """Write what waits, and let go."""
-
-    def add(waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
-        """Keep accepted tasks, all or none, and claim those that start at once by the same commit.
-
-        :raises Unavailable: at once, where there is no hope.
-        """
-
-    def add_once(
-        waiting: Sequence[Task], starting: Sequence[Task], key: Key, now: float
-    ) -> Deferred[Known | None]:
-        """The same, unless the key is known: then nothing is kept, and what is known is the answer."""
-
-    def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:
-        """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due."""
-
-    def report(task_id: str, attempt: int, progress: Progress) -> None:
-        """Keep in memory how far a running attempt is, for `get`, `list` and the next change."""
-
-    def end(task: Task, now: float) -> Deferred[Status | None]:
-        """Write how an attempt ended: fires with the status that the task has now.
-
-        That is None if the attempt was given up before, and `cancelled` instead of `retrying` if
-        that was asked for meanwhile.
-
-        :param task: as it is after the attempt.
-        """
-
-    def cancel(task_id: str, now: float) -> Deferred[Task | None]:
-        """Ask for a task's end; it fails with `InvalidTransition` if it has ended."""
-
-    def retry(task_id: str, now: float) -> Deferred[Task | None]:
-        """Let a task begin anew; it fails with `InvalidTransition` unless it failed or was cancelled."""
-
-    def delete(task_id: str) -> Deferred[Task | None]:
-        """Forget a task; it fails with `InvalidTransition` unless it has ended."""
-
-    def forget(before: float, now: float, limit: int) -> Deferred[int]:
-        """Forget tasks that ended before then, at most so many, and keys that have expired.
-
-        :returns: how many tasks.
-        """
-
-    def get(task_id: str) -> Deferred[Task | None]:
-        """A task with all that it has."""
-
-    def list(query: Query) -> Deferred[tuple[list[Task], str | None]]:
-        """A page of tasks without input, result and history, and the cursor of the next page."""
 
 
 @implementer(IStore)
@@ -249,19 +149,23 @@ class SqlStore:
 
         def tell(known: Known | None) -> Known | None:
             if known is None:
-                self.unfinished += len(rows)
                 self._tell(waiting, started)
+            else:
+                self.unfinished -= len(rows)
             return known
 
         def undo(failure: Failure) -> Failure:
             """Should the commit that failed come back, its tasks must not wait for us."""
+            self.unfinished -= len(rows)
             if failure.check(OutcomeUnknown):
                 for task in started:
                     self.end(interrupt(task, now), now)
                 self.waiting([*waiting, *starting])
             return failure
 
-        return self._writer.call(run, _size(rows)).addCallbacks(tell, undo)
+        added = self._writer.call(run, _size(rows))
+        self.unfinished += len(rows)
+        return added.addCallbacks(tell, undo)
 
     def _new_rows(
         self, waiting: Sequence[Task], starting: Sequence[Task]

@@ -27,6 +27,15 @@ log = Logger(namespace="asynctask.store")
 MAX_WAITING: Final = 64 * 1024 * 1024
 """Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
 
+BATCH: Final = 200
+"""Works of one transaction, if nobody waits for more: some 10 ms."""
+
+FEWEST_SAVES: Final = 50
+"""Ends of attempts that each transaction writes at least, however many clients wait."""
+
+ANSWERS: Final = 20
+"""Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
+
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach a database that failed."""
 
@@ -103,7 +112,8 @@ class Writer:
         self._connection: Connection | None = connection
         self._database = database
         self._from_thread = from_thread
-        self._queue: deque[Work] = deque()
+        self._asked: deque[Add | Call] = deque()
+        self._saves: deque[Save] = deque()
         self._wakeup = threading.Condition()
         self._bytes = 0
         self._closing = False
@@ -154,23 +164,33 @@ class Writer:
 
     def _put(self, work: Work, size: int = 0) -> None:
         with self._wakeup:
-            self._queue.append(work)
+            if isinstance(work, Save):
+                self._saves.append(work)
+            else:
+                self._asked.append(work)
             self._bytes += size
             self._wakeup.notify()
 
     def _take(self) -> list[Work]:
+        """The next transaction: all that somebody waits for, and some of the ends of attempts."""
         with self._wakeup:
-            batch = list(self._queue)
-            self._queue.clear()
+            batch: list[Work] = [*self._asked]
+            self._asked.clear()
             self._bytes = 0
+            room = max(FEWEST_SAVES, BATCH - len(batch))
+            batch += [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
         return batch
+
+    def _waits(self) -> bool:
+        return bool(self._asked or self._saves)
 
     def _run(self) -> None:
         while self._wait():
             if self.healthy or self._recovers():
                 self._write(self._take())
         if not self.healthy and self._recovers():
-            self._write(self._take())
+            while self.healthy and self._waits():
+                self._write(self._take())
         self._disconnect()
         self._from_thread(self._closed.callback, None)
 
@@ -178,8 +198,8 @@ class Writer:
         """Wait for work, or for the next try at a failed database; tell whether to go on."""
         with self._wakeup:
             if self.healthy:
-                self._wakeup.wait_for(lambda: self._queue or self._closing)
-                return bool(self._queue) or not self._closing
+                self._wakeup.wait_for(lambda: self._waits() or self._closing)
+                return self._waits() or not self._closing
             self._wakeup.wait_for(lambda: self._closing, self._try_again)
             return not self._closing
 
@@ -273,7 +293,7 @@ class Writer:
         """Answer clients that it cannot be done now, and keep how attempts ended for later."""
         problem: Problem = OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
         with self._wakeup:
-            self._queue.extendleft(work for work in reversed(batch) if isinstance(work, Save))
+            self._saves.extendleft(work for work in reversed(batch) if isinstance(work, Save))
         refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
         if refused:
             self._answer(refused)
@@ -306,9 +326,11 @@ class Writer:
                 log.warn("Store cannot shorten its log", error=str(error))
 
     def _answer(self, answers: Iterable[tuple[Work, Any]]) -> None:
-        self._from_thread(_fire, list(answers))
+        self._from_thread(self._fire, list(answers))
 
-
-def _fire(answers: list[tuple[Work, Any]]) -> None:
-    for work, result in answers:
-        work.done.callback(result)
+    def _fire(self, answers: list[tuple[Work, Any]]) -> None:
+        """In the reactor's thread: some answers, and the rest in its next turn."""
+        for work, result in answers[:ANSWERS]:
+            work.done.callback(result)
+        if rest := answers[ANSWERS:]:
+            self._from_thread(self._fire, rest)

@@ -13,7 +13,7 @@ Whoever may post to the service makes it fetch what this machine can reach.
 
 import html
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import treq
 from msgspec import Meta
@@ -32,8 +32,8 @@ Url = Annotated[str, Meta(pattern="^https?://")]
 Urls = Annotated[list[Url], Meta(min_length=1, max_length=100)]
 
 
-class ServerError(Exception):
-    """A site that may be well again in a moment."""
+class NotFetchedError(Exception):
+    """A page that may be there in a moment."""
 
 
 @task(retries=3, timeout=60, backoff=lambda attempt: attempt / 4)
@@ -44,17 +44,21 @@ async def pages(urls: Urls, *, context: Context) -> list[dict[str, Any]]:
 
     async def fetch(url: str) -> dict[str, Any]:
         nonlocal fetched
-        page = await Deferred.fromCoroutine(look(url)).addTimeout(SECONDS, context.clock)
+        page = await Deferred.fromCoroutine(look(url)).addTimeout(SECONDS, context.clock, too_slow)
         fetched += 1
         context.progress(fetched, len(urls), url)
         return page
 
     # The end of all of them: when this attempt has ended, nothing of it goes on.
     outcomes = await DeferredList([seats.run(fetch, url) for url in urls], consumeErrors=True)
-    for succeeded, outcome in outcomes:
+    for url, (succeeded, outcome) in zip(urls, outcomes, strict=True):
         if not succeeded:
-            outcome.raiseException()
+            raise NotFetchedError(f"{url}: {outcome.getErrorMessage()}")
     return [page for _, page in outcomes]
+
+
+def too_slow(_: object, seconds: float) -> NoReturn:
+    raise NotFetchedError(f"took longer than {seconds} s")
 
 
 async def look(url: str) -> dict[str, Any]:
@@ -69,7 +73,7 @@ async def look(url: str) -> dict[str, Any]:
     response = await treq.get(url, unbuffered=True)
     await treq.collect(response, take)
     if response.code >= 500:
-        raise ServerError(f"{url} answered {response.code}")
+        raise NotFetchedError(f"status {response.code}")
     found = TITLE.search(head.decode("utf-8", "replace"))
     title = html.unescape(found[1]).strip() if found else None
     return {"url": url, "status": response.code, "bytes": size, "title": title}

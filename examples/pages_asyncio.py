@@ -32,8 +32,8 @@ Url = Annotated[str, Meta(pattern="^https?://")]
 Urls = Annotated[list[Url], Meta(min_length=1, max_length=100)]
 
 
-class ServerError(Exception):
-    """A site that may be well again in a moment."""
+class NotFetchedError(Exception):
+    """A page that may be there in a moment."""
 
 
 @task(place="asyncio", retries=3, timeout=60, backoff=lambda attempt: attempt / 4)
@@ -50,13 +50,13 @@ async def pages_asyncio(urls: Urls, *, context: Context) -> list[dict[str, Any]]
         context.progress(fetched, len(urls), url)
         return page
 
-    async with httpx.AsyncClient(follow_redirects=True) as client:
+    async with httpx.AsyncClient(follow_redirects=True, timeout=SECONDS) as client:
         # The end of all of them: when this attempt has ended, nothing of it goes on.
         outcomes = await asyncio.gather(*map(fetch, urls), return_exceptions=True)
     pages = []
-    for outcome in outcomes:
+    for url, outcome in zip(urls, outcomes, strict=True):
         if isinstance(outcome, BaseException):
-            raise outcome
+            raise NotFetchedError(f"{url}: {outcome!r}")
         pages.append(outcome)
     return pages
 
@@ -69,7 +69,7 @@ async def look(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
             size += len(data)
             head.extend(data[: HEAD - len(head)])
     if response.status_code >= 500:
-        raise ServerError(f"{url} answered {response.status_code}")
+        raise NotFetchedError(f"status {response.status_code}")
     found = TITLE.search(head.decode("utf-8", "replace"))
     title = html.unescape(found[1]).strip() if found else None
     return {"url": url, "status": response.status_code, "bytes": size, "title": title}

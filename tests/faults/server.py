@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from types import MappingProxyType
 from typing import Self
 
 from tests.faults.client import Client
@@ -39,6 +40,7 @@ class Server:
     :param options: further options of the command.
     :param prefix: a command to run it under, such as strace.
     :param listener: is given every line of the log, in a thread of ours.
+    :param env: further variables.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Server:
         options: Sequence[str] = (),
         prefix: Sequence[str] = (),
         listener: Callable[[LogLine], None] | None = None,
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.port: int | None = None
         self.tail: deque[str] = deque(maxlen=40)
@@ -59,7 +62,7 @@ class Server:
         self._process = subprocess.Popen(
             [*prefix, *command],
             cwd=folder,
-            env={key: value for key, value in os.environ.items() if "ASYNCTASK" not in key},
+            env={key: value for key, value in os.environ.items() if "ASYNCTASK" not in key} | dict(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,113 @@
+"""What a store promises to the rest of the service."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from asynctask.model import Progress, Query, Status, Task
+from asynctask.recorder import Suspect
+
+Hook = Callable[[Sequence[Task]], None]
+Changed = Callable[[str, Status], None]
+
+
+class Claim(Struct, frozen=True):
+    """What a claim found.
+
+    :ivar more: whether others may be due already.
+    :ivar next_due: when the next one that waits is due, seconds since the epoch; None if none waits.
+    :ivar orphans: whether an earlier process may have left more.
+    """
+
+    tasks: list[Task]
+    more: bool
+    next_due: float | None
+    orphans: bool
+
+
+class Key(Struct, frozen=True):
+    """What makes a POST safe to repeat: kept with its answer until ``expires_at``."""
+
+    key: str
+    digest: str
+    answer: str
+    expires_at: float
+
+
+class Known(Struct, frozen=True):
+    """What was answered to an earlier POST with the same key."""
+
+    digest: str
+    answer: str
+
+
+class IStore(Interface):
+    """Keeps tasks. What it answers is committed and synced; `Unavailable` is how it fails."""
+
+    started: Hook = Attribute(
+        "Called with the tasks that a commit made this process run, whoever still waits for it."
+    )
+    waiting: Hook = Attribute("Called with the tasks that a commit left waiting.")
+    cancelling: Hook = Attribute("Called with the running tasks whose end a commit has asked for.")
+    changed: Changed = Attribute("Called with a task's id and its status after the commit of a change.")
+    healthy: bool = Attribute("Whether tasks can be stored now.")
+    unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
+
+    def open(suspects: Iterable[Suspect], now: float, kinds: Collection[str]) -> dict[str, int]:
+        """Open for this process alone, and charge the tasks in which the last one died.
+
+        :returns: for each kind that is not among ``kinds``, how many of its tasks have not ended.
+        :raises StartError: it cannot be opened.
+        """
+
+    def close() -> Deferred[None]:
+        """Write what waits, and let go."""
+
+    def add(waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
+        """Keep accepted tasks, all or none, and claim those that start at once by the same commit.
+
+        :raises Unavailable: at once, where there is no hope.
+        """
+
+    def add_once(
+        waiting: Sequence[Task], starting: Sequence[Task], key: Key, now: float
+    ) -> Deferred[Known | None]:
+        """The same, unless the key is known: then nothing is kept, and what is known is the answer."""
+
+    def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:
+        """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due."""
+
+    def report(task_id: str, attempt: int, progress: Progress) -> None:
+        """Keep in memory how far a running attempt is, for `get`, `list` and the next change."""
+
+    def end(task: Task, now: float) -> Deferred[Status | None]:
+        """Write how an attempt ended: fires with the status that the task has now.
+
+        That is None if the attempt was given up before, and `cancelled` instead of `retrying` if
+        that was asked for meanwhile.
+
+        :param task: as it is after the attempt.
+        """
+
+    def cancel(task_id: str, now: float) -> Deferred[Task | None]:
+        """Ask for a task's end; it fails with `InvalidTransition` if it has ended."""
+
+    def retry(task_id: str, now: float) -> Deferred[Task | None]:
+        """Let a task begin anew; it fails with `InvalidTransition` unless it failed or was cancelled."""
+
+    def delete(task_id: str) -> Deferred[Task | None]:
+        """Forget a task; it fails with `InvalidTransition` unless it has ended."""
+
+    def forget(before: float, now: float, limit: int) -> Deferred[int]:
+        """Forget tasks that ended before then, at most so many, and keys that have expired.
+
+        :returns: how many tasks.
+        """
+
+    def get(task_id: str) -> Deferred[Task | None]:
+        """A task with all that it has."""
+
+    def list(query: Query) -> Deferred[tuple[list[Task], str | None]]:
+        """A page of tasks without input, result and history, and the cursor of the next page."""
