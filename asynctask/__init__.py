@@ -8,6 +8,7 @@ options        what the command takes
 pidfile        a PID file that a crash left behind
 listening      where it listens
 api            the routes: parses, calls, renders
+description    the calls, described for programs (``components``, ``schemas``)
 answers        HTTP requests read, answers rendered
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
@@ -18,6 +19,7 @@ attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
                ``loop``, ``processes`` (``spawned``, ``worker``); all are ``patient``
+metrics        what happens in numbers, for Prometheus
 seats          the free seats; where ``api`` and ``runner`` meet
 feed           who waits for which change
 retention      forgets what ended long ago
@@ -35,6 +37,8 @@ registry       the kinds of task: `task`, where they are found, ``simulate``
 inputs         a signature as a schema (``annotations``, ``shapes``)
 context        what a handler is given
 recorder       the flight recorder: which task was at work when the process died
+client         for Twisted programs: sends again what was lost (``sending``), goes on where
+               events were cut off (``stream``), tells what came (``answered``)
 wire           bytes to model and back
 model          what a task is, and what may happen to it
 =============  =========================================================================

@@ -1,6 +1,6 @@
 """HTTP requests read and answers rendered, over twisted.web's request."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from twisted.web.resource import IResource, Resource
@@ -9,6 +9,8 @@ from zope.interface import implementer
 
 from asynctask import wire
 from asynctask.guard import check_host, check_origin
+from asynctask.headers import etag, matches
+from asynctask.metrics import Metrics
 from asynctask.model import (
     ExpectationFailed,
     Invalid,
@@ -18,26 +20,40 @@ from asynctask.model import (
     UnsupportedMediaType,
 )
 
+MAX_BODY: Final = 64 * 1024
+"""Bytes of a body: what is larger belongs into a file or a store, with its address in the input."""
+
 MAX_BATCH_BODY: Final = 1024 * 1024
 """Bytes of a batch's body, which is parsed in one go on the reactor."""
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
+GONE: Final = 499
+"""The status under which a request is counted whose client left before the answer."""
+
 
 @implementer(IResource)
 class Guarded(Resource):
-    """Checks who asks before anything else is looked at."""
+    """Checks who asks before anything else is looked at, and counts the requests.
+
+    :param seconds: the time, to tell how long each took.
+    """
 
     isLeaf = True
 
-    def __init__(self, inner: IResource, hosts: Collection[str]) -> None:
+    def __init__(
+        self, inner: IResource, hosts: Collection[str], metrics: Metrics, seconds: Callable[[], float]
+    ) -> None:
         super().__init__()
         self._inner = inner
         self._hosts = frozenset(hosts)
+        self._metrics = metrics
+        self._seconds = seconds
 
     def render(self, request: Request) -> bytes | int:
         """See `IResource`."""
+        request.notifyFinish().addBoth(self._count, request, self._seconds())
         try:
             self._check(request)
         except Problem as problem:
@@ -46,6 +62,10 @@ class Guarded(Resource):
             return NOT_DONE_YET
         rendered: bytes | int = self._inner.render(request)
         return rendered
+
+    def _count(self, lost: object, request: Request, began: float) -> None:
+        status = request.code if lost is None or request.startedWriting else GONE
+        self._metrics.answered(request.method, request.path, status, self._seconds() - began)
 
     def _check(self, request: Request) -> None:
         fields = request.requestHeaders.getRawHeaders
@@ -111,6 +131,13 @@ def answer(
     for name, value in headers.items():
         request.setHeader(name, value)
     return body
+
+
+def answer_tagged(request: Request, body: bytes, headers: Mapping[str, str] = {}) -> bytes:
+    """Answer with a body and its validator, or 304 where the client has it already."""
+    tag = etag(body)
+    known = matches(tag, ", ".join(fields(request, "if-none-match")) or None)
+    return answer(request, 304 if known else 200, b"" if known else body, {**headers, "ETag": tag})
 
 
 def answer_problem(request: Request, problem: Problem) -> bytes:

@@ -14,11 +14,23 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
+from werkzeug.routing import BaseConverter
 
 from asynctask import headers, wire
-from asynctask.answers import MAX_BATCH_BODY, Guarded, answer, answer_problem, fields, json_body
+from asynctask.answers import (
+    MAX_BATCH_BODY,
+    MAX_BODY,
+    Guarded,
+    answer,
+    answer_problem,
+    answer_tagged,
+    fields,
+    json_body,
+)
+from asynctask.description import describe
 from asynctask.feed import Feed
 from asynctask.istore import IStore, Key, Known
+from asynctask.metrics import Metrics
 from asynctask.model import (
     ENDED,
     RUNNING,
@@ -39,17 +51,18 @@ from asynctask.submissions import Body, parse_batch, parse_one
 
 log = Logger(namespace="asynctask.api")
 
-MAX_BODY: Final = 64 * 1024
-"""Bytes of a body: what is larger belongs into a file or a store, with its address in the input."""
-
-KEY_KEPT: Final = 86_400
-"""Seconds for which an Idempotency-Key is remembered: a day of retries."""
-
 FULL_FOR: Final = 5
 """Seconds after which a client may ask a full service again."""
 
 T = TypeVar("T")
 Accepted = tuple[bytes, dict[str, str]]
+
+
+class Segment(BaseConverter):
+    """A part of a path that is no name of ours: a batch is not the task ``batch``, and has no GET."""
+
+    part_isolating = True
+    regex = r"(?!batch\Z)[^/]+"
 
 
 class Api:
@@ -64,6 +77,7 @@ class Api:
 
     app = Klein()
     app.url_map.merge_slashes = False
+    app.url_map.converters["default"] = Segment
 
     def __init__(
         self,
@@ -76,6 +90,7 @@ class Api:
         draw: Callable[[], int],
         hosts: Collection[str] = (),
         max_waiting: int = 10_000_000,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._seats = seats
@@ -87,10 +102,13 @@ class Api:
         self._hosts = hosts
         self._max_waiting = max_waiting
         self._ids = wire.Ids()
+        self._description = describe(kinds)
+        self._metrics = metrics or Metrics(kinds)
+        self._metrics.name_routes(rule.rule for rule in self.app.url_map.iter_rules())
 
     def resource(self) -> IResource:
         """What a server renders requests with."""
-        return Guarded(self.app.resource(), self._hosts)
+        return Guarded(self.app.resource(), self._hosts, self._metrics, self._clock.seconds)
 
     @app.route("/api/tasks", methods=["POST"])
     async def submit(self, request: Request) -> bytes:
@@ -159,7 +177,7 @@ class Api:
             await shielded(self._keep(tasks, None))
             return accepted
         text = wire.dump([accepted[0].decode(), accepted[1]])
-        expires_at = tasks[0].accepted_at + KEY_KEPT
+        expires_at = tasks[0].accepted_at + headers.KEY_KEPT
         known = await shielded(self._keep(tasks, Key(key, body.digest, text, expires_at)))
         if known is None:
             return accepted
@@ -226,9 +244,9 @@ class Api:
         known, seconds = wire.known_id(task_id), headers.parse_wait(fields(request, "prefer"))
         if seconds is None:
             return self._show(request, await self._store.get(known))
-        task = await self._wait_for(known, seconds)
+        shown = self._show(request, await self._wait_for(known, seconds))
         request.setHeader("Preference-Applied", f"wait={seconds}")
-        return self._show(request, task)
+        return shown
 
     def _show(self, request: Request, task: Task | None, status: int = 200) -> bytes:
         if task is None:
@@ -237,10 +255,7 @@ class Api:
         body = bytes(wire.task_json(task, whole=True))
         if request.method not in (b"GET", b"HEAD"):
             return answer(request, status, body, more)
-        more["ETag"] = headers.etag(body)
-        if headers.matches(more["ETag"], ", ".join(fields(request, "if-none-match")) or None):
-            return answer(request, 304, b"", more)
-        return answer(request, status, body, more)
+        return answer_tagged(request, body, more)
 
     def _left(self, task: Task) -> int:
         """Seconds until the task can have ended, at least 1."""
@@ -280,6 +295,11 @@ class Api:
         shown = [kind_json(kind) for kind in self._kinds.values()]
         return answer(request, 200, wire.encode({"kinds": shown}))
 
+    @app.route("/openapi.json", methods=["GET"])
+    async def openapi(self, request: Request) -> bytes:
+        """Tell which calls there are."""
+        return answer_tagged(request, self._description)
+
     @app.route("/health/live", methods=["GET"])
     async def live(self, request: Request) -> bytes:
         """The process answers."""
@@ -293,6 +313,13 @@ class Api:
         if not self._store.healthy:
             raise Unavailable("The store does not answer")
         return answer(request, 200, b'{"status":"ok"}')
+
+    @app.route("/metrics", methods=["GET"])
+    async def metrics(self, request: Request) -> bytes:
+        """Tell the numbers, to Prometheus."""
+        openmetrics = headers.wants_openmetrics(fields(request, "accept"))
+        body, content_type = self._metrics.exposition(openmetrics=openmetrics)
+        return answer(request, 200, body, {"Vary": "Accept"}, content_type)
 
     @app.handle_errors(Problem)
     def problem(self, request: Any, failure: Any) -> bytes:

@@ -9,6 +9,7 @@ from twisted.python.reflect import safe_repr
 from asynctask.context import Permanent
 from asynctask.model import Error, Task, after_failure, cancel, complete, fail, interrupt
 from asynctask.processes import ProcessDiedError
+from asynctask.wire import text_of
 
 MAX_MESSAGE = 10_000
 """Characters of an exception's message that are kept."""
@@ -76,6 +77,6 @@ class Attempt:
 def error_of(failure: Failure) -> Error:
     """What a task says of the exception that ended it."""
     kind = "Crashed" if failure.check(ProcessDiedError) else type(failure.value).__name__
-    text = failure.getErrorMessage() or safe_repr(failure.value)
+    text = text_of(failure.value) or safe_repr(failure.value)
     message = text.encode("utf-8", "replace").decode()
     return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_MESSAGE])

@@ -15,7 +15,7 @@ from asynctask.seats import Seats
 
 log = Logger(namespace="asynctask.claims")
 
-BATCH: Final = 100
+BATCH: Final = 50
 """Tasks of one claim: enough to be fast, few enough that POSTs need not wait for their transaction."""
 
 LOOK_AGAIN: Final = 60.0

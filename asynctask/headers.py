@@ -8,6 +8,9 @@ from typing import Final
 from asynctask.model import Invalid
 
 MAX_KEY: Final = 255
+KEY_KEPT: Final = 86_400
+"""Seconds for which an Idempotency-Key is remembered: a day of retries."""
+
 MAX_WAIT: Final = 50
 """Seconds that a client may wait: less than the minute after which proxies give up."""
 
@@ -15,6 +18,7 @@ _TRACEPARENT: Final = re.compile(
     "(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 _WAIT: Final = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
+_QUALITY: Final = re.compile(r"q=[01](\.[0-9]{0,3})?")
 _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 
 
@@ -45,6 +49,17 @@ def parse_wait(values: Sequence[str]) -> int | None:
             if found := _WAIT.fullmatch(preference.strip()):
                 return min(int(found[1]), MAX_WAIT)
     return None
+
+
+def wants_openmetrics(values: Sequence[str]) -> bool:
+    """Whether an ``Accept`` names OpenMetrics, and likes it no less than plain text (RFC 9110 §12.5.1)."""
+    likes = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for value in ",".join(values).lower().split(","):
+        media_type, *parameters = (part.strip() for part in value.split(";"))
+        if media_type in likes:
+            quality = next((each for each in parameters if each.startswith("q=")), "q=1")
+            likes[media_type] = float(quality[2:]) if _QUALITY.fullmatch(quality) else 0.0
+    return 0 < likes["application/openmetrics-text"] >= likes["text/plain"]
 
 
 def etag(body: bytes) -> str:

@@ -99,9 +99,14 @@ class Places:
         }
 
     @property
+    def abandoned(self) -> int:
+        """How many threads were given up and still run."""
+        return self._threads.abandoned
+
+    @property
     def full_of_abandoned(self) -> bool:
         """Whether so many threads hang that no more work should be put into any."""
-        return self._threads.abandoned >= MAX_ABANDONED
+        return self.abandoned >= MAX_ABANDONED
 
     def start(self, run: Run) -> None:
         """Start a handler; `Run.ended` is set when this returns."""

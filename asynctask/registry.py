@@ -15,11 +15,10 @@ from typing import Annotated, Any, Final, TypeVar, overload
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
-from twisted.python.reflect import safe_str
 
 from asynctask.context import Context
 from asynctask.inputs import Input, UnusableError, read_signature
-from asynctask.wire import MAX_NAME
+from asynctask.wire import MAX_NAME, text_of
 
 GROUP: Final = "asynctask.tasks"
 """The entry points by which an installed package brings handlers."""
@@ -238,7 +237,7 @@ def _imported(source: str, run: Callable[[], Any]) -> Any:
 
 def _where(error: BaseException) -> str:
     """What went wrong in an import, and in which line of whose code."""
-    text = f"{type(error).__name__}: {' '.join(safe_str(error).split())}"
+    text = f"{type(error).__name__}: {' '.join(text_of(error).split())}"
     lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     theirs = [f"{file}, line {line}" for file, line in lines if not file.startswith(("<", *NOT_THEIRS))]
     return f"{text} ({theirs[-1]})" if theirs else text

@@ -1,6 +1,7 @@
 """Starts accepted tasks and ends them: attempts, timeouts, cancels, drain."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -15,6 +16,7 @@ from asynctask import model, wire
 from asynctask.attempts import Attempt
 from asynctask.claims import Claims
 from asynctask.istore import IStore
+from asynctask.metrics import Metrics
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
 from asynctask.places import Places, Run
 from asynctask.registry import Kind
@@ -38,10 +40,11 @@ LONGEST_TIMER: Final = 31_536_000.0
 class Running:
     """An attempt, its handler at work, and what ends it."""
 
-    __slots__ = ("attempt", "kind", "run", "timer", "unwinding")
+    __slots__ = ("attempt", "began", "kind", "run", "timer", "unwinding")
 
     def __init__(self, task: Task, kind: Kind) -> None:
         self.attempt = Attempt(task)
+        self.began: float | None = None
         self.kind = kind
         self.run: Run | None = None
         self.timer: IDelayedCall | None = None
@@ -65,6 +68,7 @@ class Runner:
         clock: IReactorTime,
         now: Callable[[], float],
         chance: Callable[[], float] = random.random,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._seats = seats
@@ -73,7 +77,9 @@ class Runner:
         self._clock = clock
         self._now = now
         self._chance = chance
+        self._metrics = metrics or Metrics(kinds)
         self._running: dict[str, Running] = {}
+        self._beginning: deque[deque[Task]] = deque()
         self._drained: Deferred[None] | None = None
         self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
         store.started = self.begin
@@ -92,7 +98,7 @@ class Runner:
         """
         for task in tasks:
             self._running[task.task_id] = Running(task, self._kinds[task.kind])
-        self._clock.callLater(0, self._clock.callLater, 0, self._start_all, tasks)
+        self._clock.callLater(0, self._clock.callLater, 0, self._queue, tasks)
 
     def cancel(self, tasks: Sequence[Task]) -> None:
         """The store has been told that these are to end."""
@@ -102,27 +108,44 @@ class Runner:
                 running.attempt.cancelled = True
                 self._unwind(running)
 
-    def _start_all(self, tasks: Sequence[Task]) -> None:
-        """Start some, and the rest in the reactor's next turn."""
-        if rest := tasks[STARTS:]:
-            self._clock.callLater(0, self._start_all, rest)
-        for task in tasks[:STARTS]:
-            running = self._running.get(task.task_id)
-            if running is None or running.attempt.task is not task or running.attempt.ended:
-                continue  # cancelled before it began
-            if self._seats.draining:
-                self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
-            else:
-                self._start(running)
+    def _queue(self, tasks: Sequence[Task]) -> None:
+        self._beginning.append(deque(tasks))
+        if len(self._beginning) == 1:
+            self._start_some()
+
+    def _start_some(self) -> None:
+        """Start a few now and the rest in the reactor's next turns, those of each commit in turn: the task
+        of one POST does not wait for the thousand of another."""
+        try:
+            for _ in range(min(STARTS, sum(map(len, self._beginning)))):
+                tasks = self._beginning.popleft()
+                task = tasks.popleft()
+                if tasks:
+                    self._beginning.append(tasks)
+                self._start_if_wanted(task)
+        finally:
+            if self._beginning:
+                self._clock.callLater(0, self._start_some)
+
+    def _start_if_wanted(self, task: Task) -> None:
+        running = self._running.get(task.task_id)
+        if running is None or running.attempt.task is not task or running.attempt.ended:
+            return  # cancelled before it began
+        if self._seats.draining:
+            self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
+        else:
+            self._start(running)
 
     def _start(self, running: Running) -> None:
         task, kind = running.attempt.task, running.kind
         log.info("Task started", task_id=task.task_id, name=task.name, kind=task.kind, attempt=task.attempt)
+        running.began = self._clock.seconds()
+        self._metrics.began(kind.name, kind.place, self._now() - task.run_at)
         deadline = None
         if task.timeout is not None:
             deadline = self._now() + task.timeout
             running.timer = self._clock.callLater(
-                min(task.timeout, LONGEST_TIMER), self._time_out, running, self._clock.seconds()
+                min(task.timeout, LONGEST_TIMER), self._time_out, running, running.began
             )
         took = partial(self._took, running)
         run = running.run = Run(task, kind, deadline, partial(self._report, running), took)
@@ -147,8 +170,10 @@ class Runner:
         """A step on the reactor has ended."""
         attempt, milliseconds = running.attempt, seconds * 1_000
         attempt.longest = max(attempt.longest, milliseconds)
+        self._metrics.longest_step = max(self._metrics.longest_step, seconds)
         if milliseconds > BLOCKING:
             task = attempt.task
+            self._metrics.blocked(task.kind)
             log.warn(
                 "Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds)
             )
@@ -225,6 +250,9 @@ class Runner:
         running.run = None
         if running.timer is not None and running.timer.active():
             running.timer.cancel()
+        if running.began is not None:
+            seconds = self._clock.seconds() - running.began
+            self._metrics.ran(running.kind.name, running.kind.place, seconds)
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
         written = self._store.end(after, self._now())

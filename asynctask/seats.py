@@ -32,6 +32,10 @@ class Seats:
             free = min(free, kind.concurrency - self._taken.get(kind.name, 0))
         return max(0, free)
 
+    def free_in(self, place: str) -> int:
+        """How many attempts of whatever kind may begin in this place now."""
+        return max(0, self._free[place])
+
     def take(self, kind: Kind) -> bool:
         """Take a seat for a new task, unless an older one of its kind waits for one."""
         if self.draining or self.waits(kind.name) or not self.free(kind):

@@ -23,6 +23,7 @@ from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.channel import Front
 from asynctask.feed import Feed
+from asynctask.metrics import Metrics
 from asynctask.options import Options
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder
@@ -84,7 +85,8 @@ class AsyncTask(Service):
         self._insecure = insecure
         self._now = now
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
-        self._store = SqlStore(place, reactor)
+        metrics = Metrics(kinds)
+        self._store = SqlStore(place, reactor, metrics=metrics)
         self._feed = Feed()
         self._store.changed = self._feed.publish
         self._seats = Seats(seats)
@@ -92,9 +94,15 @@ class AsyncTask(Service):
             self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
         )
         self._seats.closed = lambda where: where == "thread" and self._places.full_of_abandoned
-        self._runner = Runner(self._store, self._seats, self._places, kinds, reactor, now)
+        self._runner = Runner(self._store, self._seats, self._places, kinds, reactor, now, metrics=metrics)
         self._retention = Retention(self._store, keep, reactor, now)
-        self._watchdog = Watchdog(reactor, self._recorder.stepped)
+        self._watchdog = Watchdog(reactor, self._recorder.stepped, metrics.lag)
+        metrics.watch(
+            not_ended=lambda: self._store.unfinished,
+            healthy=lambda: self._store.healthy,
+            free=self._seats.free_in,
+            abandoned=lambda: self._places.abandoned,
+        )
         api = Api(
             self._store,
             self._seats,
@@ -105,6 +113,7 @@ class AsyncTask(Service):
             lambda: randbits(80),
             hosts,
             max_waiting,
+            metrics,
         )
         self._front = Front(api.resource(), MAX_BATCH_BODY, answer_too_large)
         self.port: IListeningPort | None = None

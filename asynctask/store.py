@@ -17,6 +17,7 @@ from zope.interface import implementer
 from asynctask import statements, wire
 from asynctask.database import Sqlite
 from asynctask.istore import Changed, Claim, Hook, IStore, Key, Known
+from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
@@ -69,6 +70,7 @@ class SqlStore:
         *,
         busy: float = BUSY,
         try_again: float = TRY_AGAIN,
+        metrics: Metrics | None = None,
     ) -> None:
         self.started: Hook = _nobody_cares
         self.waiting: Hook = _nobody_cares
@@ -79,6 +81,7 @@ class SqlStore:
         self._reactor = reactor
         self._busy = busy
         self._try_again = try_again
+        self._metrics = metrics or Metrics()
         self._owner = token_hex(8)
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
@@ -104,8 +107,11 @@ class SqlStore:
             raise StartError(f"--store {self._place.path} {why}") from None
         for task in failed:
             log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
+            self._metrics.became(task.kind, task.status)
         self.unfinished = sum(unfinished.values())
-        self._writer = Writer(connection, self._database, self._reactor.callFromThread, self._try_again)
+        self._writer = Writer(
+            connection, self._database, self._reactor.callFromThread, self._try_again, self._metrics.stored
+        )
         return {kind: tasks for kind, tasks in unfinished.items() if kind not in kinds}
 
     def close(self) -> Deferred[None]:
@@ -179,6 +185,8 @@ class SqlStore:
         return rows, started
 
     def _tell(self, waiting: Sequence[Task], started: Sequence[Task]) -> None:
+        for task in (*waiting, *started):
+            self._metrics.became(task.kind, ACCEPTED)
         if started:
             self.started(started)
         if waiting:
@@ -231,6 +239,7 @@ class SqlStore:
             if status is None:
                 return None
             self._count(task.task_id, RUNNING, Status(status))
+            self._metrics.became(task.kind, Status(status))
             return Status(status)
 
         return self._writer.save(saved_row(self._with_progress(task), now)).addCallback(written)
@@ -276,6 +285,7 @@ class SqlStore:
             if decided is None:
                 return None
             before, task = decided
+            self._metrics.became(task.kind, task.status)
             self._count(task_id, before, task.status)
             if task.status is RUNNING:
                 self.cancelling([task])

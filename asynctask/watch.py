@@ -24,11 +24,18 @@ class Watchdog:
 
     :param clock: the reactor's time.
     :param suspects: names the task that is being stepped.
+    :param late: told at each heartbeat by how many seconds it came late.
     """
 
-    def __init__(self, clock: IReactorTime, suspects: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        suspects: Callable[[], str],
+        late: Callable[[float], object] = lambda _seconds: None,
+    ) -> None:
         self._clock = clock
         self._suspects = suspects
+        self._late = late
         self._next: IDelayedCall | None = None
         self._beat = monotonic()
         self._told = False
@@ -45,7 +52,9 @@ class Watchdog:
 
     def _heartbeat(self) -> None:
         """The reactor is alive."""
-        self._beat = monotonic()
+        before, self._beat = self._beat, monotonic()
+        if self._next is not None:
+            self._late(max(0.0, self._beat - before - LOOK))
         self._told = False
         self._next = self._clock.callLater(LOOK, self._heartbeat)
 

@@ -147,6 +147,14 @@ def shown(text: str) -> str:
     return clean if len(clean) <= MAX_SHOWN else clean[:MAX_SHOWN] + "…"
 
 
+def text_of(error: BaseException | None) -> str:
+    """An exception's text, whatever its class makes of it."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(its text cannot be shown)"
+
+
 def pointer(*path: str | int) -> str:
     """A JSON pointer (RFC 6901 §3)."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

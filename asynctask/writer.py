@@ -27,11 +27,12 @@ log = Logger(namespace="asynctask.store")
 MAX_WAITING: Final = 64 * 1024 * 1024
 """Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
 
-BATCH: Final = 200
-"""Works of one transaction, if nobody waits for more: some 10 ms."""
+BATCH: Final = 100
+"""Ends of attempts of one transaction while nobody waits: some 8 ms."""
 
-FEWEST_SAVES: Final = 50
-"""Ends of attempts that each transaction writes at least, however many clients wait."""
+FEWEST: Final = 20
+"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept, so many
+that they are all written one day."""
 
 ANSWERS: Final = 20
 """Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
@@ -97,6 +98,7 @@ class Writer:
     :param connection: open, and from now on the writer's alone.
     :param from_thread: runs a function in the reactor's thread.
     :param try_again: seconds between two tries to reach a database that failed.
+    :param stored: told, in the writer's thread, of how many works a transaction was and its seconds.
     :ivar healthy: whether the database took the last transaction.
     """
 
@@ -106,9 +108,11 @@ class Writer:
         database: Database,
         from_thread: Callable[..., object],
         try_again: float = TRY_AGAIN,
+        stored: Callable[[int, float], object] = lambda _works, _seconds: None,
     ) -> None:
         self.healthy = True
         self._try_again = try_again
+        self._stored = stored
         self._connection: Connection | None = connection
         self._database = database
         self._from_thread = from_thread
@@ -177,7 +181,7 @@ class Writer:
             batch: list[Work] = [*self._asked]
             self._asked.clear()
             self._bytes = 0
-            room = max(FEWEST_SAVES, BATCH - len(batch))
+            room = FEWEST if batch else BATCH
             batch += [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
         return batch
 
@@ -204,6 +208,7 @@ class Writer:
             return not self._closing
 
     def _write(self, batch: list[Work]) -> None:
+        began = monotonic()
         try:
             results = self._transact(batch)
         except Exception as error:
@@ -215,6 +220,8 @@ class Writer:
             else:
                 self._answer([(batch[0], Failure(error))])
         else:
+            works = sum(len(work.rows) if isinstance(work, Add) else 1 for work in batch)
+            self._stored(works, monotonic() - began)
             self._answer(zip(batch, results, strict=True))
             self._keep_log_short()
 

@@ -135,3 +135,25 @@ class RunnerTestCase(SynchronousTestCase):
 
     def logged(self, message: str) -> list[LogEvent]:
         return [event for event in self.events if event.get("log_format") == message]
+
+    def until_logged(self, message: str, times: int = 1) -> None:
+        """Turn until another thread has had it logged."""
+        while len(self.logged(message)) < times:
+            self.turns.turn()
+
+
+class EndsTestCase(RunnerTestCase):
+    """Handlers that end as the test wants."""
+
+    def with_failing(self, error: BaseException | type[BaseException], **settings: Any) -> None:
+        async def handler() -> None:
+            raise error
+
+        self.with_handler(handler, **settings)
+
+    def outcome(self, task_id: str) -> tuple[str, str | None, int]:
+        return self.status(task_id), self.error_type(task_id), self.get(task_id).attempt
+
+    def fails(self, expected: type[BaseException], times: int = 1) -> None:
+        """So many tracebacks of this kind were logged: one at each last failure."""
+        self.assertEqual(len(self.flushLoggedErrors(expected)), times)

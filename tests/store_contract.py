@@ -1,7 +1,7 @@
 """What every store keeps to: mix it into a TestCase that can open one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +18,7 @@ from asynctask.model import (
     Error,
     Progress,
     Query,
+    Status,
     Submission,
     Task,
     accept,
@@ -41,6 +42,9 @@ class StoreTestCase(SynchronousTestCase):
         self.ids = Ids()
         self.started: list[Task] = []
         self.waiting: list[Task] = []
+        self.cancelling: list[Task] = []
+        self.changed: list[tuple[str, Status]] = []
+        self.gone: dict[str, int] = {}
         self.store = self.open()
         self.addCleanup(lambda: self.wait(self.store.close()))
 
@@ -48,23 +52,29 @@ class StoreTestCase(SynchronousTestCase):
         """A store that is not open yet, always on the same database."""
         raise NotImplementedError
 
-    def open(self, suspects: Sequence[Suspect] = ()) -> SqlStore:
+    def open(
+        self, suspects: Sequence[Suspect] = (), kinds: Collection[str] = ("simulate",), now: float = NOW
+    ) -> SqlStore:
         store = self.open_store()
         store.started = self.started.extend
         store.waiting = self.waiting.extend
-        store.open(suspects, NOW)
+        store.cancelling = self.cancelling.extend
+        store.changed = lambda task_id, status: self.changed.append((task_id, status))
+        self.gone = store.open(suspects, now, kinds)
         return store
 
-    def reopen(self, suspects: Sequence[Suspect] = ()) -> None:
+    def reopen(self, suspects: Sequence[Suspect] = (), **given: Any) -> None:
+        """:param given: further arguments of `open`."""
         self.wait(self.store.close())
         self.started.clear()
-        self.store = self.open(suspects)
+        self.store = self.open(suspects, **given)
 
     def wait(self, deferred: Any) -> Any:
         return self.turns.outcome(deferred)
 
-    def new(self, name: str = "a", delay: float = 0, now: float = NOW, kind: str = "simulate") -> Task:
-        submission = Submission(name=name, kind=kind, input='{"duration":3}', delay=delay)
+    def new(self, name: str = "a", now: float = NOW, kind: str = "simulate", **given: Any) -> Task:
+        """:param given: further fields of the submission."""
+        submission = Submission(name=name, kind=kind, input='{"duration":3}', **given)
         return accept(submission, self.ids.next(now, 0), now)
 
     def add(self, *tasks: Task) -> None:

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.api import Api, shielded
 from asynctask.feed import Feed
+from asynctask.metrics import Metrics
 from asynctask.places import Places
 from asynctask.recorder import FlightRecorder
 from asynctask.registry import KINDS, Kind
@@ -53,7 +54,8 @@ class ApiTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.turns = Turns()
-        self.store = SqlStore(Place(None), self.turns)
+        self.metrics = Metrics(self.kinds)
+        self.store = SqlStore(Place(None), self.turns, metrics=self.metrics)
         self.store.open([], START)
         self.addCleanup(lambda: self.turns.outcome(self.store.close()))
         self.free = Seats({"reactor": self.seats, "thread": 2, "asyncio": 2, "process": 0})
@@ -61,7 +63,15 @@ class ApiTestCase(SynchronousTestCase):
         self.addCleanup(places.stop)
         self.feed = Feed()
         self.store.changed = self.feed.publish
-        self.runner = Runner(self.store, self.free, places, self.kinds, self.clock, self.now)
+        self.runner = Runner(
+            self.store, self.free, places, self.kinds, self.clock, self.now, metrics=self.metrics
+        )
+        self.metrics.watch(
+            not_ended=lambda: self.store.unfinished,
+            healthy=lambda: self.store.healthy,
+            free=self.free.free_in,
+            abandoned=lambda: places.abandoned,
+        )
         self.runner.start()
         self.settle()
         api = Api(
@@ -74,6 +84,7 @@ class ApiTestCase(SynchronousTestCase):
             lambda: 5,
             ["tasks.example"],
             self.max_waiting,
+            self.metrics,
         )
         self.treq: Any = StubTreq(api.resource())
 

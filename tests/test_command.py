@@ -85,6 +85,11 @@ class StartErrorTests(CommandTestCase):
         self.assert_refused("notes.txt is no sound SQLite database", "--store", "sqlite:///notes.txt")
         self.assertEqual(file.read_text(), "not a database " * 100)
 
+    def test_a_module_of_handlers_that_cannot_be_imported(self) -> None:
+        (self.folder / "broken.py").write_text("width = 1 / 0\n")
+        sentence = "--tasks broken cannot be imported: ZeroDivisionError: division by zero ("
+        self.assert_refused(sentence, "--tasks", "broken", "--port", "0")
+
     def test_a_store_that_is_in_use(self) -> None:
         with Server(self.folder) as first:
             first.ready()

@@ -49,8 +49,11 @@ class Answer:
 BAD_NEWS = ("warn", "error", "critical")
 """Levels of log lines that no request may cause."""
 
-HEADERS = {202: ("Location", "Retry-After"), 204: ("Allow",), 405: ("Allow",)}
+HEADERS = {202: ("Retry-After",), 304: ("ETag",), 405: ("Allow",)}
 """What an answer of this status has to carry."""
+
+HEADERS_TO = {("POST", "/api/tasks", 202): ("Location",), ("OPTIONS", None, 204): ("Allow",)}
+"""What it has to carry besides, where it answers this method, and this path if one is given."""
 
 Bodies = Mapping[str, Any]
 """What was answered to each request that has a name, as parsed JSON."""
@@ -118,7 +121,11 @@ def complaints(request: Request, answer: Answer) -> list[str]:
     """What of the answer is not as the file and the contract promise."""
     if answer.status != request.promised:
         return [f"answered {answer.status}: {answer.body[:200]!r}"]
-    wrong = [f"no {header}" for header in HEADERS.get(answer.status, ()) if header not in answer.headers]
+    path = request.url.removeprefix("{{base}}")
+    owed = [*HEADERS.get(answer.status, ())]
+    for one in (path, None):
+        owed += HEADERS_TO.get((request.method, one, answer.status), ())
+    wrong = [f"no {header}" for header in owed if header not in answer.headers]
     type_ = answer.headers["Content-Type"]
     if answer.status >= 400 and type_ != "application/problem+json":
         wrong.append(f"an error of type {type_}")
@@ -165,7 +172,7 @@ class TheFile(SynchronousTestCase):
 
     def test_every_status_is_shown(self) -> None:
         shown = {request.promised for request in self.requests}
-        self.assertSetEqual(shown, {200, 202, 204, 400, 403, 404, 405, 413, 415, 417})
+        self.assertSetEqual(shown, {200, 202, 204, 304, 400, 403, 404, 405, 409, 413, 415, 417, 422})
 
     def test_every_variable_is_used(self) -> None:
         text = FILE.read_text("utf-8")

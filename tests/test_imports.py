@@ -11,8 +11,12 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
+    *("client", "sending", "stream", "answered"),
     *("options", "api", "channel", "listening", "runner", "retention", "watch"),
     *(
+        "description",
+        "components",
+        "schemas",
         "answers",
         "guard",
         "pidfile",
@@ -26,13 +30,13 @@ ORDER: Final = (
     ),
     *("processes", "spawned", "worker", "loop", "threads", "patient", "steps"),
     *("store", "istore", "writer", "database", "rows", "statements", "sqlite"),
-    *("migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
+    *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
     *("context", "recorder", "logs"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
-PURE: Final = ("wire", "model", "headers")
+PURE: Final = ("wire", "model", "headers", "answered")
 
 CLOCK_AND_CHANCE: Final = {"time", "random", "secrets", "uuid", "os", "sys", "socket", "threading"}
 """What the pure modules are given as arguments, or have no use for."""
@@ -114,6 +118,12 @@ class TheOrder(SynchronousTestCase):
         knowing = {module.name for module in MODULES if "options" in imported_modules(module)}
         self.assertEqual(knowing, {"service"})
 
+    def test_a_client_brings_nothing_of_the_service(self) -> None:
+        known = {module.name: imported_modules(module) for module in MODULES}
+        own = {"client", "sending", "stream", "answered"}
+        self.assertLessEqual(set().union(*(known[name] for name in own)), own | {"wire", "model"})
+        self.assertEqual([name for name in known if name not in own and known[name] & own], [])
+
     def test_the_imports_are_really_found(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         self.assertEqual(known["model"], set())
@@ -144,11 +154,11 @@ class PureModules(SynchronousTestCase):
 class TheOutside(SynchronousTestCase):
     """Who touches the reactor and the environment."""
 
-    def test_only_the_service_touches_the_reactor(self) -> None:
+    def test_only_the_service_and_the_client_touch_the_reactor(self) -> None:
         touching = {
             module.name for module in MODULES if "twisted.internet.reactor" in set(imports(module.tree))
         }
-        self.assertEqual(touching, {"service"})
+        self.assertEqual(touching, {"service", "client"})
 
     def test_the_reactor_is_not_chosen_by_an_import(self) -> None:
         for module in MODULES:

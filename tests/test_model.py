@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import to_builtins
 from msgspec.structs import replace
@@ -63,8 +63,9 @@ class TheTable(SynchronousTestCase):
         self.assertEqual(reached, set(Status))
 
 
-def new(delay: float = 0, now: float = 100.0) -> Task:
-    return model.accept(model.Submission("a", "simulate", '{"duration":5}', delay), "task_1", now)
+def new(delay: float = 0, now: float = 100.0, retries: int = 0) -> Task:
+    submission = model.Submission("a", "simulate", '{"duration":5}', delay, retries=retries)
+    return model.accept(submission, "task_1", now)
 
 
 def running() -> Task:
@@ -77,10 +78,21 @@ MOVES: dict[str, Callable[[Task, float], Task]] = {
     "start": model.start,
     "complete": lambda task, now: model.complete(task, "[1]", now),
     "fail": lambda task, now: model.fail(task, NO, now),
+    "fail once": lambda task, now: model.after_failure(task, NO, now, DELAY),
     "interrupt": model.interrupt,
     "crash": model.crash,
+    "cancel": model.cancel,
+    "request cancel": model.request_cancel,
+    "retry": model.retry,
 }
 """What happens to tasks, called alike."""
+
+BY_ITSELF = [name for name in MOVES if name != "retry"]
+"""Those that nobody asks for, and those that only hasten the end."""
+
+RETRIES = 2
+DELAY = 4.0
+"""Seconds between a failure and the next attempt."""
 
 
 @dataclass
@@ -89,7 +101,9 @@ class Expected:
 
     status: str = "accepted"
     attempt: int = 0
+    failures: int = 0
     crashes: int = 0
+    cancel_requested: bool = False
     run_at: float = 100.0
     started_at: float | None = None
     finished_at: float | None = None
@@ -106,22 +120,47 @@ class Expected:
             self.end("failed", now, error="ValueError")
         elif name == "complete" and self.status == "running":
             self.end("completed", now, result="[1]")
+        elif name == "fail once" and self.status == "running":
+            self.failures, self.error = self.failures + 1, "ValueError"
+            self.try_again(now + DELAY, now, over=self.failures > RETRIES)
         elif name in ("interrupt", "crash") and self.status == "running":
             self.crashes += name == "crash"
             if self.crashes == 3:
                 self.end("failed", now, error="Crashed")
             else:
-                self.status, self.run_at = "retrying", now
+                self.try_again(now, now)
+        elif name == "request cancel" and self.status == "running":
+            self.cancel_requested = True
+        elif name in ("cancel", "request cancel") and (waits or self.status == "running"):
+            self.cancel(now)
+        elif name == "retry" and self.status in ("failed", "cancelled"):
+            self.status, self.run_at, self.finished_at = "accepted", now, None
+            self.failures = self.crashes = 0
+            self.cancel_requested, self.result, self.error = False, None, None
         else:
             return False
         return True
+
+    def try_again(self, when: float, now: float, over: bool = False) -> None:
+        if self.cancel_requested:
+            self.cancel(now)
+        elif over:
+            self.end("failed", now, error=self.error)
+        else:
+            self.status, self.run_at = "retrying", when
+
+    def cancel(self, now: float) -> None:
+        self.cancel_requested = True
+        self.end("cancelled", now, error=self.error)
 
     def end(self, status: str, now: float, result: str | None = None, error: str | None = None) -> None:
         self.status, self.finished_at, self.result, self.error = status, now, result, error
 
 
+LIVELY = ["start"] * 4 + ["fail once", "interrupt", "crash", "request cancel", "retry"]
+
 walks = st.lists(st.tuples(st.sampled_from(list(MOVES)), st.floats(0, 1e9)), max_size=25) | st.lists(
-    st.tuples(st.sampled_from(["start", "start", "interrupt", "crash"]), st.floats(0, 1e9)), max_size=25
+    st.tuples(st.sampled_from(LIVELY), st.floats(0, 1e9)), max_size=25
 )
 """Moves and their times; half of the walks do not end soon."""
 
@@ -130,8 +169,11 @@ class EveryWalk(SynchronousTestCase):
     """Whatever happens to a task, in whatever order."""
 
     @given(walks)
+    @example([("start", 1.0), ("fail once", 2.0)] * 2 + [("fail once", 3.0)])
+    @example([("start", 1.0), ("crash", 2.0)] * 3 + [("retry", 3.0), ("start", 4.0), ("crash", 5.0)])
+    @example([("start", 1.0), ("request cancel", 2.0), ("fail once", 3.0), ("retry", 4.0)])
     def test_a_walk_goes_where_the_contract_leads(self, walk: list[tuple[str, float]]) -> None:
-        task, expected = new(), Expected()
+        task, expected = new(retries=RETRIES), Expected()
         for name, now in walk:
             before = to_builtins(task)
             if expected.move(name, now):
@@ -147,7 +189,9 @@ class EveryWalk(SynchronousTestCase):
             Expected(
                 status=task.status,
                 attempt=task.attempt,
+                failures=task.failures,
                 crashes=task.crashes,
+                cancel_requested=task.cancel_requested,
                 run_at=task.run_at,
                 started_at=task.started_at,
                 finished_at=task.finished_at,
@@ -161,18 +205,20 @@ class EveryWalk(SynchronousTestCase):
     def test_the_attempt_only_grows_and_what_was_asked_for_stays(
         self, walk: list[tuple[str, float]]
     ) -> None:
-        task = new()
+        task = new(retries=RETRIES)
         for name, now in walk:
             try:
                 after = MOVES[name](task, now)
             except InvalidTransition:
                 continue
             self.assertEqual(after.attempt, task.attempt + (name == "start"))
-            for kept in ("task_id", "name", "kind", "input", "accepted_at"):
+            for kept in ("task_id", "name", "kind", "input", "accepted_at", "retries"):
                 self.assertEqual(getattr(after, kept), getattr(task, kept))
             task = after
 
-    @given(st.sampled_from(sorted(ENDED)), st.sampled_from(list(MOVES)), st.floats(0, 1e9))
+    @given(
+        st.sampled_from(sorted(ENDED)), st.sampled_from(sorted(MOVES.keys() - {"retry"})), st.floats(0, 1e9)
+    )
     def test_nothing_that_the_service_does_wakes_an_ended_task(
         self, status: Status, name: str, now: float
     ) -> None:
@@ -263,6 +309,76 @@ class Lives(SynchronousTestCase):
             waiting = replace(new(), status=Status.RETRYING, attempt=2, crashes=crashes)
             self.assertRaises(InvalidTransition, model.crash, waiting, 102.0)
 
+    def test_a_failed_attempt_is_made_again_as_often_as_was_asked_for(self) -> None:
+        task, seen = new(retries=2), []
+        for failures in range(1, 4):
+            task = model.after_failure(model.start(task, 101.0), NO, 102.0, DELAY)
+            seen.append(task.status)
+            self.assertEqual((task.failures, task.error), (failures, NO))
+        self.assertEqual(seen, [Status.RETRYING, Status.RETRYING, Status.FAILED])
+        self.assertEqual((task.attempt, task.finished_at), (3, 102.0))
+
+    def test_the_next_attempt_waits_for_its_time(self) -> None:
+        task = model.after_failure(model.start(new(retries=1), 101.0), NO, 102.0, DELAY)
+        self.assertEqual((task.run_at, task.finished_at), (106.0, None))
+
+    def test_what_a_stop_cuts_off_uses_no_retry(self) -> None:
+        task = model.interrupt(model.start(new(retries=1), 101.0), 102.0)
+        task = model.after_failure(model.start(task, 103.0), NO, 104.0, DELAY)
+        self.assertEqual((task.status, task.attempt, task.failures), (Status.RETRYING, 2, 1))
+
+    def test_a_waiting_task_is_cancelled_at_once(self) -> None:
+        retrying = model.after_failure(model.start(new(retries=1), 101.0), NO, 102.0, DELAY)
+        for waiting in (new(delay=60), retrying):
+            task = model.request_cancel(waiting, 103.0)
+            self.assertEqual((task.status, task.cancel_requested), (Status.CANCELLED, True))
+            self.assertEqual(task.finished_at, 103.0)
+
+    def test_a_running_task_is_only_asked_to_end(self) -> None:
+        task = model.request_cancel(running(), 102.0)
+        self.assertEqual((task.status, task.cancel_requested), (Status.RUNNING, True))
+        self.assertIsNone(task.finished_at)
+        self.assertEqual(model.request_cancel(task, 103.0), task)
+
+    def test_a_task_that_was_asked_to_end_is_not_tried_again(self) -> None:
+        asked = model.request_cancel(model.start(new(retries=5), 101.0), 102.0)
+        for after in (
+            model.after_failure(asked, NO, 103.0, DELAY),
+            model.interrupt(asked, 103.0),
+            model.crash(asked, 103.0),
+            model.cancel(asked, 103.0),
+        ):
+            self.assertEqual((after.status, after.finished_at), (Status.CANCELLED, 103.0))
+            self.assertTrue(after.cancel_requested)
+
+    def test_a_task_that_was_asked_to_end_may_complete(self) -> None:
+        task = model.complete(model.request_cancel(running(), 102.0), "[1]", 103.0)
+        self.assertEqual((task.status, task.cancel_requested), (Status.COMPLETED, True))
+
+    def test_a_retry_by_hand_is_a_new_beginning(self) -> None:
+        failed = model.fail(model.crash(running(), 102.0), NO, 103.0)
+        worn = replace(
+            failed,
+            failures=3,
+            cancel_requested=True,
+            longest_step=80.0,
+            progress=model.Progress(1, 2),
+            result="[1]",
+        )
+        task = model.retry(worn, 104.0)
+        self.assertEqual(task, replace(new(), attempt=1, run_at=104.0, started_at=101.0))
+
+    def test_after_a_retry_by_hand_attempts_go_on_counting(self) -> None:
+        task = model.start(model.retry(model.cancel(running(), 102.0), 103.0), 104.0)
+        self.assertEqual((task.status, task.attempt), (Status.RUNNING, 2))
+
+    @given(st.integers(2, 2_000_000_000), st.floats(0, 1, exclude_max=True))
+    def test_attempts_come_after_a_wait_that_chance_spreads(self, attempt: int, chance: float) -> None:
+        seconds = model.backoff(attempt, chance)
+        longest = 2**attempt if attempt < 12 else 3_600
+        self.assertEqual(seconds, chance * longest)
+        self.assertTrue(0 <= seconds < longest)
+
     def test_a_move_that_the_state_forbids_says_so(self) -> None:
         with self.assertRaises(InvalidTransition) as caught:
             model.complete(new(), "null", 102.0)
@@ -273,11 +389,14 @@ class Lives(SynchronousTestCase):
             "start": Move.START,
             "complete": Move.COMPLETE,
             "fail": Move.GIVE_UP,
+            "fail once": Move.TRY_AGAIN,
             "interrupt": Move.TRY_AGAIN,
             "crash": Move.TRY_AGAIN,
+            "cancel": Move.CANCEL,
+            "retry": Move.RETRY,
         }
         for status, (name, move) in product(Status, made.items()):
-            task = Task("task_1", "a", "simulate", status, 1, 100.0, 100.0)
+            task = Task("task_1", "a", "simulate", status, 1, 100.0, 100.0, retries=1)
             if (status, move) in TRANSITIONS:
                 self.assertEqual(MOVES[name](task, 102.0).status, TRANSITIONS[status, move])
             else:

@@ -1,16 +1,18 @@
-"""The kinds of task, and the built-in ``simulate``."""
+"""The kinds of task, how a function becomes one, and the built-in ``simulate``."""
 
+import functools
+from collections.abc import Callable, Generator
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.context import Context, Facts
 from asynctask.model import Progress
-from asynctask.registry import KINDS, simulate
+from asynctask.registry import KINDS, PLACES, kind_of, simulate, task
 
 FACTS = Facts("task_17388800000002k4qz7m0a9x3c8v5t", "a", 2)
 
@@ -94,3 +96,87 @@ class Kinds(SynchronousTestCase):
         with self.assertRaises(StopIteration):
             steps.send(None)
         self.assertEqual(told, [Progress(1, 1)])
+
+
+def plain(url: str) -> str:
+    """Fetch it."""
+    return url
+
+
+async def coroutine() -> None: ...
+
+
+@inlineCallbacks
+def generator() -> Generator[Deferred[None], None, None]:
+    yield Deferred()
+
+
+class Marking(SynchronousTestCase):
+    """A function becomes a handler."""
+
+    def test_it_is_given_back_itself(self) -> None:
+        for mark in (task, task(), task(retries=3, timeout=60, concurrency=2, place="thread")):
+
+            def function() -> None: ...
+
+            self.assertIs(mark(function), function)
+
+    def test_without_settings_it_has_the_defaults(self) -> None:
+        kind = kind_of(task(plain))
+        self.assertEqual((kind.name, kind.function, kind.description), ("plain", plain, "Fetch it."))
+        self.assertEqual((kind.timeout, kind.retries), (None, 0))
+        self.assertEqual((kind.concurrency, kind.backoff), (None, None))
+        self.assertEqual(list(kind.input.schema["properties"]), ["url"])
+
+    def test_its_settings_are_those_of_the_kind(self) -> None:
+        def backoff(attempt: int) -> float:
+            return attempt
+
+        marked = task(
+            retries=3, timeout=0.5, concurrency=2, place="process", backoff=backoff, name="make-it-small"
+        )(plain)
+        kind = kind_of(marked)
+        self.assertEqual((kind.name, kind.place), ("make-it-small", "process"))
+        self.assertEqual((kind.timeout, kind.retries), (0.5, 3))
+        self.assertEqual((kind.concurrency, kind.backoff), (2, backoff))
+
+    def test_a_handler_needs_no_description(self) -> None:
+        self.assertIsNone(kind_of(task(coroutine)).description)
+
+    def test_a_function_that_waits_runs_on_the_reactor_and_another_in_a_thread(self) -> None:
+        places = [kind_of(task(function)).place for function in (coroutine, generator, plain)]
+        self.assertEqual(places, ["reactor", "reactor", "thread"])
+
+    def test_each_place_can_be_asked_for(self) -> None:
+        for place in PLACES:
+            function: Callable[..., Any] = coroutine if place == "asyncio" else plain
+            self.assertEqual(kind_of(task(place=place)(function)).place, place)
+
+    def test_a_wrapped_function_is_what_its_wrapper_is(self) -> None:
+        @functools.wraps(plain)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return plain(*args, **kwargs)
+
+        kind = kind_of(task(wrapper))
+        self.assertEqual((kind.name, kind.place, kind.function), ("plain", "thread", wrapper))
+        self.assertEqual(list(kind.input.schema["properties"]), ["url"])
+
+    def test_settings_at_their_limits_are_taken(self) -> None:
+        for settings in ({"retries": 100}, {"timeout": 1e-9}, {"concurrency": 1}, {"name": "n" * 255}):
+            task(**settings)(plain)
+            for name, value in settings.items():
+                self.assertEqual(getattr(kind_of(plain), name), value)
+
+    def test_settings_that_nobody_can_have_are_refused_where_they_are_written(self) -> None:
+        wrong: list[tuple[str, object]] = [
+            *(("retries", value) for value in (-1, 101, 1.5, "3", None)),
+            *(("timeout", value) for value in (0, -1, float("nan"), float("inf"), "60")),
+            *(("concurrency", value) for value in (0, -1, 1.5, "2")),
+            *(("place", value) for value in ("moon", "", "Thread", 3)),
+            *(("backoff", value) for value in (3, "linear")),
+            *(("name", value) for value in ("", "n" * 256, 5, b"n")),
+        ]
+        for name, value in wrong:
+            error = self.assertRaises(ValueError, task, **{name: value})
+            self.assertTrue(str(error).startswith(f"{name} is "), error)
+            self.assertIn(repr(value), str(error))

@@ -5,21 +5,31 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import statements
 from asynctask.database import Sqlite
-from asynctask.migrations import upgrade
-from asynctask.model import ACCEPTED, COMPLETED, RUNNING, OutcomeUnknown, Query, Unavailable, complete
-from asynctask.sqlite import Place, StartError, check
-from asynctask.store import SqlStore
-from asynctask.tables import SCHEMA, metadata
+from asynctask.model import (
+    ACCEPTED,
+    COMPLETED,
+    FAILED,
+    RUNNING,
+    Error,
+    OutcomeUnknown,
+    Query,
+    Task,
+    Unavailable,
+    complete,
+    fail,
+)
+from asynctask.rows import changed_row
+from asynctask.sqlite import Place, StartError
+from asynctask.store import Key, Known, SqlStore
+from asynctask.tables import metadata
+from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
-from tests.turns import Turns
 
 
 class OnFile(StoreTestCase):
@@ -31,7 +41,7 @@ class OnFile(StoreTestCase):
         return SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=0.01)
 
 
-class SqliteStore(StoreContract, OnFile):
+class SqliteStore(StoreContract, ChangesContract, OnFile):
     """In a file."""
 
 
@@ -94,6 +104,70 @@ class SqliteTroubleTests(OnFile):
         again = self.claim()
         self.assertEqual([task.status for task in again.tasks], [RUNNING])
         self.assertEqual(self.started, again.tasks)
+
+    def add_once(self, waiting: list[Task], starting: list[Task]) -> Any:
+        return self.wait(self.store.add_once(waiting, starting, Key("k", "d", "answer", NOW + 9), NOW))
+
+    def test_a_key_whose_commit_failed_is_not_known(self) -> None:
+        self.fail_commits(1)
+        error = self.assertRaises(Unavailable, self.add_once, [self.new("lost")], [self.new("lost")])
+        self.assertEqual((error.type, self.started, self.store.unfinished), ("about:blank", [], 0))
+        self.assertIsNone(self.add_once([self.new("kept")], []))
+        self.assertEqual((self.names(), self.store.unfinished), (["kept"], 1))
+
+    def test_tasks_that_may_be_there_are_found_by_their_key_and_run(self) -> None:
+        self.fail_commits(2, reach_disk=True)
+        waits, starts = self.new("waits"), self.new("starts")
+        self.assertRaises(OutcomeUnknown, self.add_once, [waits], [starts])
+        self.assertEqual({task.name for task in self.waiting}, {"waits", "starts"})
+        self.recover()
+        self.assertEqual(self.add_once([self.new("again")], []), Known("d", "answer"))
+        claim = self.claim()
+        self.assertEqual({(task.name, task.attempt) for task in claim.tasks}, {("waits", 1), ("starts", 2)})
+        self.assertEqual(self.started, claim.tasks)
+
+    def test_tasks_that_were_not_there_after_all_are_accepted_by_the_next_try(self) -> None:
+        self.fail_commits(2)
+        self.assertRaises(OutcomeUnknown, self.add_once, [], [self.new("lost")])
+        self.recover()
+        self.assertIsNone(self.add_once([self.new("kept")], []))
+        self.assertEqual(([task.name for task in self.claim().tasks], self.names()), (["kept"], ["kept"]))
+
+    def test_changes_that_failed_leave_everything_as_it_was(self) -> None:
+        task = self.run_one()
+        self.assertIs(self.wait(self.store.end(fail(task, Error("E", ""), NOW), NOW)), FAILED)
+        before = self.get(task)
+        told = list(self.changed)
+        for change in (
+            lambda: self.store.retry(task.task_id, NOW),
+            lambda: self.store.delete(task.task_id),
+            lambda: self.store.forget(NOW + 1, NOW, 9),
+        ):
+            self.fail_commits(1)
+            self.assertRaises(Unavailable, self.wait, change())
+            self.assertEqual((self.get(task), self.store.unfinished), (before, 0))
+        self.assertEqual((self.waiting, self.changed), ([], told))
+
+    def test_a_cancel_that_failed_asks_nobody_to_end(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.wait, self.store.cancel(task.task_id, NOW))
+        self.assertEqual((self.cancelling, self.get(task).cancel_requested), ([], False))
+
+    def test_a_failing_store_refuses_changes_at_once(self) -> None:
+        self.fail_commits(2)
+        self.assertRaises(Unavailable, self.add, self.new())
+        key = Key("k", "d", "answer", NOW + 9)
+        for change in (
+            lambda: self.store.cancel("task_x", NOW),
+            lambda: self.store.retry("task_x", NOW),
+            lambda: self.store.delete("task_x"),
+            lambda: self.store.forget(NOW, NOW, 9),
+            lambda: self.store.add_once([self.new()], [], key, NOW),
+        ):
+            self.assertRaises(Unavailable, change)
+        self.assertEqual(self.store.unfinished, 0)
+        self.recover()
 
     def test_a_database_that_another_program_holds_is_waited_for_and_then_refused(self) -> None:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
@@ -199,12 +273,10 @@ class QueryPlanTests(SynchronousTestCase):
         self.addCleanup(self.engine.dispose)
 
     def plan(self, statement: Any, **given: Any) -> str:
-        compiled = statement.compile(self.engine)
-        values = compiled.construct_params(given)
+        whole = statement.compile(self.engine).construct_expanded_state(given)
+        values = tuple(whole.parameters[name] for name in whole.positiontup or ())
         with self.engine.connect() as connection:
-            rows = connection.exec_driver_sql(
-                f"EXPLAIN QUERY PLAN {compiled}", tuple(values[name] for name in compiled.positiontup)
-            )
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {whole.statement}", values)
             return "\n".join(row[3] for row in rows)
 
     def assert_indexed(self, plan: str, *indexes: str) -> None:
@@ -231,6 +303,31 @@ class QueryPlanTests(SynchronousTestCase):
         plan = self.plan(statements.SAVE, rows="[]")
         self.assert_indexed(plan, "SCAN saved", "autoindex_task_1 (task_id=?)")
 
+    def test_what_is_changed_from_outside_is_found_by_its_id(self) -> None:
+        given = dict.fromkeys(changed_row(Task("", "", "", ACCEPTED, 0, 0, 0), NOW, moved=True))
+        self.assert_indexed(self.plan(statements.CHANGE, **given), "autoindex_task_1 (task_id=?)")
+        for statement in (statements.DELETE, statements.SUSPECT):
+            plan = self.plan(statement, of_task="x", task_id="x", attempt=1)
+            self.assert_indexed(plan, "autoindex_task_1 (task_id=?)")
+
+    def test_what_ended_long_ago_is_found_in_order(self) -> None:
+        plan = self.plan(statements.FORGET_OLD, before=NOW, limit=9)
+        self.assert_indexed(plan, "task_finished (finished_at<?)", "autoindex_task_1 (task_id=?)")
+
+    def test_keys_are_found_by_name_and_by_age(self) -> None:
+        self.assertEqual(
+            self.plan(statements.KEY, key="k", now=NOW),
+            "SEARCH idempotency USING INDEX sqlite_autoindex_idempotency_1 (scope=? AND key=?)",
+        )
+        self.assertIn(
+            "SEARCH idempotency USING INDEX idempotency_expires (expires_at<?)",
+            self.plan(statements.FORGET_KEYS, now=NOW),
+        )
+
+    def test_the_start_reads_nothing_of_what_has_ended(self) -> None:
+        self.assertIn("task_status (status=?)", self.plan(statements.UNFINISHED))
+        self.assertIn("task_status (status=?)", self.plan(statements.CUT_OFF, kinds=["simulate"]))
+
     def test_lists_are_read_in_order(self) -> None:
         cursor = "task_x"
         self.assert_indexed(self.plan(statements.page(Query(cursor=cursor))), "autoindex_task_1")
@@ -246,62 +343,11 @@ class QueryPlanTests(SynchronousTestCase):
         self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
 
 
-class MigrationTests(SynchronousTestCase):
-    """Old databases are brought up, new ones are read if they allow it."""
-
-    def setUp(self) -> None:
-        self.path = Path(self.mktemp()).absolute()
-        self.engine = create_engine(f"sqlite:///{self.path}")
-        self.addCleanup(self.engine.dispose)
-
-    def execute(self, *statements: str) -> None:
-        with self.engine.begin() as connection:
-            for statement in statements:
-                connection.exec_driver_sql(statement)
-
-    def upgrade(self) -> None:
-        with self.engine.begin() as connection:
-            upgrade(connection)
-
-    def test_migrations_lead_to_the_tables(self) -> None:
-        self.upgrade()
-        with self.engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            self.assertEqual(compare_metadata(context, metadata), [])
-
-    def test_a_current_schema_is_left_alone(self) -> None:
-        self.upgrade()
-        before = self.path.read_bytes()
-        self.upgrade()
-        self.assertEqual(self.path.read_bytes(), before)
-
-    def test_a_newer_schema_that_cannot_be_read_is_refused(self) -> None:
-        self.upgrade()
-        self.execute(
-            f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'",
-            f"UPDATE meta SET value = '{SCHEMA + 1}' WHERE key = 'readable_from'",
-        )
-        before = self.path.read_bytes()
-        error = self.assertRaises(StartError, check, Place(self.path))
-        self.assertIn(f"has schema {SCHEMA + 1}", str(error))
-        self.assertEqual(self.path.read_bytes(), before)
-        error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
-        self.assertIn(f"has schema {SCHEMA + 1}", str(error))
-
-    def test_a_newer_schema_that_can_be_read_is_used(self) -> None:
-        self.upgrade()
-        self.execute(f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'")
-        turns = Turns()
-        store = SqlStore(Place(self.path), turns)
-        store.open([], NOW)
-        turns.outcome(store.close())
-
-
-class MemoryStore(StoreContract, StoreTestCase):
+class MemoryStore(StoreContract, ChangesContract, StoreTestCase):
     """In memory there is no second start, but everything else holds."""
 
     def open_store(self) -> SqlStore:
         return SqlStore(Place(None), self.turns)
 
-    def reopen(self, suspects: object = ()) -> None:
+    def reopen(self, suspects: object = (), **given: object) -> None:
         self.skipTest("a store in memory keeps nothing")

@@ -1,0 +1,202 @@
+"""What calls have in common, for their description: examples, errors, headers, parameters. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from asynctask import wire
+from asynctask.answers import JSON, MAX_BODY, PROBLEM
+from asynctask.headers import KEY_KEPT, MAX_KEY, MAX_WAIT
+from asynctask.model import (
+    Conflict,
+    ExpectationFailed,
+    FieldError,
+    Forbidden,
+    Invalid,
+    Mismatch,
+    NotFound,
+    OutcomeUnknown,
+    Problem,
+    Progress,
+    Query,
+    Submission,
+    Task,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+    accept,
+    complete,
+    start,
+)
+from asynctask.registry import MAX_DURATION
+from asynctask.schemas import NO_NUL, TASK_ID_SCHEMA, Schema, ref
+
+ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
+NEW: Final = accept(Submission("generate-report", "simulate", '{"duration":5}'), ID, 1_764_007_200.123)
+RUNNING: Final = replace(start(NEW, NEW.accepted_at), progress=Progress(2, 5))
+DONE: Final = complete(RUNNING, "null", NEW.accepted_at + 5)
+"""A task in the course of time, for examples."""
+
+
+def accepted() -> Raw:
+    """The body of the 202."""
+    return Raw(wire.accepted_json(NEW, "Task will run for 5 seconds in background"))
+
+
+def shown(task: Task, *, whole: bool = True) -> Raw:
+    """A task as clients see it, with a history of what led to it."""
+    past = [(NEW, NEW.accepted_at), (RUNNING, NEW.accepted_at), (task, task.finished_at or task.run_at)]
+    count = 1 + [one.status for one, _ in past].index(task.status)
+    history = ",".join(wire.change_json(*one) for one in past[:count])
+    return wire.task_json(replace(task, history=f"[{history}]"), whole=whole)
+
+
+_DURATION: Final = FieldError(f"Field 'duration' must be from 0 to {MAX_DURATION}", "/duration")
+
+PROBLEMS: Final[Mapping[str, list[Problem]]] = {
+    "BadRequest": [Invalid(_DURATION.detail, (_DURATION,)), Invalid("Parameter 'limit' is given twice")],
+    "Forbidden": [Forbidden("This name is not one of the service's; allow it with --host")],
+    "NotFound": [NotFound(wire.NO_TASK)],
+    "Conflict": [Conflict("A task that is completed cannot be cancelled")],
+    "TooLarge": [TooLarge(f"The body must have at most {MAX_BODY} bytes")],
+    "NotJson": [UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")],
+    "ExpectationFailed": [ExpectationFailed("Only 'Expect: 100-continue' is understood")],
+    "KeyUsed": [Mismatch("This Idempotency-Key was used with another body; take a new key")],
+    "Bug": [Problem("Something went wrong here; the log tells what")],
+    "Unavailable": [
+        Unavailable("The service is full: too many tasks have not ended"),
+        OutcomeUnknown("It is not known whether this was stored"),
+    ],
+}
+"""The errors, each with what may be told of it."""
+
+ERRORS: Final[Mapping[str, str]] = {
+    "BadRequest": "The request is wrong: its body, its query, or a header.",
+    "Forbidden": "`Host` is not a name of this service; or a page of another site asks for a change "
+    "(`Origin`, `Sec-Fetch-Site`).",
+    "NotFound": "There is no such task.",
+    "Conflict": "The task's state forbids it.",
+    "TooLarge": "The body is over the limit.",
+    "NotJson": f"The body is not {JSON}; one without a `Content-Type` is taken for it.",
+    "ExpectationFailed": "`Expect` is other than `100-continue`.",
+    "KeyUsed": "The `Idempotency-Key` was used with another body.",
+    "Bug": "A bug; the log tells more.",
+    "Unavailable": "The service is full, is stopping, or cannot store. What was refused will not run, "
+    f"except where `type` is `{OutcomeUnknown.type}`: it may have been accepted. Repeat it with an "
+    "`Idempotency-Key`.",
+}
+
+HEADERS: Final[Mapping[str, Schema]] = {
+    "Location": {
+        "description": "Where the task can be followed.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Retry-After": {
+        "description": "Seconds until the task can have ended, or until it is worth asking again.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "ETag": {"description": "Changes with the body.", "schema": {"type": "string"}},
+    "Vary": {"description": "What of the request the answer depends on.", "schema": {"type": "string"}},
+    "Preference-Applied": {
+        "description": f"The `wait` that was asked for, at most {MAX_WAIT}; if there was one.",
+        "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
+    },
+}
+
+LABEL: Final = {"type": "string", "minLength": 1, "maxLength": wire.MAX_NAME, "pattern": NO_NUL}
+
+PARAMETERS: Final[Mapping[str, Schema]] = {
+    "task_id": {"in": "path", "required": True, "schema": TASK_ID_SCHEMA, "example": ID},
+    "Idempotency-Key": {
+        "in": "header",
+        "description": f"The same key with the same body gives the first 202 again, for {KEY_KEPT // 3600} "
+        f'hours. `"a"` and `a` are one key; it has 1 to {MAX_KEY} characters.',
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+    },
+    "Prefer": {
+        "in": "header",
+        "description": f"`wait=N`: wait up to N seconds, at most {MAX_WAIT}, for the end (RFC 7240).",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+    "traceparent": {
+        "in": "header",
+        "description": "The trace that the task belongs to (W3C Trace Context); a malformed one passes.",
+        "schema": {"type": "string"},
+        "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    },
+    "If-None-Match": {
+        "in": "header",
+        "description": "The `ETag` that the client has; the answer is 304 if it still holds.",
+        "schema": {"type": "string"},
+        "example": '"5d41402abc4b2a76b9719d911017c592"',
+    },
+    "status": {
+        "in": "query",
+        "description": "Only tasks in one of these states.",
+        "schema": {"type": "array", "items": ref("Status"), "minItems": 1},
+        "style": "form",
+        "explode": False,
+        "example": ["accepted", "running"],
+    },
+    "kind": {
+        "in": "query",
+        "description": "Only tasks of this kind.",
+        "schema": LABEL,
+        "example": "simulate",
+    },
+    "name": {
+        "in": "query",
+        "description": "Only tasks of exactly this name.",
+        "schema": LABEL,
+        "example": "generate-report",
+    },
+    "limit": {
+        "in": "query",
+        "description": "How many tasks a page has.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": wire.MAX_LIMIT, "default": Query().limit},
+        "example": 10,
+    },
+    "cursor": {
+        "in": "query",
+        "description": "The `next` of an earlier answer: go on from there.",
+        "schema": {"type": "string", "pattern": f"^{wire.TASK_ID.pattern}$"},
+        "example": ID,
+    },
+}
+
+
+def parameters() -> dict[str, Schema]:
+    """The parameters as components."""
+    return {name: {"name": name, **parameter} for name, parameter in PARAMETERS.items()}
+
+
+def errors() -> dict[str, Schema]:
+    """The answers to what went wrong, as components."""
+    return {name: _error(name, examples) for name, examples in PROBLEMS.items()}
+
+
+def status_of(error: str) -> int:
+    return PROBLEMS[error][0].status
+
+
+def _error(name: str, examples: list[Problem]) -> Schema:
+    bodies = {
+        f"{name}{number}": {"value": Raw(wire.problem_json(one))} for number, one in enumerate(examples, 1)
+    }
+    more = headers("Retry-After") if name == "Unavailable" else {}
+    return {
+        "description": ERRORS[name],
+        "content": {PROBLEM: {"schema": ref("Problem"), "examples": bodies}},
+    } | more
+
+
+def headers(*names: str) -> Schema:
+    """The headers of an answer; of those with a question mark not every answer has one."""
+    found = {}
+    for name in names:
+        plain = name.removesuffix("?")
+        found[plain] = HEADERS[plain] | {"required": plain == name}
+    return {"headers": found} if found else {}

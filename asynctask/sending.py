@@ -1,0 +1,226 @@
+"""How a client sends a request: with a deadline, and again where it was lost."""
+
+import random
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from treq.client import HTTPClient
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseFailed
+from twisted.web.iweb import IResponse
+
+from asynctask import wire
+from asynctask.answered import Answer, Unavailable, Unexpected, Unreachable
+from asynctask.stream import Body
+
+WAIT: Final = 50
+"""Seconds that one request waits for an end; the service waits no longer."""
+
+SILENCE: Final = 45.0
+"""Seconds without a byte after which a stream of events is dead: a comment comes every 15."""
+
+IDLE: Final = 20
+"""Seconds that a connection is kept for the next request; the service closes it after 60."""
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 60.0
+"""Seconds before a request is sent again: doubled each time, with jitter."""
+
+MAX_ANSWER: Final = 16 * 1024 * 1024
+"""Bytes of one answer."""
+
+UNSENT: Final = (ConnectError, DNSLookupError)
+LOST: Final = (*UNSENT, ConnectionClosed, RequestTransmissionFailed, ResponseFailed, defer.TimeoutError)
+"""No whole answer came; what is UNSENT, nobody can have served."""
+
+T = TypeVar("T")
+
+
+class Sender:
+    """Sends to the service at a URL; the parameters are those of `asynctask.client.Client`."""
+
+    def __init__(self, base_url: str, reactor: Any, attempts: int, timeout: float, http: Any) -> None:
+        self._base = base_url.rstrip("/")
+        self._reactor = reactor
+        self._attempts = attempts
+        self._timeout = timeout
+        self._pool: HTTPConnectionPool | None = None
+        if http is None:
+            self._pool = HTTPConnectionPool(reactor)
+            self._pool.maxPersistentPerHost = 10
+            self._pool.cachedConnectionTimeout = IDLE
+            http = HTTPClient(Agent(reactor, pool=self._pool))
+        self._http = http
+        self._chance = random.random
+        self._waiting: set[Deferred[Any]] = set()
+        self._bodies: set[Body] = set()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Hang up; what is under way, and what comes later, ends in `CancelledError`."""
+        self._closed = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
+        for body in list(self._bodies):
+            body.stop()
+        if self._pool is not None:
+            # One whose answer is being read right now comes back to the pool after this turn.
+            await deferLater(self._reactor, 0)
+            await self._pool.closeCachedConnections()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] = {},
+        wait: int = 0,
+        once: bool = False,
+    ) -> Answer:
+        """A request, sent until it is answered.
+
+        :param wait: seconds for which the service may wait before it answers.
+        :param once: never send again what may have been served.
+        """
+        content = None if body is None else wire.dump(body).encode()
+        seconds = self._timeout + min(wait, WAIT)
+        failures, uncertain = 0, False
+        while True:
+            try:
+                asked = ensureDeferred(self._answer(method, path, headers, content))
+                answer = await self._within(seconds, asked)
+                if 200 <= answer.status < 300:
+                    return answer
+                problem = answer.error()
+            except LOST as error:
+                problem = _unreachable(error)
+            failures += 1
+            problem.uncertain = uncertain = uncertain or problem.uncertain
+            if (
+                not isinstance(problem, Unavailable)
+                or failures >= self._attempts
+                or problem.retry_after > LONGEST_PAUSE
+                or (once and uncertain)
+            ):
+                raise problem
+            await self.pause(problem.retry_after, failures - 1)
+
+    async def _answer(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Answer:
+        more = {} if content is None else {"Content-Type": "application/json"}
+        return await _whole(await self._request(method, path, {**headers, **more}, content))
+
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes | None = None
+    ) -> Deferred[IResponse]:
+        asked: Deferred[IResponse] = self._http.request(
+            method,
+            self._base + path,
+            headers=dict(headers),
+            data=content,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._reactor,
+        )
+        return asked
+
+    def pause(self, at_least: float, failures: int) -> Deferred[None]:
+        """Wait before the next try.
+
+        :param at_least: seconds.
+        :param failures: how many pauses there were before this one.
+        """
+        grown = min(FIRST_PAUSE * 2.0 ** min(failures, 60), LONGEST_PAUSE)
+        pause = at_least + grown * (1 + self._chance()) / 2
+        return self._within(None, deferLater(self._reactor, pause))
+
+    def _within(self, seconds: float | None, under_way: Deferred[T]) -> Deferred[T]:
+        """All waiting is here: with a deadline, and ended by `close`.
+
+        Cancelled, it ends in `CancelledError`, whatever treq makes of it.
+        """
+
+        def give_up(outcome: Deferred[T]) -> None:
+            self._waiting.discard(outcome)
+            under_way.cancel()
+
+        def pass_on(result: T | Failure) -> None:
+            if outcome in self._waiting:
+                self._waiting.discard(outcome)
+                outcome.callback(result)
+
+        outcome: Deferred[T] = Deferred(give_up)
+        self._waiting.add(outcome)
+        under_way.addBoth(pass_on)
+        if self._closed:
+            outcome.cancel()
+        elif seconds is not None:
+            outcome.addTimeout(seconds, self._reactor)
+        return outcome
+
+    async def open(self, path: str, position: str | None) -> Body | None:
+        """Begin to read a stream of events; None where all was told.
+
+        :raises Unavailable: also where it was lost; it is not sent again.
+        """
+        try:
+            asked = ensureDeferred(self._open(path, position))
+            body = await self._within(self._timeout, asked)
+        except LOST as error:
+            raise _unreachable(error) from error
+        if body is not None:
+            self._bodies.add(body)
+        return body
+
+    async def _open(self, path: str, position: str | None) -> Body | None:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": position} if position else {})
+        response = await self._request("GET", path, headers)
+        if response.code != 200:
+            answer = await _whole(response)
+            if answer.status == 204:
+                return None
+            raise answer.error()
+        body = Body(response)
+        types = response.headers.getRawHeaders("content-type", [""])
+        if not types[0].startswith("text/event-stream"):
+            body.stop()
+            raise Unexpected(200, f"These are no events but {wire.shown(types[0])}")
+        return body
+
+    async def read(self, body: Body) -> bytes:
+        """What has come since, or nothing at the end.
+
+        :raises Unreachable: it was cut off, or nothing comes any more.
+        """
+        try:
+            return await self._within(SILENCE, body.read())
+        except LOST as error:
+            raise _unreachable(error) from error
+
+    def leave(self, body: Body) -> None:
+        """Read no more of it."""
+        body.stop()
+        self._bodies.discard(body)
+
+
+async def _whole(response: IResponse) -> Answer:
+    """:raises Unexpected: it has more than `MAX_ANSWER` bytes."""
+    body, content = Body(response), bytearray()
+    while part := await body.read():
+        content += part
+        if len(content) > MAX_ANSWER:
+            body.stop()
+            raise Unexpected(response.code, f"The answer has more than {MAX_ANSWER} bytes")
+    [after] = response.headers.getRawHeaders("retry-after", ["0"])[:1]
+    return Answer(response.code, float(after) if after.isdecimal() else 0, bytes(content))
+
+
+def _unreachable(error: Exception) -> Unreachable:
+    problem = Unreachable(0, f"No whole answer came: {error!r}", uncertain=not isinstance(error, UNSENT))
+    problem.__cause__ = error
+    return problem

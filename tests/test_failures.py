@@ -1,0 +1,287 @@
+"""Attempts that fail, those that come after them, and results."""
+
+import asyncio
+from collections.abc import Generator
+from typing import Any
+
+from msgspec import ValidationError
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import deferLater
+
+from asynctask.context import Context, Permanent
+from asynctask.model import (
+    ACCEPTED,
+    COMPLETED,
+    FAILED,
+    LONGEST_BACKOFF,
+    RETRYING,
+    RUNNING,
+)
+from asynctask.steps import WrongPlaceError
+from asynctask.wire import MAX_RESULT, NotSerializable, ResultTooLarge
+from tests.running import START, EndsTestCase
+
+
+class Silent(Exception):
+    """Has no text to show."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Failures(EndsTestCase):
+    """An attempt that fails, and those that come after it."""
+
+    def test_without_retries_the_first_failure_is_the_last(self) -> None:
+        self.with_failing(ValueError("no"))
+        task_id = self.submit(None)
+        self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 1))
+        self.assertEqual(self.free, 100)
+        self.fails(ValueError)
+
+    def test_retries_come_after_longer_and_longer_waits_until_they_are_used_up(self) -> None:
+        self.with_failing(ValueError("no"))
+        task_id = self.submit(None, retries=2)
+        for attempt, wait in ((2, 2), (3, 4)):
+            task = self.get(task_id)
+            self.assertEqual((task.status, task.run_at - self.now()), (RETRYING, wait))
+            self.assertEqual(self.free, 100)
+            self.advance(wait)
+            self.assertEqual(self.get(task_id).attempt, attempt)
+        self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 3))
+        self.assertEqual(len(self.logged("Task retrying")), 2)
+        self.fails(ValueError)
+
+    def test_a_wait_is_drawn_between_nothing_and_its_longest(self) -> None:
+        self.with_failing(ValueError("no"))
+        for self.chance in (0.01, 0.999):
+            task_id = self.submit(None, retries=100)
+            for attempt in range(2, 16):
+                task = self.get(task_id)
+                longest = min(2.0**attempt, LONGEST_BACKOFF)
+                self.assertEqual((task.status, task.attempt), (RETRYING, attempt - 1))
+                self.assertAlmostEqual(task.run_at - self.now(), self.chance * longest, 3)
+                self.clock.advance(task.run_at - self.now() + 0.001)
+                self.settle()
+
+    def test_a_retry_waits_on_disk(self) -> None:
+        self.with_failing(ValueError("no"))
+        task_id = self.submit(None, retries=1)
+        self.store._owner = "another"
+        self.make(kinds={"simulate": self.kind})
+        self.runner.start()
+        self.settle()
+        self.assertEqual(self.outcome(task_id), (RETRYING, "ValueError", 1))
+        self.advance(2)
+        self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 2))
+        self.fails(ValueError)
+
+    def test_the_second_attempt_may_succeed(self) -> None:
+        attempts: list[int] = []
+
+        async def handler(context: Context) -> str:
+            attempts.append(context.attempt)
+            if context.attempt == 1:
+                raise ValueError("not yet")
+            return "done"
+
+        self.with_handler(handler)
+        task_id = self.submit(None, retries=5)
+        self.advance(2)
+        task = self.get(task_id)
+        self.assertEqual((task.status, task.result, task.error), (COMPLETED, '"done"', None))
+        self.assertEqual(attempts, [1, 2])
+
+    def test_a_handler_may_say_how_long_to_wait(self) -> None:
+        numbers: list[int] = []
+
+        def backoff(attempt: int) -> float:
+            numbers.append(attempt)
+            return attempt / 2
+
+        self.with_failing(ValueError("no"), backoff=backoff)
+        task_id = self.submit(None, retries=9)
+        self.assertEqual(self.get(task_id).run_at, START + 1)
+        self.advance(1)
+        self.assertEqual(self.get(task_id).run_at, START + 1 + 1.5)
+        self.assertEqual(numbers, [2, 3])
+
+    def test_a_wait_that_nobody_can_wait_is_made_to_fit(self) -> None:
+        year = 365 * 86_400
+        for wrong, waits in ((-5, 0), (10**9, year), (float("inf"), year)):
+            self.with_failing(ValueError("no"), backoff=lambda _, wrong=wrong: wrong)
+            task_id = self.submit(None, retries=1)
+            # The first of them is due at once, and makes its second attempt.
+            if waits:
+                self.assertEqual(self.get(task_id).run_at, START + waits)
+            else:
+                self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 2))
+        self.fails(ValueError)
+
+    def test_a_backoff_that_fails_is_replaced_by_ours(self) -> None:
+        for wrong in (lambda _: 1 / 0, lambda _: None, lambda: 1):
+            self.with_failing(ValueError("no"), backoff=wrong)
+            self.assertEqual(self.get(self.submit(None, retries=1)).run_at, START + 2)
+        self.fails(ZeroDivisionError)
+        self.fails(TypeError, 2)
+
+    def test_a_permanent_failure_is_not_tried_again(self) -> None:
+        class Gone(Permanent):
+            """The page is no more."""
+
+        self.with_failing(Gone("410"))
+        task_id = self.submit(None, retries=5)
+        self.assertEqual(self.outcome(task_id), (FAILED, "Gone", 1))
+        self.fails(Gone)
+
+    def test_a_failure_without_text_is_told_by_its_name(self) -> None:
+        self.with_failing(Silent())
+        task_id = self.submit(None)
+        self.assertEqual(self.outcome(task_id), (FAILED, "Silent", 1))
+        self.fails(Silent)
+
+    def test_what_ends_a_program_ends_only_its_attempt(self) -> None:
+        for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit()):
+            self.with_failing(error)
+            task_id = self.submit(None, retries=1)
+            self.assertEqual(self.outcome(task_id), (RETRYING, type(error).__name__, 1))
+            self.advance(2)
+            self.assertEqual(self.outcome(task_id), (FAILED, type(error).__name__, 2))
+            self.assertEqual(self.free, 100)
+            self.fails(type(error))
+
+    def test_what_ends_a_program_ends_only_its_attempt_after_a_wait_and_in_a_generator(self) -> None:
+        for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit()):
+
+            @inlineCallbacks
+            def handler(error: Any = error) -> Generator[Deferred[None], None, None]:
+                yield deferLater(self.clock, 1)
+                raise error
+
+            handler.__annotations__.clear()
+            self.with_handler(handler)
+            task_id = self.submit(None)
+            self.advance(1)
+            self.assertEqual(self.outcome(task_id), (FAILED, type(error).__name__, 1))
+            self.fails(type(error))
+
+    def test_asyncio_code_on_the_reactor_is_told_where_it_belongs(self) -> None:
+        async def sleeping() -> None:
+            await asyncio.sleep(1)
+
+        async def waiting() -> None:
+            await loop.create_future()
+
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+
+        for handler in (sleeping, waiting):
+            self.with_handler(handler)
+            error = self.get(self.submit(None)).error
+            assert error is not None
+            self.assertEqual(error.type, "WrongPlaceError")
+            self.assertIn('@task(place="asyncio")', error.message)
+        self.fails(WrongPlaceError, 2)
+
+    def test_asyncio_code_runs_where_it_belongs(self) -> None:
+        async def handler() -> str:
+            await asyncio.sleep(0)
+            return "done"
+
+        self.with_handler(handler, place="asyncio")
+        self.assertEqual(self.until_ended(self.submit(None)).result, '"done"')
+
+    def test_a_plain_function_may_run_on_the_reactor(self) -> None:
+        for outcome in ("done", Deferred[str]()):
+            self.with_handler(lambda outcome=outcome: outcome, place="reactor")
+            task_id = self.submit(None)
+            if isinstance(outcome, Deferred):
+                self.assertEqual(self.status(task_id), RUNNING)
+                outcome.callback("done")
+                self.settle()
+            self.assertEqual((self.status(task_id), self.get(task_id).result), (COMPLETED, '"done"'))
+
+    def test_a_retry_by_hand_begins_anew(self) -> None:
+        self.with_failing(ValueError("no"))
+        task_id = self.submit(None, retries=1)
+        self.advance(2)
+        self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 2))
+        again = self.retry(task_id)
+        self.assertEqual((again.status, again.error, again.finished_at), (ACCEPTED, None, None))
+        self.assertEqual(self.outcome(task_id), (RETRYING, "ValueError", 3))
+        self.advance(8)
+        self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 4))
+        self.fails(ValueError, 2)
+
+    def test_an_input_that_fits_the_handler_no_more_fails_its_task(self) -> None:
+        async def handler(seconds: int = 3) -> None: ...
+
+        self.with_handler(handler)
+        task_id = self.submit(duration=3)
+        error = self.get(task_id).error
+        assert error is not None
+        self.assertEqual((error.type, error.message), ("ValidationError", "Unknown field 'duration'"))
+        self.fails(ValidationError)
+
+    def test_the_history_has_every_change(self) -> None:
+        self.with_failing(ValueError("no"))
+        task_id = self.submit(None, retries=1)
+        self.advance(2)
+        history = self.get(task_id).history
+        assert history is not None
+        for entry in ('"accepted","attempt":0', '"running","attempt":1', '"retrying","attempt":1'):
+            self.assertIn(entry, history)
+        self.assertTrue(history.index('"running","attempt":2') < history.index('"failed","attempt":2'))
+        self.fails(ValueError)
+
+
+class Results(EndsTestCase):
+    """What a handler returns."""
+
+    def returned(self, result: object) -> str:
+        async def handler() -> object:
+            return result
+
+        self.with_handler(handler)
+        return self.submit(None)
+
+    def test_a_result_is_json(self) -> None:
+        for result, text in (({"pages": [1, 2.5, None]}, '{"pages":[1,2.5,null]}'), ("ä\0", '"ä\\u0000"')):
+            task = self.get(self.returned(result))
+            self.assertEqual((task.status, task.result), (COMPLETED, text))
+
+    def test_what_is_no_json_fails_its_task_and_says_why(self) -> None:
+        cyclic: list[object] = []
+        cyclic.append(cyclic)
+        deep: object = 0
+        for _ in range(65):
+            deep = [deep]
+        wrong = {
+            "set": ({1}, "set is not JSON serializable"),
+            "bytes": (b"x", "bytes is not JSON serializable"),
+            "cyclic": (cyclic, "Circular reference"),
+            "NaN": ([float("nan")], "not JSON compliant"),
+            "infinity": ({"x": float("-inf")}, "not JSON compliant"),
+            "surrogate": ("\ud800", "surrogates not allowed"),
+            "a surrogate in a key": ({"\udfff": 1}, "surrogates not allowed"),
+            "a key twice": ({1: "one", "1": "one"}, "a key twice"),
+            "deep": (deep, "nesting over 64"),
+            "too large a number": (10**400, "too large a number"),
+            "a Deferred in a list": ([Deferred()], "Deferred is not JSON serializable"),
+        }
+        for what, (result, why) in wrong.items():
+            task = self.get(self.returned(result))
+            assert task.error is not None, what
+            self.assertEqual((task.status, task.error.type), (FAILED, "NotSerializable"), what)
+            self.assertIn(why, task.error.message)
+            self.assertIsNone(task.result)
+            self.assertEqual(self.free, 100)
+        self.fails(NotSerializable, len(wrong))
+
+    def test_a_result_has_at_most_a_mebibyte(self) -> None:
+        self.assertEqual(self.status(self.returned("x" * (MAX_RESULT - 2))), COMPLETED)
+        for too_large in ("x" * (MAX_RESULT - 1), "ä" * (MAX_RESULT // 2)):
+            task_id = self.returned(too_large)
+            self.assertEqual(self.outcome(task_id), (FAILED, "ResultTooLarge", 1))
+            self.assertIsNone(self.get(task_id).result)
+        self.fails(ResultTooLarge, 2)

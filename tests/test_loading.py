@@ -1,0 +1,263 @@
+"""Handlers are found in modules and by entry points; what is wrong with one is said in one sentence."""
+
+import importlib
+import itertools
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.registry import GROUP, Kind, RegistryError, load
+
+COUNT = itertools.count()
+GOOD = """
+from asynctask import task
+
+@task(retries=3, timeout=60)
+def thumbnail(url: str, width: int = 200) -> dict:
+    "Make it small."
+"""
+
+
+class LoadingTestCase(SynchronousTestCase):
+    """A folder on the path, with modules of the test's own."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+        sys.path.insert(0, str(self.folder))
+        self.addCleanup(sys.path.remove, str(self.folder))
+
+    def module(self, source: str) -> str:
+        """Write a module; its name, which no other has."""
+        name = f"tasks_of_a_test_{next(COUNT)}"
+        (self.folder / f"{name}.py").write_text(source)
+        importlib.invalidate_caches()
+        self.addCleanup(sys.modules.pop, name, None)
+        return name
+
+    def load(self, *sources: str) -> dict[str, Kind]:
+        return load([self.module(source) for source in sources])
+
+    def refusal(self, *names: str) -> str:
+        """The sentence, which is one."""
+        sentence = str(self.assertRaises(RegistryError, load, names))
+        self.assertNotIn("\n", sentence)
+        return sentence
+
+    def refused(self, source: str) -> str:
+        """What is said of a module, without its name."""
+        name = self.module(source)
+        sentence = self.refusal(name)
+        self.assertTrue(sentence.startswith(f"--tasks {name}"), sentence)
+        return sentence.removeprefix(f"--tasks {name}").replace(str(self.folder / f"{name}.py"), "THE FILE")
+
+
+class Modules(LoadingTestCase):
+    """What --tasks names."""
+
+    def test_without_any_there_is_simulate(self) -> None:
+        self.assertEqual(list(load([])), ["simulate"])
+
+    def test_the_marked_functions_of_a_module_are_kinds(self) -> None:
+        kinds = self.load(GOOD + "\ndef helper() -> None: ...\n")
+        self.assertEqual(list(kinds), ["simulate", "thumbnail"])
+        kind = kinds["thumbnail"]
+        self.assertEqual((kind.place, kind.retries, kind.timeout), ("thread", 3, 60))
+        self.assertEqual(kind.description, "Make it small.")
+        self.assertEqual(kind.input.schema["required"], ["url"])
+
+    def test_several_modules_are_taken_together(self) -> None:
+        kinds = self.load(GOOD, "from asynctask import task\n\n@task\nasync def fetch() -> None: ...\n")
+        self.assertEqual(list(kinds), ["simulate", "thumbnail", "fetch"])
+
+    def test_a_module_that_is_named_twice_counts_once(self) -> None:
+        name = self.module(GOOD)
+        self.assertEqual(list(load([name, name])), ["simulate", "thumbnail"])
+
+    def test_a_module_may_import_the_handlers_of_another(self) -> None:
+        name = self.module(GOOD)
+        again = self.module(f"from {name} import thumbnail\nalias = thumbnail\n")
+        self.assertEqual(list(load([name, again])), ["simulate", "thumbnail"])
+        self.assertEqual(list(load([again])), ["simulate", "thumbnail"])
+
+    def test_a_module_in_a_package_is_found(self) -> None:
+        package = self.folder / f"package_of_a_test_{next(COUNT)}"
+        package.mkdir()
+        (package / "jobs.py").write_text(GOOD)
+        self.assertEqual(list(load([f"{package.name}.jobs"])), ["simulate", "thumbnail"])
+
+    def test_objects_that_have_every_attribute_are_no_handlers(self) -> None:
+        kinds = self.load(
+            GOOD
+            + "import xmlrpc.client\nproxy = xmlrpc.client.ServerProxy('http://localhost')\n"
+            + "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError('too early')\n"
+            + "lazy = Lazy()\n"
+        )
+        self.assertEqual(list(kinds), ["simulate", "thumbnail"])
+
+
+class Refusals(LoadingTestCase):
+    """What keeps the service from starting."""
+
+    def test_a_module_that_is_not_there(self) -> None:
+        self.assertEqual(
+            self.refusal("nosuchtasks"),
+            "--tasks nosuchtasks cannot be imported: ModuleNotFoundError: No module named 'nosuchtasks'",
+        )
+
+    def test_a_name_that_is_none(self) -> None:
+        for name, why in (("", "Empty module name"), (".jobs", "relative import"), ("a..b", "named 'a'")):
+            self.assertIn(why, self.refusal(name))
+
+    def test_a_module_that_imports_what_is_not_there(self) -> None:
+        self.assertEqual(
+            self.refused("import json\nimport nosuchlibrary\n"),
+            " cannot be imported: ModuleNotFoundError: No module named 'nosuchlibrary' (THE FILE, line 2)",
+        )
+
+    def test_a_syntax_error(self) -> None:
+        sentence = self.refused("x = 1\ndef handler(:\n    pass\n")
+        self.assertRegex(
+            sentence, r"^ cannot be imported: SyntaxError: .*\(tasks_of_a_test_\d+\.py, line 2\)$"
+        )
+
+    def test_a_line_that_raises(self) -> None:
+        self.assertEqual(
+            self.refused("\n\nwidth = 1 / 0\n"),
+            " cannot be imported: ZeroDivisionError: division by zero (THE FILE, line 3)",
+        )
+
+    def test_a_line_that_calls_what_raises_in_a_library(self) -> None:
+        sentence = self.refused('import json\n\nsettings = json.loads("{")\n')
+        self.assertTrue(sentence.startswith(" cannot be imported: JSONDecodeError: "), sentence)
+        self.assertTrue(sentence.endswith("(THE FILE, line 3)"), sentence)
+
+    def test_a_module_that_ends_the_program(self) -> None:
+        self.assertEqual(
+            self.refused('import sys\nsys.exit("use it as a script")\n'),
+            " cannot be imported: SystemExit: use it as a script (THE FILE, line 2)",
+        )
+
+    def test_an_exception_of_many_lines_or_of_none(self) -> None:
+        self.assertIn("ValueError: one two (", self.refused('raise ValueError("one\\n\\n  two")\n'))
+        silent = (
+            "class Silent(Exception):\n    def __str__(self):\n        raise RuntimeError\nraise Silent\n"
+        )
+        self.assertEqual(
+            self.refused(silent),
+            " cannot be imported: Silent: (its text cannot be shown) (THE FILE, line 4)",
+        )
+
+    def test_a_wrong_setting_is_told_with_the_line_of_its_handler(self) -> None:
+        self.assertRegex(
+            self.refused("from asynctask import task\n\n@task(retries=-1)\ndef handler() -> None: ...\n"),
+            r"ValueError: retries is an integer from 0 to 100, not -1 \(THE FILE, line 3\)$",
+        )
+        self.assertRegex(
+            self.refused("from asynctask import task\n\n@task(retry=1)\ndef handler() -> None: ...\n"),
+            r"TypeError: .*unexpected keyword argument 'retry' \(THE FILE, line 3\)$",
+        )
+
+    def test_a_module_without_handlers(self) -> None:
+        self.assertEqual(
+            self.refused("def handler() -> None: ...\n"),
+            " has no handler: decorate one with @asynctask.task",
+        )
+
+    def test_a_handler_that_cannot_be_one(self) -> None:
+        head = "import collections.abc\nfrom asynctask import Context, task\n\n@task"
+        unusable = {
+            "\ndef handler(*urls: str) -> None: ...": "parameter '*urls' takes any number of values",
+            "\ndef handler(**given: str) -> None: ...": "parameter '**given' takes any number of values",
+            "\ndef handler(url: str, /) -> None: ...": "parameter 'url' is positional-only",
+            "\ndef handler(url: 'Nope') -> None: ...": "parameter 'url', Nope, cannot be resolved",
+            "\ndef handler(call: collections.abc.Callable) -> None: ...": "cannot be checked",
+            "\ndef handler(a: Context, b: Context) -> None: ...": "'a' and 'b' are both annotated Context",
+            "\ndef handler():\n    yield 1": "it yields; decorate it with inlineCallbacks",
+            "\nasync def handler():\n    yield 1": "it yields",
+            '(place="thread")\nasync def handler() -> None: ...': "in place 'thread' it must be a plain",
+            '(place="process")\nasync def handler() -> None: ...': "in place 'process' it must be a plain",
+            '(place="asyncio")\ndef handler() -> None: ...': "in place 'asyncio' it must be an async def",
+        }
+        for source, why in unusable.items():
+            sentence = self.refused(f"{head}{source}\n")
+            self.assertTrue(sentence.startswith(": handler 'handler' cannot be used: "), sentence)
+            self.assertIn(why, sentence)
+
+
+class DoubleNames(LoadingTestCase):
+    """Two handlers of one name."""
+
+    def test_in_one_module(self) -> None:
+        name = self.module(GOOD + "\n@task(name='thumbnail')\ndef other() -> None: ...\n")
+        self.assertEqual(
+            self.refusal(name), f"--tasks {name} has a handler 'thumbnail', and so has --tasks {name}"
+        )
+
+    def test_in_two_modules(self) -> None:
+        first, second = self.module(GOOD), self.module(GOOD)
+        self.assertEqual(
+            self.refusal(first, second),
+            f"--tasks {second} has a handler 'thumbnail', and so has --tasks {first}",
+        )
+
+    def test_the_built_in_one(self) -> None:
+        sentence = self.refused("from asynctask import task\n\n@task\ndef simulate() -> None: ...\n")
+        self.assertEqual(sentence, " has a handler 'simulate', and so has asynctask")
+
+
+class EntryPoints(LoadingTestCase):
+    """What installed packages bring."""
+
+    def install(self, *entry_points: str) -> None:
+        """As pip leaves a package that has them."""
+        distribution = self.folder / f"package_{next(COUNT)}-1.0.dist-info"
+        distribution.mkdir()
+        (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: jobs\nVersion: 1.0\n")
+        text = "\n".join([f"[{GROUP}]", *entry_points, ""])
+        (distribution / "entry_points.txt").write_text(text)
+
+    def test_a_module_brings_its_handlers(self) -> None:
+        self.install(f"jobs = {self.module(GOOD)}")
+        self.assertEqual(list(load([])), ["simulate", "thumbnail"])
+
+    def test_a_function_brings_itself_alone(self) -> None:
+        name = self.module(GOOD + "\n@task\ndef other() -> None: ...\n")
+        self.install(f"jobs = {name}:other")
+        self.assertEqual(list(load([])), ["simulate", "other"])
+
+    def test_what_is_no_handler_brings_none(self) -> None:
+        self.install(f"jobs = {self.module('def helper() -> None: ...')}:helper")
+        self.assertEqual(list(load([])), ["simulate"])
+
+    def test_a_module_may_be_named_by_an_option_too(self) -> None:
+        name = self.module(GOOD)
+        self.install(f"jobs = {name}")
+        self.assertEqual(list(load([name])), ["simulate", "thumbnail"])
+
+    def test_one_that_cannot_be_imported_is_named(self) -> None:
+        name = self.module("1 / 0\n")
+        self.install(f"jobs = {name}")
+        self.assertEqual(
+            self.refusal(),
+            f"entry point jobs = {name} cannot be imported: ZeroDivisionError: division by zero"
+            f" ({self.folder / name}.py, line 1)",
+        )
+
+    def test_one_that_names_what_is_not_there_is_named(self) -> None:
+        name = self.module(GOOD)
+        self.install(f"jobs = {name}:nosuch")
+        self.assertTrue(
+            self.refusal().startswith(
+                f"entry point jobs = {name}:nosuch cannot be imported: AttributeError: "
+            )
+        )
+
+    def test_a_double_name_names_both(self) -> None:
+        installed, named = self.module(GOOD), self.module(GOOD)
+        self.install(f"jobs = {installed}")
+        self.assertEqual(
+            self.refusal(named),
+            f"--tasks {named} has a handler 'thumbnail', and so has entry point jobs = {installed}",
+        )

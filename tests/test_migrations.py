@@ -1,0 +1,194 @@
+"""Old databases are brought up with what is in them, newer ones are read if they allow it."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.migrations import READABLE_FROM, VERSION, upgrade
+from asynctask.model import ACCEPTED, COMPLETED, RETRYING, RUNNING, Progress, Task, complete
+from asynctask.recorder import Suspect
+from asynctask.sqlite import Place, StartError, check
+from asynctask.store import Key, Known, SqlStore
+from asynctask.tables import SCHEMA, metadata
+from tests.store_contract import NOW
+from tests.test_store import OnFile
+from tests.turns import Turns
+
+
+class MigrationTests(SynchronousTestCase):
+    """Old databases are brought up, new ones are read if they allow it."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp()).absolute()
+        self.engine = create_engine(f"sqlite:///{self.path}")
+        self.addCleanup(self.engine.dispose)
+
+    def execute(self, *statements: str) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def upgrade(self) -> None:
+        with self.engine.begin() as connection:
+            upgrade(connection)
+
+    def test_migrations_lead_to_the_tables(self) -> None:
+        self.upgrade()
+        with self.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            self.assertEqual(compare_metadata(context, metadata), [])
+
+    def test_a_current_schema_is_left_alone(self) -> None:
+        self.upgrade()
+        before = self.path.read_bytes()
+        self.upgrade()
+        self.assertEqual(self.path.read_bytes(), before)
+
+    def test_a_newer_schema_that_cannot_be_read_is_refused(self) -> None:
+        self.upgrade()
+        self.execute(
+            f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'",
+            f"UPDATE meta SET value = '{SCHEMA + 1}' WHERE key = 'readable_from'",
+        )
+        before = self.path.read_bytes()
+        error = self.assertRaises(StartError, check, Place(self.path))
+        self.assertIn(f"has schema {SCHEMA + 1}", str(error))
+        self.assertEqual(self.path.read_bytes(), before)
+        error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
+        self.assertIn(f"has schema {SCHEMA + 1}", str(error))
+
+    def test_a_newer_schema_that_can_be_read_is_used(self) -> None:
+        self.upgrade()
+        self.execute(f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'")
+        turns = Turns()
+        store = SqlStore(Place(self.path), turns)
+        store.open([], NOW)
+        turns.outcome(store.close())
+
+
+class FirstSchemaTests(OnFile):
+    """A database that the first version left is brought up with its tasks intact."""
+
+    ACCEPTED_ENTRY = '{"at":"2023-11-14T22:13:20.250Z","status":"accepted","attempt":0,"error":null}'
+    ENDED_ENTRY = '{"at":"2023-11-14T22:13:23.250Z","status":"completed","attempt":1,"error":null}'
+
+    def open_store(self) -> SqlStore:
+        if not hasattr(self, "path"):
+            self.path = Path(self.mktemp()).absolute()
+            self.make_first()
+        return super().open_store()
+
+    def make_first(self) -> None:
+        """A database as the first version made it, left by a kill."""
+        engine = create_engine(f"sqlite:///{self.path}")
+        self.addCleanup(engine.dispose)
+        with engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", "asynctask:migrations")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            self.assertEqual(connection.exec_driver_sql(VERSION).scalar(), "0001")
+            for number, (status, attempt, owner, result) in enumerate(
+                (
+                    ("accepted", 0, None, None),
+                    ("running", 1, "earlier", None),
+                    ("retrying", 1, None, None),
+                    ("completed", 1, None, '{"a":[1]}'),
+                )
+            ):
+                ended = status == "completed"
+                row = {
+                    "task_id": self.old_id(number),
+                    "name": f"{status} 🚀",
+                    "kind": "simulate",
+                    "input": '{"duration":3}',
+                    "status": status,
+                    "attempt": attempt,
+                    "crashes": int(status == "running"),
+                    "owner": owner,
+                    "accepted_at": NOW,
+                    "run_at": NOW + number,
+                    "started_at": NOW if attempt else None,
+                    "finished_at": NOW + 3 if ended else None,
+                    "progress": '{"step":3,"total":3,"message":""}' if ended else None,
+                    "result": result,
+                    "error": None,
+                    "changes": self.ACCEPTED_ENTRY + (f",{self.ENDED_ENTRY}" if ended else ""),
+                    "n": 2 if ended else 1,
+                }
+                columns, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+                connection.execute(text(f"INSERT INTO task ({columns}) VALUES ({values})"), row)
+
+    def old_id(self, number: int) -> str:
+        return f"task_1699999999000{number}{'0' * 16}"
+
+    def old(self, number: int) -> Task:
+        found = self.wait(self.store.get(self.old_id(number)))
+        assert isinstance(found, Task)
+        return found
+
+    def test_its_tasks_are_intact(self) -> None:
+        self.assertEqual(
+            self.old(3),
+            Task(
+                task_id=self.old_id(3),
+                name="completed 🚀",
+                kind="simulate",
+                status=COMPLETED,
+                attempt=1,
+                accepted_at=NOW,
+                run_at=NOW + 3,
+                started_at=NOW,
+                finished_at=NOW + 3,
+                timeout=None,
+                retries=0,
+                failures=0,
+                crashes=0,
+                cancel_requested=False,
+                longest_step=None,
+                traceparent=None,
+                progress=Progress(3, 3),
+                error=None,
+                input='{"duration":3}',
+                result='{"a":[1]}',
+                history=f"[{self.ACCEPTED_ENTRY},{self.ENDED_ENTRY}]",
+            ),
+        )
+        self.assertEqual([self.old(n).status for n in range(3)], [ACCEPTED, RUNNING, RETRYING])
+        self.assertEqual((self.old(1).crashes, self.old(2).run_at), (1, NOW + 2))
+        self.assertEqual(self.names(), ["completed 🚀", "retrying 🚀", "running 🚀", "accepted 🚀"])
+        self.assertEqual((self.store.unfinished, self.gone), (3, {}))
+
+    def test_its_tasks_go_on(self) -> None:
+        claim = self.claim(now=NOW + 2)
+        self.assertEqual([(task.name, task.attempt) for task in claim.tasks[:1]], [("running 🚀", 2)])
+        self.assertEqual(
+            {(task.name, task.attempt) for task in claim.tasks[1:]},
+            {("accepted 🚀", 1), ("retrying 🚀", 2)},
+        )
+        for task in claim.tasks:
+            self.assertIs(self.wait(self.store.end(complete(task, "1", NOW + 4), NOW + 4)), COMPLETED)
+        self.assertEqual(self.wait(self.store.forget(NOW + 4, NOW, 10)), 1)
+        self.assertEqual(self.store.unfinished, 0)
+
+    def test_its_crashes_still_count(self) -> None:
+        self.reopen([Suspect(self.old_id(1), 1)])
+        self.assertEqual(self.old(1).crashes, 2)
+
+    def test_it_takes_new_tasks_and_keys(self) -> None:
+        key = Key("k", "d", "answer", NOW + 9)
+        self.assertIsNone(self.wait(self.store.add_once([self.new(retries=5)], [], key, NOW)))
+        self.assertEqual(self.wait(self.store.add_once([self.new()], [], key, NOW)), Known("d", "answer"))
+        self.assertEqual((self.names().count("a"), self.store.unfinished), (1, 4))
+
+    def test_the_first_version_can_read_it_no_more(self) -> None:
+        with closing(sqlite3.connect(self.path)) as file:
+            self.assertEqual(file.execute(VERSION).fetchone(), (f"{SCHEMA:04d}",))
+            self.assertEqual(file.execute(READABLE_FROM).fetchone(), ("2",))

@@ -1,0 +1,108 @@
+"""Where attempts run, and how many threads may hang."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.model import Progress, Submission, accept, start
+from asynctask.places import MAX_ABANDONED, Places, Run
+from asynctask.recorder import FlightRecorder, Suspect
+from asynctask.registry import kind_of, task
+from tests.turns import PATIENCE, Turns
+
+TASK = "task_17388800000002k4qz7m0a9x3c8v5t"
+
+
+class PlacesTests(SynchronousTestCase):
+    """Handlers that are started, without a runner around them."""
+
+    def setUp(self) -> None:
+        self.turns = Turns()
+        self.recorder = FlightRecorder(2)
+        self.clock = Clock()
+        self.places = Places(self.recorder, self.clock, self.turns.callFromThread, MAX_ABANDONED, 0)
+        self.addCleanup(self.places.stop)
+        self.told: list[Progress] = []
+        self.took: list[float] = []
+
+    def start(self, function: Callable[..., Any], place: str, given: str = "{}") -> Run:
+        kind = kind_of(task(place=place)(function))
+        accepted = accept(Submission("a", kind.name, given), TASK, 100.0)
+        run = Run(start(accepted, 101.0), kind, None, self.told.append, self.took.append)
+        self.places.start(run)
+        return run
+
+    def test_while_a_handler_is_at_work_the_recorder_names_it_in_every_place(self) -> None:
+        seen: list[list[Suspect]] = []
+
+        def look() -> None:
+            seen.append(self.recorder.suspects())
+
+        async def look_async() -> None:
+            look()
+
+        for place in ("reactor", "thread", "asyncio"):
+            run = self.start(look if place == "thread" else look_async, place)
+            self.assertEqual(self.turns.outcome(run.ended), "null")
+        self.assertEqual(seen, [[Suspect(TASK, 1)]] * 3)
+        self.assertEqual(self.recorder.suspects(), [])
+
+    def test_only_steps_on_the_reactor_are_timed(self) -> None:
+        async def handler() -> None: ...
+
+        def plain() -> None: ...
+
+        self.turns.outcome(self.start(handler, "asyncio").ended)
+        self.turns.outcome(self.start(plain, "thread").ended)
+        self.assertEqual(self.took, [])
+        self.turns.outcome(self.start(handler, "reactor").ended)
+        self.assertEqual(len(self.took), 1)
+
+    def test_an_input_is_handed_over_in_every_place(self) -> None:
+        def plain(one: int, two: int = 2) -> list[int]:
+            return [one, two]
+
+        async def handler(one: int, two: int = 2) -> list[int]:
+            return [one, two]
+
+        for place in ("reactor", "thread", "asyncio"):
+            run = self.start(plain if place == "thread" else handler, place, '{"one":1}')
+            self.assertEqual(self.turns.outcome(run.ended), "[1,2]")
+
+    def test_a_cancel_on_the_reactor_arrives_at_the_await(self) -> None:
+        async def handler() -> None:
+            await Deferred()
+
+        run = self.start(handler, "reactor")
+        self.assertNoResult(run.ended)
+        run.cancel()
+        self.failureResultOf(run.ended, CancelledError)
+
+    def test_when_too_many_threads_hang_no_more_work_should_come(self) -> None:
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        begun = threading.Semaphore(0)
+        threads: list[threading.Thread] = []
+
+        def hang() -> None:
+            threads.append(threading.current_thread())
+            begun.release()
+            go_on.wait(PATIENCE)
+
+        runs = [self.start(hang, "thread") for _ in range(MAX_ABANDONED)]
+        for _ in runs:
+            self.assertTrue(begun.acquire(timeout=PATIENCE))
+        for run in runs:
+            self.assertFalse(self.places.full_of_abandoned)
+            run.cancel()
+            run.abandon()
+        self.assertTrue(self.places.full_of_abandoned)
+        go_on.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertFalse(self.places.full_of_abandoned)
+        self.assertFalse(any(run.ended.called for run in runs))

@@ -1,0 +1,204 @@
+"""Tasks that ended long ago are forgotten, a few at a time, over a real store in memory."""
+
+from typing import cast
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import model
+from asynctask.model import (
+    Error,
+    Query,
+    Status,
+    Submission,
+    Task,
+    Unavailable,
+    accept,
+    after_failure,
+    cancel,
+    complete,
+    start,
+)
+from asynctask.retention import BATCH, DAY, IDLE, PAUSE, Retention
+from asynctask.sqlite import Place
+from asynctask.store import IStore, Key, SqlStore
+from asynctask.wire import Ids
+from tests.turns import Turns
+
+START = 1_700_000_000.0
+NO = Error("ValueError", "no")
+
+
+class RetentionTests(SynchronousTestCase):
+    """Whatever ended more than seven days ago."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.turns = Turns()
+        self.ids = Ids()
+        self.store = SqlStore(Place(None), self.turns)
+        self.store.open([], START)
+        self.addCleanup(lambda: self.turns.outcome(self.store.close()))
+        self.retention = Retention(self.store, 7, self.clock, self.now)
+
+    def now(self) -> float:
+        return START + self.clock.seconds()
+
+    def settle(self) -> None:
+        self.turns.outcome(self.store._writer.call(lambda _: None))
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.settle()
+
+    def new(self) -> Task:
+        return accept(Submission("a", "simulate", "{}"), self.ids.next(self.now(), 0), self.now())
+
+    def keep(self, count: int = 1) -> list[Task]:
+        """Tasks that are completed now."""
+        tasks = [self.new() for _ in range(count)]
+        self.turns.outcome(self.store.add([], tasks))
+        done = [complete(start(task, self.now()), "null", self.now()) for task in tasks]
+        for end in [self.store.end(task, self.now()) for task in done]:
+            self.turns.outcome(end)
+        return tasks
+
+    def kept(self) -> list[Task]:
+        tasks, _ = self.turns.outcome(self.store.list(Query(limit=1_000)))
+        return tasks
+
+    def test_a_task_is_kept_for_its_days_and_then_forgotten(self) -> None:
+        (task,) = self.keep()
+        self.retention.start()
+        self.advance(7 * DAY)
+        self.assertEqual(len(self.kept()), 1)
+        self.advance(IDLE)
+        self.assertIsNone(self.turns.outcome(self.store.get(task.task_id)))
+
+    def test_whatever_the_end_a_task_is_forgotten(self) -> None:
+        failed, cancelled = self.new(), self.new()
+        self.turns.outcome(self.store.add([], [failed, cancelled]))
+        self.store.end(model.fail(start(failed, START), NO, START), START)
+        self.store.end(cancel(start(cancelled, START), START), START)
+        self.settle()
+        self.assertEqual({task.status for task in self.kept()}, {Status.FAILED, Status.CANCELLED})
+        self.clock.advance(7 * DAY + 1)
+        self.retention.start()
+        self.advance(PAUSE)
+        self.assertEqual(self.kept(), [])
+
+    def test_what_has_not_ended_is_kept_however_old_it_is(self) -> None:
+        waiting, running, retrying = self.new(), self.new(), self.new()
+        self.turns.outcome(self.store.add([waiting], [running, retrying]))
+        self.store.end(after_failure(replace(start(retrying, START), retries=1), NO, START, 1e9), START)
+        self.retention.start()
+        self.advance(PAUSE)
+        self.advance(1_000 * DAY)
+        self.assertEqual(
+            {task.status for task in self.kept()}, {Status.ACCEPTED, Status.RUNNING, Status.RETRYING}
+        )
+
+    def test_a_task_that_was_retried_by_hand_is_kept(self) -> None:
+        task = self.new()
+        self.turns.outcome(self.store.add([], [task]))
+        self.turns.outcome(self.store.end(model.fail(start(task, START), NO, START), START))
+        self.turns.outcome(self.store.retry(task.task_id, START + DAY))
+        self.retention.start()
+        self.advance(PAUSE)
+        self.advance(1_000 * DAY)
+        self.assertEqual(len(self.kept()), 1)
+
+    def test_many_are_forgotten_in_batches_with_pauses_between_them(self) -> None:
+        self.keep(BATCH)
+        self.clock.advance(1)
+        newest = [task.task_id for task in self.keep(BATCH // 2)]
+        self.clock.advance(7 * DAY + 1)
+        self.retention.start()
+        self.advance(PAUSE)
+        self.assertEqual(sorted(task.task_id for task in self.kept()), newest)
+        self.clock.advance(PAUSE - 0.01)
+        self.settle()
+        self.assertEqual(len(self.kept()), BATCH // 2)
+        self.advance(0.01)
+        self.assertEqual(self.kept(), [])
+        (planned,) = self.clock.getDelayedCalls()
+        self.assertEqual(planned.getTime() - self.clock.seconds(), IDLE)
+
+    def test_keys_that_have_expired_are_forgotten_too(self) -> None:
+        key = Key("k", "digest", "answer", START + DAY)
+        self.turns.outcome(self.store.add_once([self.new()], [], key, START))
+        self.retention.start()
+        self.advance(DAY - 1)
+        known = self.turns.outcome(self.store.add_once([self.new()], [], key, START))
+        self.assertIsNotNone(known)
+        self.advance(IDLE)
+        # Asked as if it were still yesterday: it is gone, and not only too old.
+        self.assertIsNone(self.turns.outcome(self.store.add_once([self.new()], [], key, START)))
+
+    def test_without_any_days_a_task_is_forgotten_soon_after_its_end(self) -> None:
+        self.retention = Retention(self.store, 0, self.clock, self.now)
+        self.keep()
+        self.retention.start()
+        self.advance(PAUSE)
+        self.assertEqual(self.kept(), [])
+
+    def test_after_a_stop_nothing_is_forgotten(self) -> None:
+        self.keep()
+        self.retention.start()
+        self.retention.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.advance(8 * DAY)
+        self.assertEqual(len(self.kept()), 1)
+
+    def test_a_stop_while_a_batch_is_under_way_plans_no_other(self) -> None:
+        self.keep()
+        self.clock.advance(8 * DAY)
+        self.retention.start()
+        self.clock.advance(PAUSE)
+        self.retention.stop()
+        self.settle()
+        self.assertEqual((self.kept(), self.clock.getDelayedCalls()), ([], []))
+
+    def test_a_stop_before_a_start_does_nothing(self) -> None:
+        self.retention.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_store_that_fails_is_asked_again_later(self) -> None:
+        self.keep()
+        self.clock.advance(8 * DAY)
+        self.retention.start()
+        self.store._writer.healthy = False
+        self.clock.advance(PAUSE)
+        self.store._writer.healthy = True
+        self.settle()
+        self.assertEqual(len(self.kept()), 1)
+        self.advance(IDLE)
+        self.assertEqual(self.kept(), [])
+
+
+class Forgetful:
+    """A store of which one method counts, and answers as it is told."""
+
+    def __init__(self, *answers: Deferred[int]) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[float, float, int]] = []
+
+    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+        self.asked.append((before, now, limit))
+        return self.answers.pop(0)
+
+
+class Failing(SynchronousTestCase):
+    """What goes wrong while it is asked."""
+
+    def test_it_goes_on_after_each_failure_and_logs_what_is_a_bug(self) -> None:
+        store = Forgetful(fail(Unavailable("Full")), fail(ValueError("a bug")), succeed(3))
+        clock = Clock()
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        for seconds in (PAUSE, IDLE, IDLE):
+            clock.advance(seconds)
+        self.assertEqual(store.asked, [(9 * DAY, 10 * DAY, BATCH)] * 3)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(len(clock.getDelayedCalls()), 1)
