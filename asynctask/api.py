@@ -146,15 +146,18 @@ class Api:
             raise Stopping
 
     def _tasks(self, request: Request, body: Body) -> list[Task]:
-        """The tasks of a body, if there is room for them."""
-        if self._store.unfinished + len(body.submissions) > self._max_waiting:
-            raise Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
-        for new in body.submissions:
-            if self._seats.closed(self._kinds[new.kind].place):
-                raise Unavailable("Too many handlers hang in threads; the service must be restarted")
+        """The tasks of a body."""
         trace = headers.parse_traceparent(", ".join(fields(request, "traceparent")) or None)
         now = self._now()
         return [accept(new, self._ids.next(now, self._draw()), now, trace) for new in body.submissions]
+
+    def _refusal(self, tasks: list[Task]) -> Unavailable | None:
+        """Why there is no room for new tasks, if there is none."""
+        if self._store.unfinished + len(tasks) > self._max_waiting:
+            return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
+        if any(self._seats.closed(self._kinds[task.kind].place) for task in tasks):
+            return Unavailable("Too many handlers hang in threads; the service must be restarted")
+        return None
 
     def _accepted(self, task: Task) -> tuple[bytes, dict[str, str]]:
         """Body and headers of the 202."""
@@ -173,13 +176,20 @@ class Api:
     ) -> Accepted:
         """Store tasks; what was answered to the same key before is the answer again."""
         key = headers.parse_key(fields(request, "idempotency-key"))
+        refusal = self._refusal(tasks)
         if key is None:
+            if refusal is not None:
+                raise refusal
             await shielded(self._keep(tasks, None))
             return accepted
         text = wire.dump([accepted[0].decode(), accepted[1]])
         expires_at = tasks[0].accepted_at + headers.KEY_KEPT
-        known = await shielded(self._keep(tasks, Key(key, body.digest, text, expires_at)))
+        # Where there is no room, what was accepted before is answered all the same.
+        new = tasks if refusal is None else []
+        known = await shielded(self._keep(new, Key(key, body.digest, text, expires_at)))
         if known is None:
+            if refusal is not None:
+                raise refusal
             return accepted
         if known.digest != body.digest:
             raise Mismatch("This Idempotency-Key was used with another body; take a new key")
@@ -207,7 +217,7 @@ class Api:
             if key is None:
                 added = self._store.add(waiting, starting)
                 return added.addCallbacks(lambda _: None, give_back)
-            kept = self._store.add_once(waiting, starting, key, tasks[0].accepted_at)
+            kept = self._store.add_once(waiting, starting, key, self._now())
         except Unavailable:
             give_back(None)
             raise

@@ -18,8 +18,9 @@ from asynctask.submissions import MAX_BATCH
 ABOUT: Final = """\
 Accepts tasks, answers at once, and works on them in the background: what was answered 202 is on disk.
 
-Keys may be added to answers, never taken away. `HEAD` works wherever `GET` does; `OPTIONS` answers with \
-`Allow`; any other method is answered 405, any other path 404. Every error is `application/problem+json`.\
+Keys may be added to answers, never taken away. `HEAD` works wherever `GET` does. `OPTIONS` is answered \
+204, a method that a path has not 405, both with `Allow`; an unknown path 404. Every error is \
+`application/problem+json`.\
 """
 
 EVERYWHERE: Final = ("BadRequest", "Forbidden", "TooLarge", "ExpectationFailed", "Bug")
@@ -95,7 +96,7 @@ KIND: Final = {
     "concurrency": None,
     "next_run": None,
 }
-UP: Final = {200: _answer("It is.", "Health", {"status": "ok"})}
+UP: Final = {200: _answer("Yes.", "Health", {"status": "ok"})}
 
 CALLS: Final[Mapping[tuple[str, str], Call]] = {
     ("/api/tasks", "post"): Call(
@@ -228,7 +229,12 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
         EVERYWHERE,
     ),
     ("/health/live", "get"): Call(
-        "isLive", "about", "Tell whether the process answers", "It does, if it can.", UP, EVERYWHERE
+        "isLive",
+        "about",
+        "Tell whether the process answers",
+        "It says nothing of its store.",
+        UP,
+        EVERYWHERE,
     ),
     ("/health/ready", "get"): Call(
         "isReady",

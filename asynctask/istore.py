@@ -51,7 +51,9 @@ class IStore(Interface):
     )
     waiting: Hook = Attribute("Called with the tasks that a commit left waiting.")
     cancelling: Hook = Attribute("Called with the running tasks whose end a commit has asked for.")
-    changed: Changed = Attribute("Called with a task's id and its status after the commit of a change.")
+    changed: Changed = Attribute(
+        "Called with a task's id and its new status, after the commit that ended or changed it."
+    )
     healthy: bool = Attribute("Whether tasks can be stored now.")
     unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
 
@@ -74,7 +76,10 @@ class IStore(Interface):
     def add_once(
         waiting: Sequence[Task], starting: Sequence[Task], key: Key, now: float
     ) -> Deferred[Known | None]:
-        """The same, unless the key is known: then nothing is kept, and what is known is the answer."""
+        """The same, unless the key is known: then nothing is kept, and what is known is the answer.
+
+        Without tasks it only tells what is known.
+        """
 
     def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:
         """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due."""

@@ -283,6 +283,9 @@ def _moved(schema: Any, to: Mapping[str, str]) -> Any:
         return schema
     moved = _each_part(schema, lambda part: _moved(part, to))
     moved.pop("title", None)
+    if moved.get("maxItems") == len(moved.get("prefixItems", ())):
+        # It says nothing more, and makers of clients know no schema that is not an object.
+        moved.pop("items", None)
     if "$ref" in moved:
         moved["$ref"] = to[moved["$ref"]]
     if "discriminator" in moved:

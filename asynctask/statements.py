@@ -22,6 +22,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    tuple_,
     union_all,
     update,
 )
@@ -222,7 +223,13 @@ KEY: Final = select(idempotency.c.digest, idempotency.c.answer).where(
     idempotency.c.expires_at > bindparam("now"),
 )
 ADD_KEY: Final = insert(idempotency).prefix_with("OR REPLACE", dialect="sqlite")
-FORGET_KEYS: Final = delete(idempotency).where(idempotency.c.expires_at <= bindparam("now"))
+FORGET_KEYS: Final = delete(idempotency).where(
+    tuple_(idempotency.c.scope, idempotency.c.key).in_(
+        select(idempotency.c.scope, idempotency.c.key)
+        .where(idempotency.c.expires_at <= bindparam("now"))
+        .limit(bindparam("limit"))
+    )
+)
 
 UNFINISHED: Final = (
     select(task.c.kind, func.count().label("tasks"))

@@ -149,8 +149,9 @@ class SqlStore:
             known = db.execute(statements.KEY, {"key": key.key, "now": now}).one_or_none()
             if known is not None:
                 return Known(known.digest, known.answer)
-            db.execute(statements.ADD, rows)
-            db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0]["task_id"], **asdict(key)})
+            if rows:
+                db.execute(statements.ADD, rows)
+                db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0]["task_id"], **asdict(key)})
             return None
 
         def tell(known: Known | None) -> Known | None:
@@ -315,7 +316,7 @@ class SqlStore:
         """See `IStore`."""
 
         def run(db: Connection) -> int:
-            db.execute(statements.FORGET_KEYS, {"now": now})
+            db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit})
             return db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).rowcount
 
         return self._writer.call(run)

@@ -78,8 +78,17 @@ def _sound(submission: Submission | None, errors: list[FieldError]) -> Submissio
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same value, where 5.0 is 5."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission | None, list[FieldError]]:

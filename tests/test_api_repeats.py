@@ -488,3 +488,23 @@ class MaxWaitingTests(RepeatTestCase):
         asked = [self.ask("POST", "/api/tasks", {"name": "a"}, Idempotency_Key=f"{n}") for n in range(5)]
         statuses = [self.answered(one).status for one in asked]
         self.assertEqual(statuses, [202, 202, 202, 503, 503])
+
+
+class FullRepeatTests(ApiTestCase):
+    """A service that has no room."""
+
+    max_waiting = 1
+
+    def test_what_was_accepted_is_answered_again_although_it_is_full(self) -> None:
+        first = self.post({"name": "a", "delay": 60}, Idempotency_Key="k")
+        self.assertEqual(first.status, 202)
+        self.assertEqual(self.post({"name": "a", "delay": 60}, Idempotency_Key="k").body, first.body)
+        for headers in ({"Idempotency_Key": "other"}, {}):
+            refused = self.post({"name": "a", "delay": 60}, **headers)
+            self.assertEqual((refused.status, refused.header("Retry-After")), (503, "5"))
+        self.assertEqual(len(self.get("/api/tasks").json["tasks"]), 1)
+
+    def test_the_same_number_written_otherwise_is_the_same_body(self) -> None:
+        first = self.post({"name": "a", "duration": 60}, Idempotency_Key="k")
+        again = self.post({"duration": 60.0, "name": "a"}, Idempotency_Key="k")
+        self.assertEqual((again.status, again.body), (202, first.body))

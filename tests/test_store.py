@@ -321,7 +321,7 @@ class QueryPlanTests(SynchronousTestCase):
         )
         self.assertIn(
             "SEARCH idempotency USING INDEX idempotency_expires (expires_at<?)",
-            self.plan(statements.FORGET_KEYS, now=NOW),
+            self.plan(statements.FORGET_KEYS, now=NOW, limit=9),
         )
 
     def test_the_start_reads_nothing_of_what_has_ended(self) -> None:
