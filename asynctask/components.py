@@ -119,7 +119,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
         "in": "header",
         "description": f"`wait=N`: wait up to N seconds, at most {MAX_WAIT}, for the end (RFC 7240).",
         "schema": {"type": "string"},
-        "example": "wait=5",
+        "example": "wait=1",
     },
     "traceparent": {
         "in": "header",

@@ -22,6 +22,7 @@ PARTS: Final = ("items", "additionalProperties", "not", "if", "then", "else", "c
 """Keywords whose value is a schema."""
 LISTS: Final = ("prefixItems", "anyOf", "oneOf", "allOf")
 MAPS: Final = ("properties", "patternProperties")
+TYPES: Final = ("object", "array", "string", "number", "boolean", "null")
 NOTES: Final = {"title", "description", "default", "examples"}
 """Keywords that allow and forbid nothing."""
 
@@ -58,6 +59,15 @@ def answered(description: str, properties: Mapping[str, Schema], *rare: str) -> 
         "required": required,
     }
 
+
+ANYTHING: Final = {
+    "description": "Any JSON without NUL characters.",
+    "pattern": NO_NUL,
+    "items": ref("Anything"),
+    "additionalProperties": ref("Anything"),
+    "propertyNames": {"pattern": NO_NUL},
+}
+"""Without a type, each keyword is only about what it can be about."""
 
 TASK_ID_SCHEMA: Final = text(
     "The task's id. Ids sort in the order of acceptance.", pattern=f"^{TASK_ID.pattern}$"
@@ -203,7 +213,7 @@ def schemas(kinds: Iterable[Kind]) -> dict[str, Schema]:
         **_ANSWERS,
         **_structs(),
         **inputs,
-        "Anything": _without_nul({"type": ["object", "array", "string", "number", "boolean", "null"]}),
+        "Anything": ANYTHING,
     }
 
 
@@ -255,7 +265,7 @@ def _submission(kind: Kind, name: str) -> Schema:
         "additionalProperties": False,
     }
     if by_default:
-        properties["kind"] = {"type": ["string", "null"], "enum": [kind.name, None], "default": kind.name}
+        properties["kind"] = or_null({"const": kind.name}) | {"default": kind.name}
         properties["duration"] = number(
             "Seconds that it runs, a step a second; in place of an input.",
             null=True,
@@ -313,11 +323,11 @@ def _without_nul(schema: Any) -> Any:
     """A schema that forbids NUL characters too, in texts and in the names of fields."""
     if not isinstance(schema, dict):
         return schema
-    if not schema.keys() - NOTES:
-        return schema | ref("Anything")
-    strict = _each_part(schema, _without_nul)
     types = schema.get("type", ())
     types = [types] if isinstance(types, str) else types
+    if not schema.keys() - NOTES - ({"type"} if len(types) == len(TYPES) else set()):
+        return {key: value for key, value in schema.items() if key in NOTES} | ref("Anything")
+    strict = _each_part(schema, _without_nul)
     if "array" in types and not schema.keys() & {"items", "prefixItems"}:
         strict["items"] = ref("Anything")
     if "object" in types and "properties" not in schema:

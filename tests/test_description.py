@@ -199,7 +199,7 @@ class TheAnswers(ApiTestCase):
         self.advance(1)
         self.assertEqual(self.ask("GET", path).json["progress"]["step"], 1)
         self.assertTrue(self.ask("POST", f"{path}/cancel").json["cancel_requested"])
-        self.settle()
+        self.assertEqual(self.ask("GET", path, Prefer="wait=3").json["status"], "cancelled")
         again = (("POST", f"{path}/cancel"), ("POST", f"{path}/retry"), ("GET", path), ("HEAD", path))
         self.assertEqual(self.statuses(*again), [409, 202, 200, 200])
         self.advance(3)
