@@ -79,7 +79,8 @@ class Runner:
         self._chance = chance
         self._metrics = metrics or Metrics(kinds)
         self._running: dict[str, Running] = {}
-        self._beginning: deque[deque[Task]] = deque()
+        self._soon: deque[Task] = deque()
+        self._later: deque[Task] = deque()
         self._drained: Deferred[None] | None = None
         self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
         store.started = self.begin
@@ -109,23 +110,22 @@ class Runner:
                 self._unwind(running)
 
     def _queue(self, tasks: Sequence[Task]) -> None:
-        self._beginning.append(deque(tasks))
-        if len(self._beginning) == 1:
+        """Few tasks of one commit are soon begun; many wait until there is time."""
+        idle = not self._soon and not self._later
+        (self._soon if len(tasks) < STARTS else self._later).extend(tasks)
+        if idle:
             self._start_some()
 
     def _start_some(self) -> None:
-        """Start a few now and the rest in the reactor's next turns, those of each commit in turn: the task
-        of one POST does not wait for the thousand of another."""
-        try:
-            for _ in range(min(STARTS, sum(map(len, self._beginning)))):
-                tasks = self._beginning.popleft()
-                task = tasks.popleft()
-                if tasks:
-                    self._beginning.append(tasks)
-                self._start_if_wanted(task)
-        finally:
-            if self._beginning:
-                self._clock.callLater(0, self._start_some)
+        """Start a few now, and the rest in the reactor's next turns: the task of one POST does not wait for
+        the thousand of another, nor these for ever."""
+        few = min(len(self._soon), STARTS - 1)
+        now = [self._soon.popleft() for _ in range(few)]
+        now += [self._later.popleft() for _ in range(min(len(self._later), STARTS - few))]
+        if self._soon or self._later:
+            self._clock.callLater(0, self._start_some)
+        for task in now:
+            self._start_if_wanted(task)
 
     def _start_if_wanted(self, task: Task) -> None:
         running = self._running.get(task.task_id)
