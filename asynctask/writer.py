@@ -27,8 +27,8 @@ log = Logger(namespace="asynctask.store")
 MAX_WAITING: Final = 64 * 1024 * 1024
 """Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
 
-BATCH: Final = 100
-"""Ends of attempts of one transaction while nobody waits: some 8 ms."""
+BATCH: Final = 40
+"""Ends of attempts of one transaction while nobody waits: some milliseconds."""
 
 FEWEST: Final = 20
 """Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept, so many
@@ -120,6 +120,7 @@ class Writer:
         self._saves: deque[Save] = deque()
         self._wakeup = threading.Condition()
         self._bytes = 0
+        self._adds_alone = False
         self._closing = False
         self._stage = ""
         self._unknown: list[str] = []
@@ -176,8 +177,15 @@ class Writer:
             self._wakeup.notify()
 
     def _take(self) -> list[Work]:
-        """The next transaction: all that somebody waits for, and some of the ends of attempts."""
+        """The next transaction: new tasks alone, every other time, since a client waits for each of them;
+        else all that somebody waits for, and some of the ends of attempts."""
         with self._wakeup:
+            adds = [work for work in self._asked if isinstance(work, Add)]
+            self._adds_alone = bool(adds) and not self._adds_alone
+            if self._adds_alone:
+                self._asked = deque(work for work in self._asked if not isinstance(work, Add))
+                self._bytes -= sum(work.size for work in adds)
+                return [*adds]
             batch: list[Work] = [*self._asked]
             self._asked.clear()
             self._bytes = 0
