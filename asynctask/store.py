@@ -41,8 +41,6 @@ from asynctask.rows import changed_row, claimed_row, new_row, saved_row, task_of
 from asynctask.sqlite import BUSY, Lock, Place, StartError
 from asynctask.writer import TRY_AGAIN, Writer
 
-__all__ = ["Claim", "IStore", "Key", "Known", "SqlStore"]
-
 log = Logger(namespace="asynctask.store")
 
 BYTES_BESIDE: Final = 300

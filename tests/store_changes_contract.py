@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 
+from asynctask.istore import Key, Known
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -28,7 +29,6 @@ from asynctask.model import (
     interrupt,
 )
 from asynctask.recorder import Suspect
-from asynctask.store import Key, Known
 from asynctask.wire import timestamp
 from tests.store_contract import NOW, StoreTestCase
 

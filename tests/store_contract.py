@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from asynctask.istore import Claim, IStore
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -27,7 +28,7 @@ from asynctask.model import (
     interrupt,
 )
 from asynctask.recorder import Suspect
-from asynctask.store import Claim, IStore, SqlStore
+from asynctask.store import SqlStore
 from asynctask.wire import Ids, timestamp
 from tests.turns import Turns
 

@@ -11,11 +11,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.istore import Key, Known
 from asynctask.migrations import READABLE_FROM, VERSION, upgrade
 from asynctask.model import ACCEPTED, COMPLETED, RETRYING, RUNNING, Progress, Task, complete
 from asynctask.recorder import Suspect
 from asynctask.sqlite import Place, StartError, check
-from asynctask.store import Key, Known, SqlStore
+from asynctask.store import SqlStore
 from asynctask.tables import SCHEMA, metadata
 from tests.store_contract import NOW
 from tests.test_store import OnFile

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.istore import Key, Known
 from asynctask.model import (
     Error,
     InvalidTransition,
@@ -39,7 +40,7 @@ from asynctask.model import (
 )
 from asynctask.recorder import Suspect
 from asynctask.sqlite import Place
-from asynctask.store import Key, Known, SqlStore
+from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.test_model import STEPS
 from tests.turns import Turns

@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
+from asynctask.istore import IStore, Key
 from asynctask.model import (
     Error,
     Query,
@@ -23,7 +24,7 @@ from asynctask.model import (
 )
 from asynctask.retention import BATCH, DAY, IDLE, PAUSE, Retention
 from asynctask.sqlite import Place
-from asynctask.store import IStore, Key, SqlStore
+from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.turns import Turns
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import statements
 from asynctask.database import Sqlite
+from asynctask.istore import Key, Known
 from asynctask.model import (
     ACCEPTED,
     COMPLETED,
@@ -26,7 +27,7 @@ from asynctask.model import (
 )
 from asynctask.rows import changed_row
 from asynctask.sqlite import Place, StartError
-from asynctask.store import Key, Known, SqlStore
+from asynctask.store import SqlStore
 from asynctask.tables import metadata
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
