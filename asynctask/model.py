@@ -78,6 +78,19 @@ class Progress(Struct, frozen=True, gc=False):
     message: str = ""
 
 
+class Callback(Struct, frozen=True, gc=False):
+    """Whom to tell how the task ended, and how far that is.
+
+    :ivar state: `pending`, `delivered` or `failed`.
+    :ivar error: the reason of the last try that did not succeed.
+    """
+
+    url: str
+    state: str = "pending"
+    tries: int = 0
+    error: str | None = None
+
+
 class Submission(Struct, frozen=True, gc=False):
     """What a client asks for, checked.
 
@@ -90,6 +103,7 @@ class Submission(Struct, frozen=True, gc=False):
     delay: float = 0
     timeout: float | None = None
     retries: int = 0
+    callback_url: str | None = None
 
 
 class Task(Struct, frozen=True, gc=False):
@@ -117,6 +131,7 @@ class Task(Struct, frozen=True, gc=False):
     cancel_requested: bool = False
     longest_step: float | None = None
     traceparent: str | None = None
+    callback: Callback | None = None
     progress: Progress | None = None
     error: Error | None = None
     input: str | None = None
@@ -147,6 +162,7 @@ def accept(new: Submission, task_id: str, now: float, traceparent: str | None = 
         timeout=new.timeout,
         retries=new.retries,
         traceparent=traceparent,
+        callback=None if new.callback_url is None else Callback(new.callback_url),
         input=new.input,
     )
 
@@ -241,6 +257,7 @@ def retry(task: Task, now: float) -> Task:
         cancel_requested=False,
         longest_step=None,
         progress=None,
+        callback=task.callback and Callback(task.callback.url),
         error=None,
         result=None,
     )

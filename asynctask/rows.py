@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, RowMapping
 
 from asynctask import wire
-from asynctask.model import Status, Task
+from asynctask.model import Callback, Status, Task
 
 
 def new_row(task: Task) -> dict[str, Any]:
@@ -24,6 +24,11 @@ def new_row(task: Task) -> dict[str, Any]:
         "cancel_requested": False,
         "longest_step": None,
         "traceparent": task.traceparent,
+        "callback_url": task.callback and task.callback.url,
+        "callback_state": task.callback and task.callback.state,
+        "callback_due": None,
+        "callback_tries": 0,
+        "callback_error": None,
         "owner": None,
         "accepted_at": task.accepted_at,
         "run_at": task.run_at,
@@ -73,6 +78,7 @@ def changed_row(task: Task, now: float, *, moved: bool) -> dict[str, Any]:
 
     :param moved: whether its status is another one now, which its history tells.
     """
+    callback = task.callback
     return {
         "of_task": task.task_id,
         "new_status": task.status.value,
@@ -82,6 +88,10 @@ def changed_row(task: Task, now: float, *, moved: bool) -> dict[str, Any]:
         "new_run_at": task.run_at,
         "new_finished_at": task.finished_at,
         "new_longest_step": task.longest_step,
+        "new_callback_state": callback and callback.state,
+        "new_callback_due": task.finished_at if callback and moved else None,
+        "new_callback_tries": callback.tries if callback else 0,
+        "new_callback_error": callback and callback.error,
         "new_progress": wire.progress_text(task.progress),
         "new_result": task.result,
         "new_error": wire.error_text(task.error),
@@ -107,6 +117,7 @@ def task_of(row: Row[Any]) -> Task:
         cancel_requested=bool(found["cancel_requested"]),
         longest_step=found["longest_step"],
         traceparent=found["traceparent"],
+        callback=found["callback_url"] and _callback(found),
         accepted_at=found["accepted_at"],
         run_at=found["run_at"],
         started_at=found["started_at"],
@@ -116,4 +127,10 @@ def task_of(row: Row[Any]) -> Task:
         input=found.get("input"),
         result=found.get("result"),
         history=changes and f"[{changes}]",
+    )
+
+
+def _callback(found: RowMapping) -> Callback:
+    return Callback(
+        found["callback_url"], found["callback_state"], found["callback_tries"], found["callback_error"]
     )

@@ -35,7 +35,9 @@ KEPT_CHANGES: Final = 1_000
 all day must not grow without bound."""
 
 _LISTED: Final = [
-    column for column in task.c if column.name not in ("input", "result", "changes", "owner", "n")
+    column
+    for column in task.c
+    if column.name not in ("input", "result", "changes", "owner", "n", "callback_due")
 ]
 _WHOLE: Final = [*_LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
@@ -78,6 +80,9 @@ _too_late: Final = and_(task.c.cancel_requested, _of_saved("status") == literal_
 """A cancel was committed while the end of the attempt was on its way here: there is no next attempt."""
 
 
+_finished: Final = case((_too_late, _of_saved("at")), else_=_of_saved("finished_at"))
+
+
 def _status(status: str) -> str:
     """How an entry of the history tells a status; within an error its quotes would be escaped."""
     return f'"status":"{status}"'
@@ -92,7 +97,8 @@ SAVE: Final = (
             task.c.crashes: _of_saved("crashes"),
             task.c.failures: _of_saved("failures"),
             task.c.run_at: _of_saved("run_at"),
-            task.c.finished_at: case((_too_late, _of_saved("at")), else_=_of_saved("finished_at")),
+            task.c.finished_at: _finished,
+            task.c.callback_due: case((task.c.callback_url.is_not(None), _finished)),
             task.c.longest_step: _of_saved("longest_step"),
             task.c.progress: _of_saved("progress"),
             task.c.result: _of_saved("result"),
@@ -191,6 +197,10 @@ CHANGE: Final = (
             task.c.run_at: bindparam("new_run_at"),
             task.c.finished_at: bindparam("new_finished_at"),
             task.c.longest_step: bindparam("new_longest_step"),
+            task.c.callback_state: bindparam("new_callback_state"),
+            task.c.callback_due: bindparam("new_callback_due"),
+            task.c.callback_tries: bindparam("new_callback_tries"),
+            task.c.callback_error: bindparam("new_callback_error"),
             task.c.progress: bindparam("new_progress"),
             task.c.result: bindparam("new_result"),
             task.c.error: bindparam("new_error"),
@@ -210,7 +220,7 @@ DELETE: Final = delete(task).where(task.c.task_id == bindparam("of_task"))
 FORGET_OLD: Final = delete(task).where(
     task.c.task_id.in_(
         select(task.c.task_id)
-        .where(task.c.finished_at < bindparam("before"))
+        .where(task.c.finished_at < bindparam("before"), task.c.callback_due.is_(None))
         .order_by(task.c.finished_at)
         .limit(bindparam("limit"))
     )

@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, Table, Text, false, text
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The newest migration that this version knows."""
 
 APPLICATION_ID: Final = 0x61746B31
@@ -40,6 +40,12 @@ task: Final = Table(
     Column("cancel_requested", Boolean, nullable=False, server_default=false()),
     Column("longest_step", Double),
     Column("traceparent", Text),
+    Column("callback_url", Text),
+    Column("callback_state", Text),
+    Column("callback_due", Double),
+    Column("callback_tries", Integer, nullable=False, server_default="0"),
+    Column("callback_error", Text),
+    Index("task_callback", "callback_due", sqlite_where=text("callback_due IS NOT NULL")),
     Index("task_status", "status", "task_id"),
     Index("task_name", "name", "task_id"),
     Index("task_kind", "kind", "task_id"),
@@ -52,6 +58,18 @@ task: Final = Table(
     ),
     Index("task_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
     Index("task_owner", "owner", sqlite_where=text("status = 'running'")),
+)
+
+event: Final = Table(
+    "event",
+    metadata,
+    # One row a commit; numbers are never used again.
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    # Bytes of the body, which is an array of `asynctask.changes.Entry`.
+    Column("size", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 idempotency: Final = Table(

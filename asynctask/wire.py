@@ -312,7 +312,7 @@ def task_json(task: Task, *, whole: bool) -> Raw:
         "error": task.error,
         "longest_step": task.longest_step,
         "traceparent": task.traceparent,
-        "callback": None,
+        "callback": task.callback,
         "history": _raw(task.history),
     }
     if not whole:

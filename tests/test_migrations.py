@@ -192,4 +192,4 @@ class FirstSchemaTests(OnFile):
     def test_the_first_version_can_read_it_no_more(self) -> None:
         with closing(sqlite3.connect(self.path)) as file:
             self.assertEqual(file.execute(VERSION).fetchone(), (f"{SCHEMA:04d}",))
-            self.assertEqual(file.execute(READABLE_FROM).fetchone(), ("2",))
+            self.assertEqual(file.execute(READABLE_FROM).fetchone(), ("3",))
