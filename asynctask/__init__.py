@@ -21,7 +21,9 @@ places         where an attempt runs: ``steps`` on the reactor, ``threads``, the
                ``loop``, ``processes`` (``spawned``, ``worker``); all are ``patient``
 metrics        what happens in numbers, for Prometheus
 seats          the free seats; where ``api`` and ``runner`` meet
-feed           who waits for which change
+feed           who waits for which change, or follows all; ``followers`` are those over HTTP
+sse            events as they are sent
+changes        what happened, as it is kept
 retention      forgets what ended long ago
 watch          who holds the reactor
 istore         what a store promises

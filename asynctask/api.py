@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
-from asynctask import headers, wire
+from asynctask import headers, sse, wire
 from asynctask.answers import (
     MAX_BATCH_BODY,
     MAX_BODY,
@@ -29,6 +29,7 @@ from asynctask.answers import (
 )
 from asynctask.description import describe
 from asynctask.feed import Feed
+from asynctask.followers import EVENT_STREAM, Follower, OfAll, OfOne
 from asynctask.istore import IStore, Key, Known
 from asynctask.metrics import Metrics
 from asynctask.model import (
@@ -47,12 +48,18 @@ from asynctask.model import (
 )
 from asynctask.registry import Kind
 from asynctask.seats import Seats
+from asynctask.sse import Filter
 from asynctask.submissions import Body, parse_batch, parse_one
 
 log = Logger(namespace="asynctask.api")
 
 FULL_FOR: Final = 5
 """Seconds after which a client may ask a full service again."""
+
+MAX_FOLLOWERS: Final = 10_000
+"""Clients that follow events at once: each takes some KiB, and a part of every change."""
+
+LAST: Final = "last-event-id"
 
 T = TypeVar("T")
 Accepted = tuple[bytes, dict[str, str]]
@@ -298,6 +305,47 @@ class Api:
             return await shielded(done)
         except InvalidTransition as refusal:
             raise Conflict(f"A task that is {refusal.status} cannot be {what}") from None
+
+    @app.route("/api/events", methods=["GET"])
+    async def events(self, request: Request) -> bytes:
+        """Tell what happens to all tasks from now on, or from where the client was."""
+        query = wire.parse_filter(request.uri.partition(b"?")[2])
+        of, given = Filter(query.kind, query.statuses), headers.parse_last_event_id(fields(request, LAST))
+        position = self._feed.now if given is None else sse.parse_position(given, self._feed.epoch)
+        return await self._follow(
+            request, lambda: OfAll(request, self._feed, self._store, self._clock, of, position)
+        )
+
+    @app.route("/api/tasks/<task_id>/events", methods=["GET"])
+    async def events_of(self, request: Request, task_id: str) -> bytes:
+        """Tell what happens to a task, from its beginning or from where the client was, to its end."""
+        wire.parse_no_query(request.uri.partition(b"?")[2])
+        task = await self._store.get(wire.known_id(task_id))
+        if task is None:
+            raise NotFound(wire.NO_TASK)
+        given = headers.parse_last_event_id(fields(request, LAST))
+        told = 0 if given is None else sse.parse_count(given, task_id)
+        if task.status in ENDED and told == task.n:
+            return answer(request, 204, b"")
+        return await self._follow(
+            request, lambda: OfOne(request, self._feed, self._store, self._clock, task_id, told)
+        )
+
+    async def _follow(self, request: Request, begin: Callable[[], Follower]) -> bytes:
+        """Answer until there is nothing more to be told, or nobody there."""
+        if request.method == b"HEAD":
+            return answer(request, 200, b"", EVENT_STREAM)
+        self._refuse_while_stopping()
+        if self._feed.followers >= MAX_FOLLOWERS:
+            raise Unavailable("Too many clients follow events", FULL_FOR)
+        for name, value in EVENT_STREAM.items():
+            request.setHeader(name, value)
+        follower = begin()
+        try:
+            await follower.over
+        finally:
+            follower.leave()
+        return b""
 
     @app.route("/api/kinds", methods=["GET"])
     async def kinds(self, request: Request) -> bytes:

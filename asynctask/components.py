@@ -99,6 +99,18 @@ HEADERS: Final[Mapping[str, Schema]] = {
     },
     "ETag": {"description": "Changes with the body.", "schema": {"type": "string"}},
     "Vary": {"description": "What of the request the answer depends on.", "schema": {"type": "string"}},
+    "Last-Event-ID": {
+        "description": "Where the events begin: send it to go on from here, if no event has come yet.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]+$"},
+    },
+    "Cache-Control": {
+        "description": "Events are not kept.",
+        "schema": {"type": "string", "const": "no-store"},
+    },
+    "X-Accel-Buffering": {
+        "description": "Asks a proxy (nginx) to pass each event on at once.",
+        "schema": {"type": "string", "const": "no"},
+    },
     "Preference-Applied": {
         "description": f"The `wait` that was asked for, at most {MAX_WAIT}; if there was one.",
         "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
@@ -132,6 +144,12 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
         "description": "The `ETag` that the client has; the answer is 304 if it still holds.",
         "schema": {"type": "string"},
         "example": '"5d41402abc4b2a76b9719d911017c592"',
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "The id of the last event that the client has seen: what came after it follows.",
+        "schema": {"type": "string"},
+        "example": "2b83d11d2562.17.1",
     },
     "status": {
         "in": "query",

@@ -6,13 +6,25 @@ from typing import Any, Final
 from msgspec import Struct
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 
-from asynctask import __version__, wire
+from asynctask import __version__, sse, wire
 from asynctask.answers import JSON, MAX_BATCH_BODY, MAX_BODY
-from asynctask.components import DONE, NEW, RUNNING, accepted, errors, headers, parameters, shown, status_of
+from asynctask.components import (
+    DONE,
+    ID,
+    NEW,
+    RUNNING,
+    accepted,
+    errors,
+    headers,
+    parameters,
+    shown,
+    status_of,
+)
 from asynctask.metrics import TEXT_TYPE
-from asynctask.model import request_cancel
+from asynctask.model import Progress, request_cancel
 from asynctask.registry import KINDS, Kind
 from asynctask.schemas import Schema, ref, schemas
+from asynctask.sse import Position, Progressed
 from asynctask.submissions import MAX_BATCH
 
 ABOUT: Final = """\
@@ -68,6 +80,17 @@ def _bare(description: str, *names: str) -> Schema:
     return {"description": description, **headers(*names)}
 
 
+def _stream(identity: str) -> Schema:
+    """An answer that goes on: Server-Sent Events."""
+    frames = sse.event(NEW, identity) + sse.event(Progressed(ID, NEW.kind, 1, Progress(2, 5)))
+    schema = {"type": "string", "description": "Server-Sent Events (WHATWG HTML §9.2)."}
+    return {
+        "description": "Events, as they happen.",
+        **headers("Last-Event-ID?", "Cache-Control", "X-Accel-Buffering"),
+        "content": {"text/event-stream": {"schema": schema, "example": frames.decode()}},
+    }
+
+
 def _body(schema: str, description: str, **examples: Any) -> Schema:
     shown = {name: {"value": value} for name, value in examples.items()}
     content = {JSON: {"schema": ref(schema), "examples": shown}}
@@ -84,6 +107,11 @@ TASK_CALLS: Final = ("getTask", "cancelTask", "retryTask", "deleteTask")
 TASK_PATH: Final = "/api/tasks/{task_id}"
 BODY: Final = {"name": "generate-report", "duration": 5}
 IDEMPOTENT: Final = "Repeat a POST whose answer was lost with the `Idempotency-Key` that it had."
+EVENTS: Final = (
+    "Events are `change` (the task as it was then, as in lists), `progress`, `deleted`, and `reset`, which "
+    "tells that what was asked for is no longer kept: read the list, and go on from there. A comment comes "
+    "every 15 seconds; a client that reads nothing for so long is dropped."
+)
 ENDED: Final = "A task has ended when it is completed, failed or cancelled."
 
 KIND: Final = {
@@ -191,6 +219,28 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
         {202: _answer("The task, accepted again.", "Task", shown(NEW), "Retry-After")},
         CHANGE,
         ("task_id",),
+    ),
+    (f"{TASK_PATH}/events", "get"): Call(
+        "followTask",
+        "tasks",
+        "Follow a task",
+        f"Its changes, past ones first, and its progress; closed after the last. {EVENTS}",
+        {
+            200: _stream(sse.count_id(ID, 1)),
+            204: _bare("It has ended, and all of it was told before `Last-Event-ID`."),
+        },
+        ONE_TASK,
+        ("task_id", "Last-Event-ID"),
+    ),
+    ("/api/events", "get"): Call(
+        "followTasks",
+        "tasks",
+        "Follow all tasks",
+        "What happens from now on, or after `Last-Event-ID`, also across a restart. `status` is about "
+        f"changes; progress passes where `running` does. {EVENTS}",
+        {200: _stream(sse.position_id("2b83d11d2562", Position(17, 1)))},
+        STORED,
+        ("kind", "status", "Last-Event-ID"),
     ),
     ("/api/kinds", "get"): Call(
         "listKinds",

@@ -1,16 +1,107 @@
-"""Who wants to hear of which change. A hint: the truth is in the store."""
+"""Who wants to hear of which change. A hint: the truth is in the store.
 
+What is told to all who follow all tasks is kept in one ring, which each of them reads at his own pace;
+who is slower than the ring goes on from the store.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
-from asynctask.model import ENDED, Status
+from asynctask import sse
+from asynctask.model import ENDED, News, Progress, Task
+from asynctask.sse import Filter, Position, Progressed
+
+log = Logger(namespace="asynctask.feed")
+
+RING: Final = 20_000
+"""Changes that are kept in memory for those who follow: some seconds of a busy service, 20 MB."""
+
+CHUNK: Final = 16 * 1024
+"""Bytes that are written to one follower at once: what a thousand of them leave unread fits in memory."""
+
+SERVED: Final = 50
+"""Followers that are served in one turn of the reactor: some milliseconds."""
+
+BEAT: Final = 1.0
+"""Seconds between two looks at who reads and who does not."""
+
+
+class Follower(Protocol):
+    """One who follows tasks."""
+
+    def serve(self) -> None:
+        """Read what is new in the ring."""
+
+    def hear(self, news: News | Progressed) -> None:
+        """Something happened to the task that is followed."""
+
+    def beat(self) -> None:
+        """A second has passed."""
+
+    def end(self) -> None:
+        """There is nothing more to be told."""
+
+
+class Item(Struct):
+    """Something that happened.
+
+    :ivar after: where a follower is who has read it.
+    :ivar frame: the event, made when the first one asks for it.
+    """
+
+    news: News | Progressed
+    after: Position
+    frame: bytes = b""
+
+
+class Read(Struct):
+    """What a follower has read: events, and where he is then."""
+
+    frames: bytes
+    at: int
+    position: Position
 
 
 class Feed:
-    """Tells those who wait for the end of a task; each of them is a client's connection."""
+    """Tells those who wait for the end of a task, and those who follow one or all.
 
-    def __init__(self) -> None:
+    :param clock: monotonic.
+    :param capacity: changes that are kept for those who follow.
+    """
+
+    def __init__(self, clock: IReactorTime, capacity: int = RING) -> None:
+        self._clock = clock
         self._waiting: dict[str, set[Deferred[None]]] = {}
         self._closed = False
+        self.epoch = ""
+        self.now = Position(1)
+        self._ring: list[Item | None] = [None] * capacity
+        self._first = self._next = 0
+        self._all: set[Follower] = set()
+        self._one: dict[str, set[Follower]] = {}
+        self._served: list[Follower] = []
+        self._together: dict[tuple[Filter, int, int], Read] = {}
+        self._fresh = False
+        self._planned: IDelayedCall | None = None
+        self._heart: IDelayedCall | None = None
+
+    def begin(self, epoch: str, seq: int) -> None:
+        """The store is open.
+
+        :param epoch: which database it is.
+        :param seq: the number of its last commit that changed tasks.
+        """
+        self.epoch, self.now = epoch, Position(seq + 1)
+
+    @property
+    def followers(self) -> int:
+        """How many follow."""
+        return len(self._all) + sum(map(len, self._one.values()))
 
     def ended(self, task_id: str) -> Deferred[None]:
         """Fires when the task ends, or when nobody is to wait any more; may be cancelled.
@@ -31,11 +122,123 @@ class Feed:
         self._waiting.setdefault(task_id, set()).add(waiter)
         return waiter
 
-    def publish(self, task_id: str, status: Status) -> None:
-        """A task has changed its status."""
-        if status in ENDED:
-            for waiter in self._waiting.pop(task_id, ()):
-                waiter.callback(None)
+    def publish(self, seq: int, news: Sequence[News]) -> None:
+        """A commit has changed tasks; they are published in the order of their numbers."""
+        if seq != self.now.seq:
+            self._first = self._next  # what was between is in the store
+        self.now = Position(seq + 1)
+        if self._all:
+            for index, one in enumerate(news, 1):
+                self._keep(one, Position(seq, index) if index < len(news) else self.now)
+            self._serve_soon()
+        if self._one:
+            for one in news:
+                self._tell(one.task_id, one)
+        if self._waiting:
+            for one in news:
+                if isinstance(one, Task) and one.status in ENDED:
+                    for waiter in self._waiting.pop(one.task_id, ()):
+                        waiter.callback(None)
+
+    def report(self, task: Task, progress: Progress) -> None:
+        """A running attempt tells how far it is."""
+        if not self._all and task.task_id not in self._one:
+            return
+        told = Progressed(task.task_id, task.kind, task.attempt, progress)
+        self._tell(task.task_id, told)
+        if self._all:
+            self._keep(told, self.now)
+            self._serve_soon()
+
+    def _tell(self, task_id: str, news: News | Progressed) -> None:
+        for follower in list(self._one.get(task_id, ())):
+            follower.hear(news)
+
+    def _keep(self, news: News | Progressed, after: Position) -> None:
+        self._fresh = True
+        self._ring[self._next % len(self._ring)] = Item(news, after)
+        self._next += 1
+        self._first = max(self._first, self._next - len(self._ring))
+
+    def join(self, follower: Follower, task_id: str | None) -> int:
+        """Follow one task, or all; tells where in the ring a follower of all begins."""
+        if task_id is None:
+            self._all.add(follower)
+        else:
+            self._one.setdefault(task_id, set()).add(follower)
+        if self._heart is None:
+            self._heart = self._clock.callLater(BEAT, self._beat)
+        return self._next
+
+    def leave(self, follower: Follower, task_id: str | None) -> None:
+        """Follow no more."""
+        if task_id is None:
+            self._all.discard(follower)
+            if not self._all:  # nothing is kept for nobody
+                self._ring = [None] * len(self._ring)
+                self._first = self._next
+        else:
+            followers = self._one.get(task_id, set())
+            followers.discard(follower)
+            if not followers:
+                self._one.pop(task_id, None)
+
+    def find(self, position: Position) -> int | None:
+        """Where in the ring that position is, if it reaches so far back."""
+        if position == self.now:
+            return self._next
+        for number in range(self._first, self._next):
+            item = self._ring[number % len(self._ring)]
+            if item is not None and item.after == position:
+                return number + 1
+        return None
+
+    def read(self, of: Filter, at: int) -> Read | None:
+        """What is new for a follower, about `CHUNK` bytes of it; None where the ring has lost it."""
+        if at < self._first:
+            return None
+        key = (of, at, self._next)
+        read = self._together.get(key)
+        if read is None:
+            read = self._together[key] = self._read(of, at)
+        return read
+
+    def _read(self, of: Filter, at: int) -> Read:
+        frames: list[bytes] = []
+        size, position = 0, self.now
+        while at < self._next and size < CHUNK:
+            item = self._ring[at % len(self._ring)]
+            assert item is not None
+            at, position = at + 1, item.after
+            if of.passes(item.news):
+                if not item.frame:
+                    item.frame = sse.event(item.news, sse.position_id(self.epoch, item.after))
+                frames.append(item.frame)
+                size += len(item.frame)
+        return Read(b"".join(frames), at, position)
+
+    def _serve_soon(self) -> None:
+        """Once for all that happens in a turn of the reactor."""
+        if self._planned is None:
+            self._planned = self._clock.callLater(0, self._serve)
+
+    def _serve(self) -> None:
+        """Serve some, and the others in the next turns; then all over again if there is news."""
+        self._planned = None
+        self._together.clear()
+        if not self._served:
+            self._served, self._fresh = list(self._all), False
+        some, self._served = self._served[:SERVED], self._served[SERVED:]
+        for follower in some:
+            follower.serve()
+        if self._served or self._fresh:
+            self._serve_soon()
+
+    def _beat(self) -> None:
+        followers = [*self._all, *(one for some in self._one.values() for one in some)]
+        self._heart = self._clock.callLater(BEAT, self._beat) if followers else None
+        for follower in followers:
+            follower.beat()
 
     def close(self) -> None:
         """Nobody is to wait any more: the service stops."""
@@ -44,3 +247,12 @@ class Feed:
         for waiters in waiting.values():
             for waiter in waiters:
                 waiter.callback(None)
+
+    def end(self) -> None:
+        """Nobody is to follow any more: nothing happens from now on."""
+        for follower in [*self._all, *(one for some in self._one.values() for one in some)]:
+            follower.end()
+        for call in (self._heart, self._planned):
+            if call is not None and call.active():
+                call.cancel()
+        self._heart = self._planned = None

@@ -27,6 +27,11 @@ def parse_traceparent(value: str | None) -> str | None:
     return value if value is not None and _TRACEPARENT.fullmatch(value) else None
 
 
+def parse_last_event_id(values: Sequence[str]) -> str | None:
+    """Where a client was (WHATWG HTML §9.2.4); what is given twice is no cursor of ours."""
+    return ",".join(values) or None
+
+
 def parse_key(values: Sequence[str]) -> str | None:
     """An ``Idempotency-Key``; with or without quotes it is the same.
 

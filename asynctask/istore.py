@@ -6,11 +6,12 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from asynctask.model import Progress, Query, Status, Task
+from asynctask.model import News, Progress, Query, Status, Task
 from asynctask.recorder import Suspect
 
 Hook = Callable[[Sequence[Task]], None]
-Changed = Callable[[str, Status], None]
+Published = Callable[[int, Sequence[News]], None]
+Progressed = Callable[[Task, Progress], None]
 
 
 class Claim(Struct, frozen=True):
@@ -51,9 +52,14 @@ class IStore(Interface):
     )
     waiting: Hook = Attribute("Called with the tasks that a commit left waiting.")
     cancelling: Hook = Attribute("Called with the running tasks whose end a commit has asked for.")
-    changed: Changed = Attribute(
-        "Called with a task's id and its new status, after the commit that ended or changed it."
+    published: Published = Attribute(
+        "Called after each commit that changed tasks, in their order, with its number and what changed, "
+        "before those who wait for the commit are answered. A number that does not follow on the last "
+        "tells that others are to be read by `events`."
     )
+    progressed: Progressed = Attribute("Called with what a running attempt tells of itself.")
+    epoch: str = Attribute("Which database this is: numbers of another one mean nothing here.")
+    seq: int = Attribute("The number of the last commit that changed tasks, when it was opened.")
     healthy: bool = Attribute("Whether tasks can be stored now.")
     unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
 
@@ -84,7 +90,7 @@ class IStore(Interface):
     def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:
         """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due."""
 
-    def report(task_id: str, attempt: int, progress: Progress) -> None:
+    def report(task: Task, progress: Progress) -> None:
         """Keep in memory how far a running attempt is, for `get`, `list` and the next change."""
 
     def end(task: Task, now: float) -> Deferred[Status | None]:
@@ -109,6 +115,18 @@ class IStore(Interface):
         """Forget tasks that ended before then, at most so many, and keys that have expired.
 
         :returns: how many tasks.
+        """
+
+    def forget_events(before: float, most: int, limit: int) -> Deferred[int]:
+        """Forget what happened before then, or so many bytes ago, at most so many commits of it.
+
+        :returns: how many commits.
+        """
+
+    def events(seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
+        """What commits changed, from this number on: at most ``limit`` commits, at least one if there is.
+
+        :returns: each with its number; None where that is no longer kept, or not there yet.
         """
 
     def get(task_id: str) -> Deferred[Task | None]:

@@ -94,6 +94,7 @@ class Metrics:
         healthy: Callable[[], bool],
         free: Callable[[str], int],
         abandoned: Callable[[], int],
+        followers: Callable[[], int] = lambda: 0,
     ) -> None:
         """Show what others know, read whenever somebody asks.
 
@@ -101,10 +102,12 @@ class Metrics:
         :param healthy: whether the store takes tasks.
         :param free: the free seats of a place.
         :param abandoned: threads that were given up and still run.
+        :param followers: clients that follow events.
         """
         self._gauge("tasks_not_ended", "Tasks in the store that have not ended.").set_function(not_ended)
         self._gauge("store_healthy", "1 if tasks can be stored, else 0.").set_function(healthy)
         self._gauge("threads_abandoned", "Threads given up that still run.").set_function(abandoned)
+        self._gauge("event_subscribers", "Clients that follow events.").set_function(followers)
         seats = self._gauge("seats_free", "Attempts that may begin now.", ("place",))
         for place in PLACES:
             seats.labels(place).set_function(partial(free, place))

@@ -106,10 +106,11 @@ class Submission(Struct, frozen=True, gc=False):
     callback_url: str | None = None
 
 
-class Task(Struct, frozen=True, gc=False):
+class Task(Struct, frozen=True, gc=False, array_like=True, tag="task"):
     """A task as it is at one moment.
 
-    Times are seconds since the epoch, UTC; ``timeout`` is in seconds, ``longest_step`` in milliseconds.
+    ``n`` counts its changes of status. Times are seconds since the epoch, UTC; ``timeout`` is in seconds,
+    ``longest_step`` in milliseconds.
     ``failures`` and ``crashes`` count since it was accepted or last retried by hand.
     ``input``, ``result`` and ``history`` are JSON text: they go through us unread, and a task out of a
     list or in the runner's hands has them as None where nobody needs them.
@@ -137,6 +138,18 @@ class Task(Struct, frozen=True, gc=False):
     input: str | None = None
     result: str | None = None
     history: str | None = None
+    n: int = 1
+
+
+class Deleted(Struct, frozen=True, gc=False, array_like=True, tag="deleted"):
+    """A task that is gone."""
+
+    task_id: str
+    kind: str
+
+
+News = Task | Deleted
+"""What a commit tells to those who follow: a task with its new status, or that it is gone."""
 
 
 class Query(Struct, frozen=True, gc=False):

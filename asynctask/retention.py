@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,6 +24,12 @@ IDLE: Final = 60.0
 
 DAY: Final = 86_400.0
 
+EVENTS_KEPT: Final = DAY
+"""Seconds for which those who follow tasks can go on where they were cut off."""
+
+MOST_EVENTS: Final = 256 * 1024 * 1024
+"""Bytes of events that are kept for them: a busy service writes some megabytes a second."""
+
 
 class Retention:
     """Forgets what ended more than ``keep`` days ago.
@@ -37,35 +44,34 @@ class Retention:
         self._clock = clock
         self._now = now
         self._next: IDelayedCall | None = None
+        self._stopped = True
 
     def start(self) -> None:
         """Look now and then."""
+        self._stopped = False
         self._plan(PAUSE)
 
     def stop(self) -> None:
         """Forget no more."""
+        self._stopped = True
         if self._next is not None and self._next.active():
             self._next.cancel()
-        self._next = None
 
     def _plan(self, seconds: float) -> None:
-        self._next = self._clock.callLater(seconds, self._forget)
+        if not self._stopped:
+            self._next = self._clock.callLater(seconds, self._look)
 
-    def _forget(self) -> None:
+    def _look(self) -> None:
+        ensureDeferred(self._forget()).addErrback(self._failed).addCallback(self._plan)
+
+    async def _forget(self) -> float:
+        """Forget some; how long to wait for the next look."""
         now = self._now()
-        try:
-            forgotten = self._store.forget(now - self._keep, now, BATCH)
-        except Unavailable:
-            self._plan(IDLE)
-            return
-        forgotten.addCallbacks(self._forgot, self._failed)
+        tasks = await self._store.forget(now - self._keep, now, BATCH)
+        commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, BATCH)
+        return PAUSE if BATCH in (tasks, commits) else IDLE
 
-    def _forgot(self, tasks: int) -> None:
-        if self._next is not None:
-            self._plan(PAUSE if tasks == BATCH else IDLE)
-
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure) -> float:
         if not failure.check(Unavailable):
             log.failure("Old tasks cannot be forgotten", failure)
-        if self._next is not None:
-            self._plan(IDLE)
+        return IDLE

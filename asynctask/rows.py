@@ -127,6 +127,7 @@ def task_of(row: Row[Any]) -> Task:
         input=found.get("input"),
         result=found.get("result"),
         history=changes and f"[{changes}]",
+        n=found["n"],
     )
 
 

@@ -160,7 +160,7 @@ class Runner:
         if running.attempt.ended:
             return
         task = running.attempt.task
-        self._store.report(task.task_id, task.attempt, progress)
+        self._store.report(task, progress)
         fields: dict[str, Any] = {"step": progress.step, "total": progress.total}
         if progress.message:
             fields["text"] = progress.message

@@ -87,8 +87,9 @@ class AsyncTask(Service):
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
         metrics = Metrics(kinds)
         self._store = SqlStore(place, reactor, metrics=metrics)
-        self._feed = Feed()
-        self._store.changed = self._feed.publish
+        self._feed = Feed(reactor)
+        self._store.published = self._feed.publish
+        self._store.progressed = self._feed.report
         self._seats = Seats(seats)
         self._places = Places(
             self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
@@ -102,6 +103,7 @@ class AsyncTask(Service):
             healthy=lambda: self._store.healthy,
             free=self._seats.free_in,
             abandoned=lambda: self._places.abandoned,
+            followers=lambda: self._feed.followers,
         )
         api = Api(
             self._store,
@@ -138,6 +140,7 @@ class AsyncTask(Service):
             self._open_recorder(self._place.recorder_path)
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
         self._recorder.clear()
+        self._feed.begin(self._store.epoch, self._store.seq)
         for kind, tasks in gone.items():
             log.warn("There is no handler for tasks that wait", kind=kind, tasks=tasks)
         self._runner.start()
@@ -177,6 +180,7 @@ class AsyncTask(Service):
         self._seats.draining = True
         self._feed.close()
         yield self._runner.drain(self._grace)
+        self._feed.end()
         self._watchdog.stop()
         assert self.port is not None
         yield self.port.stopListening()

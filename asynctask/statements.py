@@ -9,7 +9,6 @@ from typing import Any, Final
 from sqlalchemy import (
     Select,
     Text,
-    TextualSelect,
     and_,
     bindparam,
     case,
@@ -28,7 +27,7 @@ from sqlalchemy import (
 )
 
 from asynctask.model import Query, Status
-from asynctask.tables import idempotency, task
+from asynctask.tables import event, idempotency, meta, task
 
 KEPT_CHANGES: Final = 1_000
 """Entries of a task's history that are kept, the first ones: a task that a broken machine restarts
@@ -37,7 +36,7 @@ all day must not grow without bound."""
 _LISTED: Final = [
     column
     for column in task.c
-    if column.name not in ("input", "result", "changes", "owner", "n", "callback_due")
+    if column.name not in ("input", "result", "changes", "owner", "callback_due")
 ]
 _WHOLE: Final = [*_LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
@@ -54,7 +53,11 @@ PROBE: Final = text(
 
 _forgotten: Final = func.json_each(bindparam("task_ids")).table_valued("value")
 
-FORGET: Final = delete(task).where(task.c.task_id.in_(select(_forgotten.c.value)))
+FORGET: Final = (
+    delete(task)
+    .where(task.c.task_id.in_(select(_forgotten.c.value)))
+    .returning(task.c.task_id, task.c.kind)
+)
 """Removes tasks whose commit failed, should they be there after all."""
 
 
@@ -121,12 +124,12 @@ SAVE: Final = (
         func.coalesce(task.c.status, "") == literal_column("'running'"),
         task.c.attempt == _of_saved("attempt"),
     )
-    .returning(task.c.task_id, task.c.attempt, task.c.status)
+    .returning(task.c.task_id, task.c.attempt, task.c.status, task.c.cancel_requested, task.c.n)
 )
 """Ends attempts, all that wait in one statement; one that does not come back was given up."""
 
 
-def _claim(chosen: Select[Any] | TextualSelect, entries: Any, count: int) -> Any:
+def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
     return (
         update(task)
         .values(
@@ -165,18 +168,27 @@ CLAIM_DUE: Final = _claim(
 )
 """Take due tasks, those due first, and count the attempt before it begins."""
 
+ORPHANS: Final = select(*_LISTED).where(
+    task.c.task_id.in_(
+        # Left to itself, SQLite reads all tasks of the kind, or all that run, again for each batch.
+        text(
+            "SELECT task_id FROM task INDEXED BY task_owner "
+            "WHERE status = 'running' AND owner < :me AND kind = :of_kind UNION ALL "
+            "SELECT task_id FROM task INDEXED BY task_owner "
+            "WHERE status = 'running' AND owner > :me AND kind = :of_kind LIMIT :limit"
+        ).columns(task.c.task_id)
+    )
+)
+"""Tasks that an earlier process was running when it ended."""
+
+_orphans: Final = func.json_each(bindparam("task_ids")).table_valued("value")
+
 CLAIM_ORPHANS: Final = _claim(
-    # Left to itself, SQLite reads all tasks of the kind, or all that run, again for each batch.
-    text(
-        "SELECT task_id FROM task INDEXED BY task_owner "
-        "WHERE status = 'running' AND owner < :me AND kind = :of_kind UNION ALL "
-        "SELECT task_id FROM task INDEXED BY task_owner "
-        "WHERE status = 'running' AND owner > :me AND kind = :of_kind LIMIT :limit"
-    ).columns(task.c.task_id),
+    select(_orphans.c.value),
     _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
     2,
 )
-"""Take tasks that an earlier process was running when it ended."""
+"""Take them."""
 
 NEXT_DUE: Final = (
     select(task.c.run_at)
@@ -217,13 +229,17 @@ CHANGE: Final = (
 
 DELETE: Final = delete(task).where(task.c.task_id == bindparam("of_task"))
 
-FORGET_OLD: Final = delete(task).where(
-    task.c.task_id.in_(
-        select(task.c.task_id)
-        .where(task.c.finished_at < bindparam("before"), task.c.callback_due.is_(None))
-        .order_by(task.c.finished_at)
-        .limit(bindparam("limit"))
+FORGET_OLD: Final = (
+    delete(task)
+    .where(
+        task.c.task_id.in_(
+            select(task.c.task_id)
+            .where(task.c.finished_at < bindparam("before"), task.c.callback_due.is_(None))
+            .order_by(task.c.finished_at)
+            .limit(bindparam("limit"))
+        )
     )
+    .returning(task.c.task_id, task.c.kind)
 )
 """Retention: those that ended first."""
 
@@ -237,6 +253,35 @@ FORGET_KEYS: Final = delete(idempotency).where(
     tuple_(idempotency.c.scope, idempotency.c.key).in_(
         select(idempotency.c.scope, idempotency.c.key)
         .where(idempotency.c.expires_at <= bindparam("now"))
+        .limit(bindparam("limit"))
+    )
+)
+
+ADD_EVENT: Final = insert(event)
+EVENTS: Final = (
+    select(event.c.seq, event.c.size, event.c.body)
+    .where(event.c.seq >= bindparam("from_seq"))
+    .order_by(event.c.seq)
+    .limit(bindparam("limit"))
+)
+EPOCH: Final = select(meta.c.value).where(meta.c.key == "epoch")
+FIRST_EVENT: Final = select(func.min(event.c.seq))
+LAST_EVENT: Final = select(func.max(event.c.seq))
+
+_newer: Final = select(
+    event.c.seq, event.c.at, func.sum(event.c.size).over(order_by=event.c.seq.desc()).label("size")
+).subquery()
+OLD_EVENTS: Final = select(func.max(_newer.c.seq)).where(
+    or_(_newer.c.at < bindparam("before"), _newer.c.size > bindparam("most")),
+    _newer.c.seq < select(func.max(event.c.seq)).scalar_subquery(),
+)
+"""The newest commit that is too old, or too many bytes ago; never the last, which places cursors."""
+
+FORGET_EVENTS: Final = delete(event).where(
+    event.c.seq.in_(
+        select(event.c.seq)
+        .where(event.c.seq <= bindparam("last"))
+        .order_by(event.c.seq)
         .limit(bindparam("limit"))
     )
 )

@@ -14,17 +14,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from asynctask import statements, wire
+from asynctask import changes, statements, wire
+from asynctask.changes import listed
 from asynctask.database import Sqlite
-from asynctask.istore import Changed, Claim, Hook, IStore, Key, Known
+from asynctask.istore import Claim, Hook, IStore, Key, Known, Progressed, Published
 from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
     ENDED,
     FAILED,
+    RETRYING,
     RUNNING,
+    Deleted,
     InvalidTransition,
+    News,
     OutcomeUnknown,
     Progress,
     Query,
@@ -39,12 +43,15 @@ from asynctask.model import (
 from asynctask.recorder import Suspect
 from asynctask.rows import changed_row, claimed_row, new_row, saved_row, task_of
 from asynctask.sqlite import BUSY, Lock, Place, StartError
-from asynctask.writer import TRY_AGAIN, Writer
+from asynctask.writer import TRY_AGAIN, Writer, tell
 
 log = Logger(namespace="asynctask.store")
 
 BYTES_BESIDE: Final = 300
 """About what a waiting task takes in memory beside its name and input."""
+
+PAGE: Final = 64 * 1024
+"""Bytes of events that are read at once, or one commit's."""
 
 T = TypeVar("T")
 Decided = InvalidTransition | tuple[Status, Task] | None
@@ -73,7 +80,10 @@ class SqlStore:
         self.started: Hook = _nobody_cares
         self.waiting: Hook = _nobody_cares
         self.cancelling: Hook = _nobody_cares
-        self.changed: Changed = _nobody_hears
+        self.published: Published = _nobody_hears
+        self.progressed: Progressed = _nobody_follows
+        self.epoch = ""
+        self.seq = 0
         self.unfinished = 0
         self._place = place
         self._reactor = reactor
@@ -95,8 +105,12 @@ class SqlStore:
             with connection.begin():
                 upgrade(connection)
             with connection.begin():
-                failed = [task for suspect in suspects for task in _charge(connection, suspect, now)]
-                _settle(connection, kinds, now)
+                news: list[News] = []
+                failed = [task for suspect in suspects for task in _charge(connection, suspect, now, news)]
+                _settle(connection, kinds, now, news)
+                tell(connection, news, now)
+                self.epoch = connection.scalar(statements.EPOCH) or ""
+                self.seq = connection.scalar(statements.LAST_EVENT) or 0
                 unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
             self._database.start_reading()
         except (UnreadableSchemaError, DBAPIError) as error:
@@ -108,9 +122,17 @@ class SqlStore:
             self._metrics.became(task.kind, task.status)
         self.unfinished = sum(unfinished.values())
         self._writer = Writer(
-            connection, self._database, self._reactor.callFromThread, self._try_again, self._metrics.stored
+            connection,
+            self._database,
+            self._reactor.callFromThread,
+            self._try_again,
+            self._metrics.stored,
+            self._publish,
         )
         return {kind: tasks for kind, tasks in unfinished.items() if kind not in kinds}
+
+    def _publish(self, seq: int, news: Sequence[News]) -> None:
+        self.published(seq, news)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""
@@ -125,7 +147,7 @@ class SqlStore:
     def add(self, waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """See `IStore`."""
         rows, started = self._new_rows(waiting, starting)
-        added = self._writer.add(rows, _size(rows))
+        added = self._writer.add(rows, _news(waiting, started), _size(rows))
         self.unfinished += len(rows)
 
         def tell(_: None) -> None:
@@ -143,12 +165,13 @@ class SqlStore:
         """See `IStore`."""
         rows, started = self._new_rows(waiting, starting)
 
-        def run(db: Connection) -> Known | None:
+        def run(db: Connection, news: list[News]) -> Known | None:
             known = db.execute(statements.KEY, {"key": key.key, "now": now}).one_or_none()
             if known is not None:
                 return Known(known.digest, known.answer)
             if rows:
                 db.execute(statements.ADD, rows)
+                news += _news(waiting, started)
                 db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0]["task_id"], **asdict(key)})
             return None
 
@@ -209,49 +232,59 @@ class SqlStore:
                     self.end(interrupt(task, now), now)
             return failure
 
-        done = self._writer.call(lambda db: self._claim(db, claimed, kind, limit, now))
+        done = self._writer.call(lambda db, news: self._claim(db, news, claimed, kind, limit, now))
         return done.addCallbacks(begin, undo)
 
     def _claim(
-        self, connection: Connection, claimed: list[Task], kind: str, limit: int, now: float
+        self,
+        connection: Connection,
+        news: list[News],
+        claimed: list[Task],
+        kind: str,
+        limit: int,
+        now: float,
     ) -> Claim:
         given = {"me": self._owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         orphans = kind not in self._without_orphans
         if orphans:
-            rows = connection.execute(statements.CLAIM_ORPHANS, {**given, "limit": limit})
+            left = connection.execute(statements.ORPHANS, {**given, "limit": limit})
+            found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, left)]
+            task_ids = wire.dump([task.task_id for task in found])
+            rows = connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})
             claimed += map(task_of, rows)
+            news += found
             orphans = len(claimed) == limit
         rows = connection.execute(statements.CLAIM_DUE, {**given, "limit": limit - len(claimed)})
         claimed += sorted(map(task_of, rows), key=lambda task: (task.run_at, task.task_id))
+        news += map(listed, claimed)
         next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
         return Claim(claimed, len(claimed) == limit, next_due, orphans)
 
-    def report(self, task_id: str, attempt: int, progress: Progress) -> None:
+    def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
-        self._live[task_id] = (attempt, progress)
+        self._live[task.task_id] = (task.attempt, progress)
+        self.progressed(task, progress)
 
     def end(self, task: Task, now: float) -> Deferred[Status | None]:
         """See `IStore`."""
 
-        def written(status: str | None) -> Status | None:
+        def written(status: Status | None) -> Status | None:
             self._forget_progress(task)
-            if status is None:
-                return None
-            self._count(task.task_id, RUNNING, Status(status))
-            self._metrics.became(task.kind, Status(status))
-            return Status(status)
+            if status is not None:
+                self._count(RUNNING, status)
+                self._metrics.became(task.kind, status)
+            return status
 
-        return self._writer.save(saved_row(self._with_progress(task), now)).addCallback(written)
+        last = self._with_progress(task)
+        return self._writer.save(saved_row(last, now), last).addCallback(written)
 
     def _forget_progress(self, task: Task) -> None:
         if self._live.get(task.task_id, (0,))[0] == task.attempt:
             del self._live[task.task_id]
 
-    def _count(self, task_id: str, before: Status, after: Status) -> None:
+    def _count(self, before: Status, after: Status) -> None:
         """A commit has changed a task's state."""
         self.unfinished += (before in ENDED) - (after in ENDED)
-        if after is not before:
-            self.changed(task_id, after)
 
     def cancel(self, task_id: str, now: float) -> Deferred[Task | None]:
         """See `IStore`."""
@@ -264,7 +297,7 @@ class SqlStore:
     def _change(self, task_id: str, decide: Decide, now: float) -> Deferred[Task | None]:
         """Read a task, decide, and write what was decided, in one transaction."""
 
-        def run(db: Connection) -> Decided:
+        def run(db: Connection, news: list[News]) -> Decided:
             before = _find(db, task_id)
             if before is None:
                 return None
@@ -276,6 +309,8 @@ class SqlStore:
             db.execute(statements.CHANGE, changed_row(after, now, moved=moved))
             changed = _find(db, task_id)
             assert changed is not None
+            if moved:
+                news.append(listed(changed))
             return before.status, changed
 
         def tell(decided: Decided) -> Task | None:
@@ -285,7 +320,7 @@ class SqlStore:
                 return None
             before, task = decided
             self._metrics.became(task.kind, task.status)
-            self._count(task_id, before, task.status)
+            self._count(before, task.status)
             if task.status is RUNNING:
                 self.cancelling([task])
             elif task.status is ACCEPTED:
@@ -297,10 +332,11 @@ class SqlStore:
     def delete(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""
 
-        def run(db: Connection) -> Task | None:
+        def run(db: Connection, news: list[News]) -> Task | None:
             task = _find(db, task_id)
             if task is not None and task.status in ENDED:
                 db.execute(statements.DELETE, {"of_task": task_id})
+                news.append(Deleted(task_id, task.kind))
             return task
 
         def tell(task: Task | None) -> Task | None:
@@ -313,11 +349,45 @@ class SqlStore:
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         """See `IStore`."""
 
-        def run(db: Connection) -> int:
+        def run(db: Connection, news: list[News]) -> int:
             db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit})
-            return db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).rowcount
+            old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
+            news += [Deleted(row.task_id, row.kind) for row in old]
+            return len(old)
 
         return self._writer.call(run)
+
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+        """See `IStore`."""
+
+        def forget(last: int | None) -> int | Deferred[int]:
+            if last is None:
+                return 0
+            given = {"last": last, "limit": limit}
+            return self._writer.call(lambda db, _: db.execute(statements.FORGET_EVENTS, given).rowcount)
+
+        given = {"before": before, "most": most}
+        return self._read(lambda db: db.scalar(statements.OLD_EVENTS, given)).addCallback(forget)
+
+    def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
+        """See `IStore`."""
+
+        def read(db: Connection) -> list[tuple[int, str]] | None:
+            first, last = db.scalar(statements.FIRST_EVENT), db.scalar(statements.LAST_EVENT) or 0
+            if not (first or last + 1) <= seq <= last + 1:
+                return None
+            found, size = [], 0
+            for row in db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}).all():
+                found.append((row.seq, row.body))
+                size += row.size
+                if size > PAGE:
+                    break
+            return found
+
+        def decode(found: list[tuple[int, str]] | None) -> list[tuple[int, list[News]]] | None:
+            return found if found is None else [(number, changes.read(body)) for number, body in found]
+
+        return self._read(read).addCallback(decode)
 
     def _with_progress(self, task: Task) -> Task:
         attempt, progress = self._live.get(task.task_id, (0, None))
@@ -344,7 +414,7 @@ class SqlStore:
 
     def _read(self, read: Callable[[Connection], T]) -> Deferred[T]:
         if self._database.readers is None:
-            return self._writer.call(read)
+            return self._writer.call(lambda db, _: read(db))
         return deferToThreadPool(self._reactor, self._database.readers, self._database.read, read)
 
 
@@ -352,8 +422,20 @@ def _nobody_cares(_tasks: Sequence[Task]) -> None:
     """The hook that nobody has set."""
 
 
-def _nobody_hears(_task_id: str, _status: Status) -> None:
+def _nobody_hears(_seq: int, _news: Sequence[News]) -> None:
     """The hook that nobody has set."""
+
+
+def _nobody_follows(_task: Task, _progress: Progress) -> None:
+    """The hook that nobody has set."""
+
+
+def _news(waiting: Sequence[Task], started: Sequence[Task]) -> list[News]:
+    """What is told of new tasks: they are accepted, and some have started."""
+    told: list[News] = [listed(task) for task in waiting]
+    for task in map(listed, started):
+        told += (replace(task, status=ACCEPTED, attempt=0, started_at=None), replace(task, n=2))
+    return told
 
 
 def _size(rows: Iterable[dict[str, Any]]) -> int:
@@ -365,19 +447,24 @@ def _find(connection: Connection, task_id: str) -> Task | None:
     return None if row is None else task_of(row)
 
 
-def _charge(connection: Connection, suspect: Suspect, now: float) -> Iterator[Task]:
+def _charge(connection: Connection, suspect: Suspect, now: float, news: list[News]) -> Iterator[Task]:
     """Charge an attempt with the death of its process; yields the task if that was once too often."""
     row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
     if row is None:
         return
     task = crash(task_of(row), now)
-    connection.execute(statements.SAVE, {"rows": wire.dump([saved_row(task, now)])}).all()
+    _save(connection, [task], now, news)
     if task.status is FAILED:
         yield task
 
 
-def _settle(connection: Connection, kinds: Collection[str], now: float) -> None:
+def _settle(connection: Connection, kinds: Collection[str], now: float, news: list[News]) -> None:
     """Let go of tasks that an earlier process was running and nobody is to run again now."""
     cut_off = connection.execute(statements.CUT_OFF, {"kinds": list(kinds)})
-    if rows := [saved_row(interrupt(task_of(row), now), now) for row in cut_off]:
-        connection.execute(statements.SAVE, {"rows": wire.dump(rows)}).all()
+    _save(connection, [interrupt(task_of(row), now) for row in cut_off], now, news)
+
+
+def _save(connection: Connection, tasks: list[Task], now: float, news: list[News]) -> None:
+    rows = [saved_row(task, now) for task in tasks]
+    connection.execute(statements.SAVE, {"rows": wire.dump(rows)}).all()
+    news += [replace(listed(task), n=task.n + 1) for task in tasks]

@@ -200,11 +200,15 @@ def parse_query(query: bytes) -> Query:
 
     :raises Invalid: an unknown parameter or value.
     """
+    return _read_query(query, _PARAMETERS)
+
+
+def _read_query(query: bytes, known: Mapping[str, tuple[str, Callable[[str], Any]]]) -> Query:
     read: dict[str, Any] = {}
     for name, value in _parameters(query):
-        if name not in _PARAMETERS:
-            raise Invalid(unknown("parameter", name, _PARAMETERS))
-        field, parse = _PARAMETERS[name]
+        if name not in known:
+            raise Invalid(unknown("parameter", name, known))
+        field, parse = known[name]
         if field in read:
             raise Invalid(f"Parameter '{name}' is given twice")
         try:
@@ -212,6 +216,19 @@ def parse_query(query: bytes) -> Query:
         except Wrong as wrong:
             raise Invalid(f"Parameter '{name}' {wrong}") from None
     return Query(**read)
+
+
+def parse_filter(query: bytes) -> Query:
+    """Read the query string of events: ``kind`` and ``status``.
+
+    :raises Invalid: an unknown parameter or value.
+    """
+    return _read_query(query, {name: _PARAMETERS[name] for name in ("kind", "status")})
+
+
+def parse_no_query(query: bytes) -> None:
+    """:raises Invalid: there is a parameter, where none is known."""
+    _read_query(query, {})
 
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:

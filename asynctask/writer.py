@@ -8,7 +8,7 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask import statements
-from asynctask.model import OutcomeUnknown, Problem, Unavailable
+from asynctask import changes, statements
+from asynctask.model import Deleted, News, OutcomeUnknown, Problem, Status, Task, Unavailable
 from asynctask.wire import dump
 
 log = Logger(namespace="asynctask.store")
@@ -55,28 +55,49 @@ T = TypeVar("T")
 
 
 class Add(Struct, gc=False):
-    """New tasks, all or none."""
+    """New tasks, all or none.
+
+    :ivar news: what is told of them.
+    """
 
     rows: list[Row]
+    news: list[News]
     size: int
     done: Deferred[None]
 
 
 class Save(Struct, gc=False):
-    """How an attempt ended; answered with the status that it left, None if it was given up before."""
+    """How an attempt ended; answered with the status that it left, None if it was given up before.
+
+    :ivar task: as the attempt left it.
+    """
 
     row: Row
-    done: Deferred[str | None]
+    task: Task
+    done: Deferred[Status | None]
 
 
 class Call(Struct, gc=False):
-    """Anything else to be done in a transaction; answered with what it returns."""
+    """Anything else to be done in a transaction; answered with what it returns.
 
-    run: Callable[[Connection], Any]
+    :ivar run: is given a list too, for what it has to tell.
+    """
+
+    run: Callable[[Connection, list[News]], Any]
     done: Deferred[Any]
 
 
 Work = Add | Save | Call
+
+
+class Committed(Struct, gc=False):
+    """What a transaction has to tell, and its number among all of them."""
+
+    seq: int
+    news: list[News]
+
+
+NOTHING: Final = Committed(0, [])
 
 
 class Database(Protocol):
@@ -99,6 +120,8 @@ class Writer:
     :param from_thread: runs a function in the reactor's thread.
     :param try_again: seconds between two tries to reach a database that failed.
     :param stored: told, in the writer's thread, of how many works a transaction was and its seconds.
+    :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
+    :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
     """
 
@@ -109,10 +132,14 @@ class Writer:
         from_thread: Callable[..., object],
         try_again: float = TRY_AGAIN,
         stored: Callable[[int, float], object] = lambda _works, _seconds: None,
+        published: Callable[[int, list[News]], object] = lambda _seq, _news: None,
+        now: Callable[[], float] = time,
     ) -> None:
         self.healthy = True
         self._try_again = try_again
         self._stored = stored
+        self._published = published
+        self._now = now
         self._connection: Connection | None = connection
         self._database = database
         self._from_thread = from_thread
@@ -129,7 +156,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
         self._thread.start()
 
-    def add(self, rows: list[Row], size: int) -> Deferred[None]:
+    def add(self, rows: list[Row], news: list[News], size: int) -> Deferred[None]:
         """Insert tasks in the next transaction.
 
         :param size: about how many bytes they are.
@@ -139,16 +166,16 @@ class Writer:
         if not self.healthy or self._bytes + size > MAX_WAITING:
             raise Unavailable(CANNOT_STORE)
         done: Deferred[None] = Deferred()
-        self._put(Add(rows, size, done), size)
+        self._put(Add(rows, news, size, done), size)
         return done
 
-    def save(self, row: Row) -> Deferred[str | None]:
+    def save(self, row: Row, task: Task) -> Deferred[Status | None]:
         """Write how an attempt ended, sooner or later; there is always room for it."""
-        done: Deferred[str | None] = Deferred()
-        self._put(Save(row, done))
+        done: Deferred[Status | None] = Deferred()
+        self._put(Save(row, task, done))
         return done
 
-    def call(self, run: Callable[[Connection], T], size: int = 0) -> Deferred[T]:
+    def call(self, run: Callable[[Connection, list[News]], T], size: int = 0) -> Deferred[T]:
         """Do something else in the next transaction.
 
         :param size: about how many bytes it adds.
@@ -218,7 +245,7 @@ class Writer:
     def _write(self, batch: list[Work]) -> None:
         began = monotonic()
         try:
-            results = self._transact(batch)
+            results, committed = self._transact(batch)
         except Exception as error:
             self._roll_back()
             if isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
@@ -226,11 +253,11 @@ class Writer:
             elif len(batch) > 1:
                 self._one_by_one(batch)
             else:
-                self._answer([(batch[0], Failure(error))])
+                self._answer([(batch[0], Failure(error))], NOTHING)
         else:
             works = sum(len(work.rows) if isinstance(work, Add) else 1 for work in batch)
             self._stored(works, monotonic() - began)
-            self._answer(zip(batch, results, strict=True))
+            self._answer(zip(batch, results, strict=True), committed)
             self._keep_log_short()
 
     def _one_by_one(self, batch: list[Work]) -> None:
@@ -241,27 +268,36 @@ class Writer:
             else:
                 self._refuse([work], unknown=False)
 
-    def _transact(self, batch: list[Work]) -> list[Any]:
-        """Do the batch in one transaction; the results in its order."""
+    def _transact(self, batch: list[Work]) -> tuple[list[Any], Committed]:
+        """Do the batch in one transaction; the results in its order, and what it changed."""
         connection = self._connected()
         self._stage = "begin"
         connection.begin()
         self._stage = "write"
         if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
             connection.execute(statements.ADD, rows)
-        owned: dict[tuple[str, int], str] = {}
+        news = [one for work in batch if isinstance(work, Add) for one in work.news]
+        owned: dict[tuple[str, int], Any] = {}
         if saves := [work.row for work in batch if isinstance(work, Save)]:
             saved = connection.execute(statements.SAVE, {"rows": dump(saves)})
-            owned.update({(row.task_id, row.attempt): row.status for row in saved})
-        results = [self._result(work, owned, connection) for work in batch]
+            owned.update({(row.task_id, row.attempt): row for row in saved})
+        results = [self._result(work, owned, connection, news) for work in batch]
+        seq = tell(connection, news, self._now())
         self._stage = "commit"
         connection.commit()
-        return results
+        return results, Committed(seq, news)
 
-    def _result(self, work: Work, owned: dict[tuple[str, int], str], connection: Connection) -> Any:
+    def _result(
+        self, work: Work, owned: dict[tuple[str, int], Any], connection: Connection, news: list[News]
+    ) -> Any:
         if isinstance(work, Save):
-            return owned.get((work.row["task_id"], work.row["attempt"]))
-        return work.run(connection) if isinstance(work, Call) else None
+            left = owned.get((work.task.task_id, work.task.attempt))
+            if left is None:
+                return None
+            status, asked = Status(left.status), bool(left.cancel_requested)
+            news.append(changes.ended(work.task, status, left.n, work.row["at"], cancel_requested=asked))
+            return status
+        return work.run(connection, news) if isinstance(work, Call) else None
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
@@ -278,16 +314,20 @@ class Writer:
     def _probe(self) -> bool:
         """Commit a small write over whatever a failed commit left, and remove what it may have kept."""
         connection = self._connected()
+        news: list[News] = []
         try:
             connection.begin()
             if self._unknown:
-                connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
+                back = connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
+                news += [Deleted(row.task_id, row.kind) for row in back]
+            seq = tell(connection, news, self._now())
             connection.execute(statements.PROBE, {"at": str(monotonic())})
             connection.commit()
         except Exception:
             self._roll_back()
             return False
         self._unknown.clear()
+        self._answer([], Committed(seq, news))
         return True
 
     def _recovers(self) -> bool:
@@ -311,7 +351,7 @@ class Writer:
             self._saves.extendleft(work for work in reversed(batch) if isinstance(work, Save))
         refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
         if refused:
-            self._answer(refused)
+            self._answer(refused, NOTHING)
 
     def _connected(self) -> Connection:
         assert self._connection is not None
@@ -340,12 +380,24 @@ class Writer:
             except Exception as error:
                 log.warn("Store cannot shorten its log", error=str(error))
 
-    def _answer(self, answers: Iterable[tuple[Work, Any]]) -> None:
-        self._from_thread(self._fire, list(answers))
+    def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
+        self._from_thread(self._fire, list(answers), committed)
 
-    def _fire(self, answers: list[tuple[Work, Any]]) -> None:
+    def _fire(self, answers: list[tuple[Work, Any]], committed: Committed) -> None:
         """In the reactor's thread: some answers, and the rest in its next turn."""
+        if committed.news:
+            self._published(committed.seq, committed.news)
         for work, result in answers[:ANSWERS]:
             work.done.callback(result)
         if rest := answers[ANSWERS:]:
-            self._from_thread(self._fire, rest)
+            self._from_thread(self._fire, rest, NOTHING)
+
+
+def tell(connection: Connection, news: list[News], now: float) -> int:
+    """Keep what this transaction changes for those who follow, and tell its number; 0 for nothing."""
+    if not news:
+        return 0
+    text = changes.body(news).decode()
+    inserted = connection.execute(statements.ADD_EVENT, {"at": now, "size": len(text), "body": text})
+    seq: int = inserted.inserted_primary_key[0]  # type: ignore[index]
+    return seq

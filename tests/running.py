@@ -68,7 +68,7 @@ class RunnerTestCase(SynchronousTestCase):
         """Run all that is due now, and wait for the writer to have done what it was asked."""
         for _ in range(5):
             self.clock.advance(0)
-            self.turns.outcome(self.store._writer.call(lambda _: None))
+            self.turns.outcome(self.store._writer.call(lambda _db, _news: None))
 
     def advance(self, seconds: int) -> None:
         for _ in range(seconds):

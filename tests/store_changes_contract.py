@@ -118,7 +118,7 @@ class ChangesContract(Base):
 
     def test_a_running_task_shows_its_progress_in_the_answer_to_a_cancel(self) -> None:
         task = self.run_one()
-        self.store.report(task.task_id, 1, Progress(1, 3))
+        self.store.report(task, Progress(1, 3))
         self.assertEqual(self.cancel(task).progress, Progress(1, 3))
 
     def test_a_task_that_would_be_tried_again_is_cancelled_at_once(self) -> None:
@@ -197,7 +197,7 @@ class ChangesContract(Base):
 
     def test_a_retry_begins_afresh_and_only_the_attempt_goes_on_counting(self) -> None:
         task = self.run_one(retries=0, timeout=7.5)
-        self.store.report(task.task_id, 1, Progress(2, 3))
+        self.store.report(task, Progress(2, 3))
         failed = replace(after_failure(task, NO, NOW + 1, 0), longest_step=12.5)
         self.assertIs(self.end(failed, NOW + 1), FAILED)
         before = self.get(task)
@@ -216,6 +216,7 @@ class ChangesContract(Base):
                 error=None,
                 progress=None,
                 history=answered.history,
+                n=4,
             ),
         )
         self.assertEqual(answered, self.get(task))
@@ -461,15 +462,16 @@ class ChangesContract(Base):
         self.retry(task)
         self.cancel(task)
         told = [status for task_id, status in self.changed if task_id == task.task_id]
+        self.assertEqual(told, [Status(status) for status, _ in self.history(task)])
         self.assertEqual(
             [status for status in told if status is not RUNNING],
-            [RETRYING, CANCELLED, ACCEPTED, FAILED, ACCEPTED, CANCELLED],
+            [ACCEPTED, RETRYING, CANCELLED, ACCEPTED, FAILED, ACCEPTED, CANCELLED],
         )
 
     def test_a_change_is_told_when_it_can_be_read(self) -> None:
         task = self.run_one()
         seen: list[Any] = []
-        self.store.changed = lambda task_id, _: seen.append(self.store.get(task_id))
+        self.store.published = lambda _, news: seen.append(self.store.get(news[0].task_id))
         self.end(complete(task, "1", NOW))
         self.assertIs(self.wait(seen[0]).status, COMPLETED)
 

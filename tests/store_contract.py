@@ -17,6 +17,7 @@ from asynctask.model import (
     RETRYING,
     RUNNING,
     Error,
+    News,
     Progress,
     Query,
     Status,
@@ -60,9 +61,12 @@ class StoreTestCase(SynchronousTestCase):
         store.started = self.started.extend
         store.waiting = self.waiting.extend
         store.cancelling = self.cancelling.extend
-        store.changed = lambda task_id, status: self.changed.append((task_id, status))
+        store.published = self.publish
         self.gone = store.open(suspects, now, kinds)
         return store
+
+    def publish(self, _seq: int, news: Sequence[News]) -> None:
+        self.changed += [(one.task_id, one.status) for one in news if isinstance(one, Task)]
 
     def reopen(self, suspects: Sequence[Suspect] = (), **given: Any) -> None:
         """:param given: further arguments of `open`."""
@@ -288,7 +292,7 @@ class StoreContract(Base):
 
     def test_progress_is_shown_at_once_and_stored_with_the_end(self) -> None:
         task = self.run_one()
-        self.store.report(task.task_id, 1, Progress(1, 3, "one"))
+        self.store.report(task, Progress(1, 3, "one"))
         self.assertEqual(self.get(task).progress, Progress(1, 3, "one"))
         self.assertEqual(self.wait(self.store.list(Query()))[0][0].progress, Progress(1, 3, "one"))
         self.wait(self.store.end(complete(task, "null", NOW), NOW))
@@ -297,7 +301,7 @@ class StoreContract(Base):
 
     def test_the_next_attempt_begins_without_progress(self) -> None:
         task = self.run_one()
-        self.store.report(task.task_id, 1, Progress(2, 3))
+        self.store.report(task, Progress(2, 3))
         self.wait(self.store.end(interrupt(task, NOW), NOW))
         self.claim()
         self.assertIsNone(self.get(task).progress)

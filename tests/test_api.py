@@ -61,8 +61,10 @@ class ApiTestCase(SynchronousTestCase):
         self.free = Seats({"reactor": self.seats, "thread": 2, "asyncio": 2, "process": 0})
         places = Places(FlightRecorder(), self.clock, self.turns.callFromThread, 2, 0)
         self.addCleanup(places.stop)
-        self.feed = Feed()
-        self.store.changed = self.feed.publish
+        self.feed = Feed(self.clock)
+        self.store.published = self.feed.publish
+        self.store.progressed = self.feed.report
+        self.feed.begin(self.store.epoch, self.store.seq)
         self.runner = Runner(
             self.store, self.free, places, self.kinds, self.clock, self.now, metrics=self.metrics
         )
@@ -95,7 +97,7 @@ class ApiTestCase(SynchronousTestCase):
         """Run all that is due now, and wait for the writer to have done what it was asked."""
         for _ in range(4):
             self.clock.advance(0)
-            self.turns.outcome(self.store._writer.call(lambda _: None))
+            self.turns.outcome(self.store._writer.call(lambda _db, _news: None))
 
     def advance(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -401,7 +403,7 @@ class MethodTests(ApiTestCase):
         self.assertEqual(self.request("BREW", "/health/live").status, 405)
 
     def test_an_unknown_path_is_not_found(self) -> None:
-        for path in ("/", "/api", "/api/tasks/", "/api//tasks", "/api/events", "/%ff", "/x?y"):
+        for path in ("/", "/api", "/api/tasks/", "/api//tasks", "/api/event", "/%ff", "/x?y"):
             answer = self.get(path)
             self.assertEqual(answer.status, 404, path)
             self.assertEqual(answer.header("Content-Type"), "application/problem+json")

@@ -64,7 +64,7 @@ class Cancels(EndsTestCase):
         self.turns.outcome(self.store.add([], tasks))
         self.turns.outcome(self.store.cancel(tasks[0].task_id, START))
         # Its end is written, and known, before the reactor comes to start the three.
-        self.turns.outcome(self.store._writer.call(lambda _: None))
+        self.turns.outcome(self.store._writer.call(lambda _db, _news: None))
         self.settle()
         found = [self.status(task.task_id) for task in tasks]
         self.assertEqual(found, [CANCELLED, COMPLETED, COMPLETED])

@@ -66,9 +66,9 @@ class Office:
     def settle(self) -> None:
         """Wait until no look is under way."""
         self.clock.advance(0)
-        self.turns.outcome(self.store._writer.call(lambda _: None))
+        self.turns.outcome(self.store._writer.call(lambda _db, _news: None))
         while self.claims.looking:
-            self.turns.outcome(self.store._writer.call(lambda _: None))
+            self.turns.outcome(self.store._writer.call(lambda _db, _news: None))
 
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)

@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("client", "sending", "stream", "answered"),
-    *("options", "api", "channel", "listening", "runner", "retention", "watch"),
+    *("options", "api", "followers", "channel", "listening", "runner", "retention", "watch"),
     *(
         "description",
         "components",
@@ -27,16 +27,17 @@ ORDER: Final = (
         "places",
         "seats",
         "feed",
+        "sse",
     ),
     *("processes", "spawned", "worker", "loop", "threads", "patient", "steps"),
-    *("store", "istore", "writer", "database", "rows", "statements", "sqlite"),
+    *("store", "istore", "writer", "changes", "database", "rows", "statements", "sqlite"),
     *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
     *("context", "recorder", "logs"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
-PURE: Final = ("wire", "model", "headers", "answered")
+PURE: Final = ("wire", "model", "headers", "answered", "changes", "sse")
 
 CLOCK_AND_CHANCE: Final = {"time", "random", "secrets", "uuid", "os", "sys", "socket", "threading"}
 """What the pure modules are given as arguments, or have no use for."""

@@ -35,6 +35,7 @@ FAMILIES = {
     "task_waiting_seconds": ("histogram", {"kind"}),
     "attempt_duration_seconds": ("histogram", {"kind"}),
     "tasks_not_ended": ("gauge", set()),
+    "event_subscribers": ("gauge", set()),
     "attempts_in_flight": ("gauge", {"place"}),
     "seats_free": ("gauge", {"place"}),
     "threads_abandoned": ("gauge", set()),

@@ -160,6 +160,7 @@ class FirstSchemaTests(OnFile):
                 input='{"duration":3}',
                 result='{"a":[1]}',
                 history=f"[{self.ACCEPTED_ENTRY},{self.ENDED_ENTRY}]",
+                n=2,
             ),
         )
         self.assertEqual([self.old(n).status for n in range(3)], [ACCEPTED, RUNNING, RETRYING])

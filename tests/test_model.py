@@ -6,8 +6,7 @@ from itertools import product
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgspec import to_builtins
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
@@ -175,13 +174,13 @@ class EveryWalk(SynchronousTestCase):
     def test_a_walk_goes_where_the_contract_leads(self, walk: list[tuple[str, float]]) -> None:
         task, expected = new(retries=RETRIES), Expected()
         for name, now in walk:
-            before = to_builtins(task)
+            before = asdict(task)
             if expected.move(name, now):
                 task = MOVES[name](task, now)
             else:
                 with self.assertRaises(InvalidTransition):
                     MOVES[name](task, now)
-                self.assertEqual(to_builtins(task), before)
+                self.assertEqual(asdict(task), before)
             self.check_same(task, expected)
 
     def check_same(self, task: Task, expected: Expected) -> None:
@@ -232,7 +231,7 @@ class Lives(SynchronousTestCase):
 
     def test_a_submission_becomes_a_task_that_waits(self) -> None:
         self.assertEqual(
-            to_builtins(new(delay=1.5)),
+            asdict(new(delay=1.5)),
             {
                 "task_id": "task_1",
                 "name": "a",
@@ -250,11 +249,13 @@ class Lives(SynchronousTestCase):
                 "cancel_requested": False,
                 "longest_step": None,
                 "traceparent": None,
+                "callback": None,
                 "progress": None,
                 "error": None,
                 "input": '{"duration":5}',
                 "result": None,
                 "history": None,
+                "n": 1,
             },
         )
 

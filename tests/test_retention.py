@@ -48,7 +48,7 @@ class RetentionTests(SynchronousTestCase):
         return START + self.clock.seconds()
 
     def settle(self) -> None:
-        self.turns.outcome(self.store._writer.call(lambda _: None))
+        self.turns.outcome(self.store._writer.call(lambda _db, _news: None))
 
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -189,6 +189,9 @@ class Forgetful:
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         self.asked.append((before, now, limit))
         return self.answers.pop(0)
+
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+        return succeed(0)
 
 
 class Failing(SynchronousTestCase):

@@ -296,7 +296,7 @@ class QueryPlanTests(SynchronousTestCase):
         self.assert_indexed(self.plan(statements.NEXT_DUE, of_kind="simulate"), "task_due (kind=?)")
 
     def test_orphans_are_found_among_the_running_ones_only(self) -> None:
-        plan = self.plan(statements.CLAIM_ORPHANS, of_kind="simulate", limit=9, me="m", at="", now=NOW)
+        plan = self.plan(statements.ORPHANS, of_kind="simulate", limit=9, me="m")
         self.assertIn("SEARCH task USING INDEX task_owner (owner<?)", plan)
         self.assertIn("SEARCH task USING INDEX task_owner (owner>?)", plan)
 

@@ -1,0 +1,92 @@
+"""What happened to tasks: as it is kept, and as it was then. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from asynctask.model import ACCEPTED, ENDED, RETRYING, RUNNING, Error, News, Status, Task, cancel
+from asynctask.wire import Change
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(list[News]).decode
+_history: Final = msgspec.json.Decoder(list[Change]).decode
+
+
+def listed(task: Task) -> Task:
+    """A task as a change tells it: without what lists leave out."""
+    return replace(task, input=None, result=None, history=None)
+
+
+def ended(task: Task, status: Status, n: int, now: float, *, cancel_requested: bool) -> Task:
+    """What the commit made of a task whose attempt ended as ``task`` says.
+
+    :param status: what it wrote; `cancelled` where that was asked for while the end was on its way.
+    :param n: how many changes the task has had.
+    """
+    if status is not task.status:
+        task = cancel(task, now)
+    return replace(
+        task, n=n, cancel_requested=cancel_requested or task.cancel_requested, input=None, result=None
+    )
+
+
+def body(news: Sequence[News]) -> bytes:
+    """The changes of one commit, as they are kept."""
+    return _encode(news)
+
+
+def read(body: str) -> list[News]:
+    """The changes of one commit."""
+    return _decode(body)
+
+
+def past(task: Task) -> list[Task]:
+    """The changes of a task by its history, each with the task as it was then, oldest first.
+
+    What only the latest state tells is left out of earlier ones. ``run_at`` of an earlier one is when it
+    did start, unless it still holds. Where the history was capped, the last one is the task as it is.
+    """
+    entries = _history(task.history or "[]")
+    changes: list[Task] = []
+    started: float | None = None
+    error: Error | None = None
+    run_at = task.run_at
+    starts = [_seconds(entry.at) if entry.status is RUNNING else None for entry in entries]
+    moved = any(entry.attempt > 1 or entry.status is RETRYING for entry in entries[1:])
+    for number, entry in enumerate(entries, 1):
+        at = _seconds(entry.at)
+        if entry.status is RUNNING:
+            started = at
+        elif entry.status not in ENDED and moved:
+            run_at = next((start for start in starts[number:] if start is not None), task.run_at)
+        if entry.error is not None or entry.status in ENDED or entry.status is ACCEPTED:
+            error = entry.error
+        changes.append(
+            replace(
+                task,
+                status=entry.status,
+                attempt=entry.attempt,
+                error=error,
+                run_at=run_at,
+                started_at=started,
+                finished_at=at if entry.status in ENDED else None,
+                cancel_requested=entry.status is Status.CANCELLED,
+                longest_step=None,
+                progress=None,
+                input=None,
+                result=None,
+                history=None,
+                n=number,
+            )
+        )
+    if changes:
+        # What a running task has told since is told apart, as its progress.
+        changes[-1] = replace(listed(task), progress=None) if task.status is RUNNING else listed(task)
+    return changes
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
