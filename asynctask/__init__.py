@@ -28,8 +28,9 @@ retention      forgets what ended long ago
 watch          who holds the reactor
 istore         what a store promises
 store          where tasks are kept: `SqlStore`
+recovery       what an earlier process left running
 writer         the one thread that writes, a transaction for all that waits
-statements     every SQL statement
+batches        the statements on the way of a task, many rows in each; ``statements`` are the others
 database       the connections to SQLite
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be

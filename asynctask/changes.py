@@ -20,22 +20,21 @@ def listed(task: Task) -> Task:
     return replace(task, input=None, result=None, history=None)
 
 
-def ended(task: Task, status: Status, n: int, now: float, *, cancel_requested: bool) -> Task:
-    """What the commit made of a task whose attempt ended as ``task`` says.
+def ended(task: Task, cancel_requested: bool, n: int, now: float) -> Task:
+    """What becomes of a task whose attempt ended as ``task`` says.
 
-    :param status: what it wrote; `cancelled` where that was asked for while the end was on its way.
-    :param n: how many changes the task has had.
+    :param cancel_requested: whether its cancel was committed while the end was on its way: then there is
+        no next attempt.
+    :param n: how many changes the task has had before.
     """
-    if status is not task.status:
+    if cancel_requested and task.status is RETRYING:
         task = cancel(task, now)
-    return replace(
-        task, n=n, cancel_requested=cancel_requested or task.cancel_requested, input=None, result=None
-    )
+    return replace(task, n=n + 1, cancel_requested=cancel_requested or task.cancel_requested)
 
 
 def body(news: Sequence[News]) -> bytes:
     """The changes of one commit, as they are kept."""
-    return _encode(news)
+    return _encode([listed(one) if isinstance(one, Task) else one for one in news])
 
 
 def read(body: str) -> list[News]:

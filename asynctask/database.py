@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 from twisted.python.threadpool import ThreadPool
 
+from asynctask import batches
 from asynctask.model import Unavailable
 from asynctask.sqlite import BUSY, Place
 
@@ -104,6 +105,10 @@ class Sqlite:
                 pause.enter_context(self._paused)
             # On the driver's connection, since SQLAlchemy would begin a transaction first.
             _driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    add = staticmethod(batches.add)
+    end = staticmethod(batches.end)
+    tell = staticmethod(batches.tell)
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; after a COMMIT that failed, only the driver knows of it."""

@@ -191,6 +191,7 @@ def start(task: Task, now: float) -> Task:
         attempt=task.attempt + 1,
         started_at=now,
         progress=None,
+        n=task.n + 1,
     )
 
 
@@ -199,7 +200,9 @@ def complete(task: Task, result: str, now: float) -> Task:
 
     :raises InvalidTransition: the task is not running.
     """
-    return replace(task, status=_move(task, COMPLETE), result=result, error=None, finished_at=now)
+    return replace(
+        task, status=_move(task, COMPLETE), result=result, error=None, finished_at=now, n=task.n + 1
+    )
 
 
 def fail(task: Task, error: Error, now: float) -> Task:
@@ -207,7 +210,7 @@ def fail(task: Task, error: Error, now: float) -> Task:
 
     :raises InvalidTransition: the task is neither running nor about to try again.
     """
-    return replace(task, status=_move(task, GIVE_UP), error=error, finished_at=now)
+    return replace(task, status=_move(task, GIVE_UP), error=error, finished_at=now, n=task.n + 1)
 
 
 def after_failure(task: Task, error: Error, now: float, delay: float) -> Task:
@@ -224,7 +227,7 @@ def after_failure(task: Task, error: Error, now: float, delay: float) -> Task:
         return cancel(failed, now)
     if failed.failures > failed.retries:
         return fail(failed, error, now)
-    return replace(failed, status=again, run_at=now + delay)
+    return replace(failed, status=again, run_at=now + delay, n=task.n + 1)
 
 
 def interrupt(task: Task, now: float) -> Task:
@@ -234,7 +237,7 @@ def interrupt(task: Task, now: float) -> Task:
     """
     if task.cancel_requested:
         return cancel(task, now)
-    return replace(task, status=_move(task, TRY_AGAIN), run_at=now)
+    return replace(task, status=_move(task, TRY_AGAIN), run_at=now, n=task.n + 1)
 
 
 def cancel(task: Task, now: float) -> Task:
@@ -242,7 +245,8 @@ def cancel(task: Task, now: float) -> Task:
 
     :raises InvalidTransition: the task has ended.
     """
-    return replace(task, status=_move(task, CANCEL), cancel_requested=True, finished_at=now)
+    moved = _move(task, CANCEL)
+    return replace(task, status=moved, cancel_requested=True, finished_at=now, n=task.n + 1)
 
 
 def request_cancel(task: Task, now: float) -> Task:
@@ -263,6 +267,7 @@ def retry(task: Task, now: float) -> Task:
     return replace(
         task,
         status=_move(task, RETRY),
+        n=task.n + 1,
         run_at=now,
         finished_at=None,
         failures=0,

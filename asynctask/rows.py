@@ -1,76 +1,84 @@
 """Tasks as rows of the database, and back."""
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, RowMapping
 
 from asynctask import wire
-from asynctask.model import Callback, Status, Task
+from asynctask.model import ACCEPTED, RUNNING, Callback, Status, Task
+
+NEW_COLUMNS: Final = (
+    *("task_id", "name", "kind", "input", "status", "attempt", "timeout", "retries", "traceparent"),
+    *("callback_url", "callback_state", "owner", "accepted_at", "run_at", "started_at", "changes", "n"),
+)
+"""What `new_row` and `claimed_row` give, in this order."""
+
+NEW_CONSTANTS: Final = {"crashes": 0, "failures": 0, "cancel_requested": 0, "callback_tries": 0}
+"""What all new tasks have."""
+
+ENDED_COLUMNS: Final = (
+    *("task_id", "status", "crashes", "failures", "cancel_requested", "run_at", "finished_at"),
+    *("longest_step", "progress", "result", "error", "callback_due", "n", "change"),
+)
+"""What `ended_row` gives, in this order."""
 
 
-def new_row(task: Task) -> dict[str, Any]:
+def new_row(task: Task) -> tuple[Any, ...]:
     """The row of a task that was just accepted."""
-    return {
-        "task_id": task.task_id,
-        "name": task.name,
-        "kind": task.kind,
-        "input": task.input,
-        "status": task.status.value,
-        "attempt": task.attempt,
-        "crashes": task.crashes,
-        "timeout": task.timeout,
-        "retries": task.retries,
-        "failures": 0,
-        "cancel_requested": False,
-        "longest_step": None,
-        "traceparent": task.traceparent,
-        "callback_url": task.callback and task.callback.url,
-        "callback_state": task.callback and task.callback.state,
-        "callback_due": None,
-        "callback_tries": 0,
-        "callback_error": None,
-        "owner": None,
-        "accepted_at": task.accepted_at,
-        "run_at": task.run_at,
-        "started_at": None,
-        "finished_at": None,
-        "progress": None,
-        "result": None,
-        "error": None,
-        "changes": wire.change_json(task, task.accepted_at),
-        "n": 1,
-    }
+    return _new(task, task.attempt, None, wire.change_json(task, task.accepted_at), 1)
 
 
-def claimed_row(row: dict[str, Any], task: Task, owner: str) -> dict[str, Any]:
-    """The new row of a task that starts by the commit that accepts it."""
-    return row | {
-        "status": task.status.value,
-        "attempt": task.attempt,
-        "owner": owner,
-        "started_at": task.started_at,
-        "changes": f"{row['changes']},{wire.change_json(task, task.accepted_at)}",
-        "n": 2,
-    }
+def claimed_row(task: Task, owner: str) -> tuple[Any, ...]:
+    """The row of a task that starts by the commit that accepts it.
+
+    :param task: as it is once it has started.
+    """
+    at = wire.timestamp(task.accepted_at)
+    history = f"{wire.entry_json(at, ACCEPTED, 0)},{wire.entry_json(at, RUNNING, task.attempt)}"
+    return _new(task, task.attempt, owner, history, 2)
 
 
-def saved_row(task: Task, now: float) -> dict[str, Any]:
-    """What `statements.SAVE` reads of a task whose attempt ended."""
-    return {
-        "task_id": task.task_id,
-        "attempt": task.attempt,
-        "status": task.status.value,
-        "crashes": task.crashes,
-        "failures": task.failures,
-        "run_at": task.run_at,
-        "finished_at": task.finished_at,
-        "longest_step": task.longest_step,
-        "progress": wire.progress_text(task.progress),
-        "result": task.result,
-        "error": wire.error_text(task.error),
-        "change": wire.change_json(task, now),
-        "at": now,
-    }
+def _new(task: Task, attempt: int, owner: str | None, history: str, n: int) -> tuple[Any, ...]:
+    callback = task.callback
+    return (
+        task.task_id,
+        task.name,
+        task.kind,
+        task.input,
+        task.status.value,
+        attempt,
+        task.timeout,
+        task.retries,
+        task.traceparent,
+        callback and callback.url,
+        callback and callback.state,
+        owner,
+        task.accepted_at,
+        task.run_at,
+        task.started_at,
+        history,
+        n,
+    )
+
+
+def ended_row(task: Task, at: float) -> tuple[Any, ...]:
+    """What is written of a task whose attempt ended."""
+    return (
+        task.task_id,
+        task.status.value,
+        task.crashes,
+        task.failures,
+        task.cancel_requested,
+        task.run_at,
+        task.finished_at,
+        task.longest_step,
+        wire.progress_text(task.progress),
+        task.result,
+        wire.error_text(task.error),
+        task.finished_at if task.callback is not None else None,
+        task.n,
+        wire.change_json(task, at),
+    )
 
 
 def changed_row(task: Task, now: float, *, moved: bool) -> dict[str, Any]:

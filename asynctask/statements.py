@@ -9,7 +9,6 @@ from typing import Any, Final
 from sqlalchemy import (
     Select,
     Text,
-    and_,
     bindparam,
     case,
     cast,
@@ -42,7 +41,6 @@ _WHOLE: Final = [*_LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
 _RUNNING: Final = text("status = 'running'")
 
-ADD: Final = insert(task)
 GET: Final = select(*_WHOLE).where(task.c.task_id == bindparam("task_id"))
 
 PROBE: Final = text(
@@ -70,63 +68,6 @@ def _appended(entries: Any, count: Any) -> dict[Any, Any]:
         ),
         task.c.n: task.c.n + count,
     }
-
-
-_saved: Final = func.json_each(bindparam("rows")).table_valued("value", name="saved")
-
-
-def _of_saved(field: str) -> Any:
-    return _saved.c.value.op("->>")(literal_column(f"'{field}'"))
-
-
-_too_late: Final = and_(task.c.cancel_requested, _of_saved("status") == literal_column("'retrying'"))
-"""A cancel was committed while the end of the attempt was on its way here: there is no next attempt."""
-
-
-_finished: Final = case((_too_late, _of_saved("at")), else_=_of_saved("finished_at"))
-
-
-def _status(status: str) -> str:
-    """How an entry of the history tells a status; within an error its quotes would be escaped."""
-    return f'"status":"{status}"'
-
-
-SAVE: Final = (
-    update(task)
-    .values(
-        {
-            task.c.status: case((_too_late, "cancelled"), else_=_of_saved("status")),
-            task.c.owner: null(),
-            task.c.crashes: _of_saved("crashes"),
-            task.c.failures: _of_saved("failures"),
-            task.c.run_at: _of_saved("run_at"),
-            task.c.finished_at: _finished,
-            task.c.callback_due: case((task.c.callback_url.is_not(None), _finished)),
-            task.c.longest_step: _of_saved("longest_step"),
-            task.c.progress: _of_saved("progress"),
-            task.c.result: _of_saved("result"),
-            task.c.error: _of_saved("error"),
-            **_appended(
-                case(
-                    (
-                        _too_late,
-                        func.replace(_of_saved("change"), _status("retrying"), _status("cancelled")),
-                    ),
-                    else_=_of_saved("change"),
-                ),
-                1,
-            ),
-        }
-    )
-    .where(
-        task.c.task_id == _of_saved("task_id"),
-        # Kept from the index of statuses, by which SQLite would read every running task.
-        func.coalesce(task.c.status, "") == literal_column("'running'"),
-        task.c.attempt == _of_saved("attempt"),
-    )
-    .returning(task.c.task_id, task.c.attempt, task.c.status, task.c.cancel_requested, task.c.n)
-)
-"""Ends attempts, all that wait in one statement; one that does not come back was given up."""
 
 
 def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
@@ -257,7 +198,6 @@ FORGET_KEYS: Final = delete(idempotency).where(
     )
 )
 
-ADD_EVENT: Final = insert(event)
 EVENTS: Final = (
     select(event.c.seq, event.c.size, event.c.body)
     .where(event.c.seq >= bindparam("from_seq"))

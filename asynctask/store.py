@@ -1,6 +1,6 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from secrets import token_hex
 from typing import Any, Final, TypeVar
 
@@ -34,16 +34,16 @@ from asynctask.model import (
     Query,
     Status,
     Task,
-    crash,
     interrupt,
     request_cancel,
     retry,
     start,
 )
 from asynctask.recorder import Suspect
-from asynctask.rows import changed_row, claimed_row, new_row, saved_row, task_of
+from asynctask.recovery import charged, settled
+from asynctask.rows import changed_row, claimed_row, new_row, task_of
 from asynctask.sqlite import BUSY, Lock, Place, StartError
-from asynctask.writer import TRY_AGAIN, Writer, tell
+from asynctask.writer import TRY_AGAIN, Writer
 
 log = Logger(namespace="asynctask.store")
 
@@ -105,10 +105,7 @@ class SqlStore:
             with connection.begin():
                 upgrade(connection)
             with connection.begin():
-                news: list[News] = []
-                failed = [task for suspect in suspects for task in _charge(connection, suspect, now, news)]
-                _settle(connection, kinds, now, news)
-                tell(connection, news, now)
+                failed = self._recover(connection, suspects, kinds, now)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
                 unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
@@ -131,6 +128,17 @@ class SqlStore:
         )
         return {kind: tasks for kind, tasks in unfinished.items() if kind not in kinds}
 
+    def _recover(
+        self, connection: Connection, suspects: Iterable[Suspect], kinds: Collection[str], now: float
+    ) -> list[Task]:
+        """Settle what an earlier process left running; the tasks that have failed for it."""
+        news: list[Task] = []
+        for tasks in (charged(connection, suspects, now), settled(connection, kinds, now)):
+            left = self._database.end(connection, [(task, now) for task in tasks])
+            news += [task for task in left if task is not None]
+        self._database.tell(connection, news, now)
+        return [task for task in news if task.status is FAILED]
+
     def _publish(self, seq: int, news: Sequence[News]) -> None:
         self.published(seq, news)
 
@@ -147,7 +155,7 @@ class SqlStore:
     def add(self, waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """See `IStore`."""
         rows, started = self._new_rows(waiting, starting)
-        added = self._writer.add(rows, _news(waiting, started), _size(rows))
+        added = self._writer.add(rows, _news(waiting, starting, started), _size(rows))
         self.unfinished += len(rows)
 
         def tell(_: None) -> None:
@@ -170,9 +178,9 @@ class SqlStore:
             if known is not None:
                 return Known(known.digest, known.answer)
             if rows:
-                db.execute(statements.ADD, rows)
-                news += _news(waiting, started)
-                db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0]["task_id"], **asdict(key)})
+                self._database.add(db, rows)
+                news += _news(waiting, starting, started)
+                db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0][0], **asdict(key)})
             return None
 
         def tell(known: Known | None) -> Known | None:
@@ -197,13 +205,10 @@ class SqlStore:
 
     def _new_rows(
         self, waiting: Sequence[Task], starting: Sequence[Task]
-    ) -> tuple[list[dict[str, Any]], list[Task]]:
+    ) -> tuple[list[tuple[Any, ...]], list[Task]]:
         started = [start(task, task.accepted_at) for task in starting]
         rows = [new_row(task) for task in waiting]
-        rows += [
-            claimed_row(row, task, self._owner)
-            for row, task in zip(map(new_row, starting), started, strict=True)
-        ]
+        rows += [claimed_row(task, self._owner) for task in started]
         return rows, started
 
     def _tell(self, waiting: Sequence[Task], started: Sequence[Task]) -> None:
@@ -276,7 +281,7 @@ class SqlStore:
             return status
 
         last = self._with_progress(task)
-        return self._writer.save(saved_row(last, now), last).addCallback(written)
+        return self._writer.save(last, now).addCallback(written)
 
     def _forget_progress(self, task: Task) -> None:
         if self._live.get(task.task_id, (0,))[0] == task.attempt:
@@ -430,41 +435,15 @@ def _nobody_follows(_task: Task, _progress: Progress) -> None:
     """The hook that nobody has set."""
 
 
-def _news(waiting: Sequence[Task], started: Sequence[Task]) -> list[News]:
+def _news(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
     """What is told of new tasks: they are accepted, and some have started."""
-    told: list[News] = [listed(task) for task in waiting]
-    for task in map(listed, started):
-        told += (replace(task, status=ACCEPTED, attempt=0, started_at=None), replace(task, n=2))
-    return told
+    return [*waiting, *(task for both in zip(starting, started, strict=True) for task in both)]
 
 
-def _size(rows: Iterable[dict[str, Any]]) -> int:
-    return sum(BYTES_BESIDE + len(row["name"]) + len(row["input"]) for row in rows)
+def _size(rows: Iterable[tuple[Any, ...]]) -> int:
+    return sum(BYTES_BESIDE + len(row[1]) + len(row[3]) for row in rows)
 
 
 def _find(connection: Connection, task_id: str) -> Task | None:
     row = connection.execute(statements.GET, {"task_id": task_id}).one_or_none()
     return None if row is None else task_of(row)
-
-
-def _charge(connection: Connection, suspect: Suspect, now: float, news: list[News]) -> Iterator[Task]:
-    """Charge an attempt with the death of its process; yields the task if that was once too often."""
-    row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
-    if row is None:
-        return
-    task = crash(task_of(row), now)
-    _save(connection, [task], now, news)
-    if task.status is FAILED:
-        yield task
-
-
-def _settle(connection: Connection, kinds: Collection[str], now: float, news: list[News]) -> None:
-    """Let go of tasks that an earlier process was running and nobody is to run again now."""
-    cut_off = connection.execute(statements.CUT_OFF, {"kinds": list(kinds)})
-    _save(connection, [interrupt(task_of(row), now) for row in cut_off], now, news)
-
-
-def _save(connection: Connection, tasks: list[Task], now: float, news: list[News]) -> None:
-    rows = [saved_row(task, now) for task in tasks]
-    connection.execute(statements.SAVE, {"rows": wire.dump(rows)}).all()
-    news += [replace(listed(task), n=task.n + 1) for task in tasks]

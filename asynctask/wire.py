@@ -382,7 +382,17 @@ class Change(Struct, frozen=True, gc=False):
 
 def change_json(task: Task, at: float) -> str:
     """The history's entry for the state that a task has now."""
+    if task.error is None:
+        return entry_json(timestamp(at), task.status, task.attempt)
     return encode(Change(timestamp(at), task.status, task.attempt, task.error)).decode()
+
+
+def entry_json(at: str, status: Status, attempt: int) -> str:
+    """The same where nothing failed.
+
+    :param at: as `timestamp` has it.
+    """
+    return f'{{"at":"{at}","status":"{status.value}","attempt":{attempt},"error":null}}'
 
 
 def problem_json(problem: Problem) -> bytes:

@@ -7,7 +7,7 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic, time
 from typing import Any, Final, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask import changes, statements
+from asynctask import statements
 from asynctask.model import Deleted, News, OutcomeUnknown, Problem, Status, Task, Unavailable
 from asynctask.wire import dump
 
@@ -50,7 +50,7 @@ CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try 
 MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
-Row = dict[str, Any]
+Row = tuple[Any, ...]
 T = TypeVar("T")
 
 
@@ -70,10 +70,11 @@ class Save(Struct, gc=False):
     """How an attempt ended; answered with the status that it left, None if it was given up before.
 
     :ivar task: as the attempt left it.
+    :ivar at: when that was.
     """
 
-    row: Row
     task: Task
+    at: float
     done: Deferred[Status | None]
 
 
@@ -105,6 +106,15 @@ class Database(Protocol):
 
     def connect(self) -> Connection:
         """Open a connection that writes."""
+
+    def add(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Insert new tasks."""
+
+    def end(self, connection: Connection, ends: Sequence[tuple[Task, float]]) -> list[Task | None]:
+        """Write how attempts ended: each task as it is now, None for one that was given up before."""
+
+    def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
+        """Keep what the transaction changes for those who follow, and tell its number."""
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever transaction is open."""
@@ -169,10 +179,10 @@ class Writer:
         self._put(Add(rows, news, size, done), size)
         return done
 
-    def save(self, row: Row, task: Task) -> Deferred[Status | None]:
+    def save(self, task: Task, at: float) -> Deferred[Status | None]:
         """Write how an attempt ended, sooner or later; there is always room for it."""
         done: Deferred[Status | None] = Deferred()
-        self._put(Save(row, task, done))
+        self._put(Save(task, at, done))
         return done
 
     def call(self, run: Callable[[Connection, list[News]], T], size: int = 0) -> Deferred[T]:
@@ -275,28 +285,24 @@ class Writer:
         connection.begin()
         self._stage = "write"
         if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
-            connection.execute(statements.ADD, rows)
+            self._database.add(connection, rows)
         news = [one for work in batch if isinstance(work, Add) for one in work.news]
-        owned: dict[tuple[str, int], Any] = {}
-        if saves := [work.row for work in batch if isinstance(work, Save)]:
-            saved = connection.execute(statements.SAVE, {"rows": dump(saves)})
-            owned.update({(row.task_id, row.attempt): row for row in saved})
-        results = [self._result(work, owned, connection, news) for work in batch]
-        seq = tell(connection, news, self._now())
+        saves = [(work.task, work.at) for work in batch if isinstance(work, Save)]
+        left = self._database.end(connection, saves)
+        news += [task for task in left if task is not None]
+        ends = iter(left)
+        results = [self._result(work, ends, connection, news) for work in batch]
+        seq = self._database.tell(connection, news, self._now())
         self._stage = "commit"
         connection.commit()
         return results, Committed(seq, news)
 
     def _result(
-        self, work: Work, owned: dict[tuple[str, int], Any], connection: Connection, news: list[News]
+        self, work: Work, ends: Iterator[Task | None], connection: Connection, news: list[News]
     ) -> Any:
         if isinstance(work, Save):
-            left = owned.get((work.task.task_id, work.task.attempt))
-            if left is None:
-                return None
-            status, asked = Status(left.status), bool(left.cancel_requested)
-            news.append(changes.ended(work.task, status, left.n, work.row["at"], cancel_requested=asked))
-            return status
+            left = next(ends)
+            return left and left.status
         return work.run(connection, news) if isinstance(work, Call) else None
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
@@ -305,7 +311,7 @@ class Writer:
         at_commit = self._stage == "commit"
         if at_commit:
             adds = [work for work in batch if isinstance(work, Add)]
-            self._unknown += [row["task_id"] for work in adds for row in work.rows]
+            self._unknown += [row[0] for work in adds for row in work.rows]
         if self._stage == "begin" or not self._probe():
             self._disconnect()
             self.healthy = False
@@ -320,7 +326,7 @@ class Writer:
             if self._unknown:
                 back = connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
                 news += [Deleted(row.task_id, row.kind) for row in back]
-            seq = tell(connection, news, self._now())
+            seq = self._database.tell(connection, news, self._now())
             connection.execute(statements.PROBE, {"at": str(monotonic())})
             connection.commit()
         except Exception:
@@ -391,13 +397,3 @@ class Writer:
             work.done.callback(result)
         if rest := answers[ANSWERS:]:
             self._from_thread(self._fire, rest, NOTHING)
-
-
-def tell(connection: Connection, news: list[News], now: float) -> int:
-    """Keep what this transaction changes for those who follow, and tell its number; 0 for nothing."""
-    if not news:
-        return 0
-    text = changes.body(news).decode()
-    inserted = connection.execute(statements.ADD_EVENT, {"at": now, "size": len(text), "body": text})
-    seq: int = inserted.inserted_primary_key[0]  # type: ignore[index]
-    return seq

@@ -367,7 +367,7 @@ class Lives(SynchronousTestCase):
             result="[1]",
         )
         task = model.retry(worn, 104.0)
-        self.assertEqual(task, replace(new(), attempt=1, run_at=104.0, started_at=101.0))
+        self.assertEqual(task, replace(new(), attempt=1, run_at=104.0, started_at=101.0, n=5))
 
     def test_after_a_retry_by_hand_attempts_go_on_counting(self) -> None:
         task = model.start(model.retry(model.cancel(running(), 102.0), 103.0), 104.0)

@@ -1,0 +1,114 @@
+"""The way of a task in SQLite: new tasks, ends of attempts and what is told of them, many in a statement.
+
+The driver lets go of the interpreter's lock at each step of a statement, and gets it back when the loop
+rests or its time is over. So a batch takes few steps: the rows are values of one statement, and what is
+asked comes back as one row.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection
+
+from asynctask import changes
+from asynctask.model import News, Task
+from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row
+from asynctask.statements import KEPT_CHANGES
+
+LARGEST: Final = 256
+"""Rows of one statement at most: values are bounded by SQLite (32,766), statements by its cache."""
+
+T = TypeVar("T")
+
+
+def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert new tasks, `rows.new_row` or `rows.claimed_row` of each."""
+    for some in _pieces(rows):
+        connection.exec_driver_sql(adding(len(some)), _flat(some))
+
+
+def end(connection: Connection, ends: Sequence[tuple[Task, float]]) -> list[Task | None]:
+    """Write how attempts ended, each with the time.
+
+    :returns: each task as it is now; None for an attempt that was given up before.
+    """
+    left: list[Task | None] = []
+    for some in _pieces(ends):
+        asked = _flat([(task.task_id, task.attempt) for task, _ in some])
+        found = json.loads(connection.exec_driver_sql(running(len(some)), asked).scalar_one())
+        known = {(task_id, attempt): (bool(asked), n) for task_id, attempt, asked, n in found}
+        these = [_ended(task, at, known) for task, at in some]
+        left += these
+        rows = [ended_row(task, at) for task, (_, at) in zip(these, some, strict=True) if task is not None]
+        for few in _pieces(rows):
+            connection.exec_driver_sql(ending(len(few)), _flat(few))
+    return left
+
+
+def _ended(task: Task, at: float, known: dict[tuple[str, int], tuple[bool, int]]) -> Task | None:
+    """The task as it is now, if its attempt is among those that run; an attempt ends once."""
+    running = known.pop((task.task_id, task.attempt), None)
+    return None if running is None else changes.ended(task, *running, at)
+
+
+def tell(connection: Connection, news: Sequence[News], now: float) -> int:
+    """Keep what this transaction changes for those who follow, and tell its number; 0 for nothing."""
+    if not news:
+        return 0
+    text = changes.body(news).decode()
+    row: int = connection.exec_driver_sql(_TELL, (now, len(text), text)).lastrowid
+    return row
+
+
+def _flat(rows: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple([value for row in rows for value in row])
+
+
+def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Pieces whose sizes are powers of two, so that there are few statements."""
+    begin, size = 0, LARGEST
+    while begin < len(rows):
+        while size > len(rows) - begin:
+            size //= 2
+        yield rows[begin : begin + size]
+        begin += size
+
+
+def _values(row: str, size: int) -> str:
+    return ", ".join([row] * size)
+
+
+@cache
+def adding(size: int) -> str:
+    columns = (*NEW_COLUMNS, *NEW_CONSTANTS)
+    row = ", ".join(["?"] * len(NEW_COLUMNS) + [str(value) for value in NEW_CONSTANTS.values()])
+    return f"INSERT INTO task ({', '.join(columns)}) VALUES {_values(f'({row})', size)}"  # noqa: S608
+
+
+@cache
+def running(size: int) -> str:
+    """Which of these attempts are still running."""
+    # The status is kept from its index, by which SQLite would read every running task.
+    return (
+        f"WITH asked (task_id, attempt) AS (VALUES {_values('(?, ?)', size)}) "  # noqa: S608
+        "SELECT json_group_array(json_array(task.task_id, task.attempt, task.cancel_requested, task.n)) "
+        "FROM asked JOIN task ON task.task_id = asked.task_id AND task.attempt = asked.attempt "
+        "AND coalesce(task.status, '') = 'running'"
+    )
+
+
+@cache
+def ending(size: int) -> str:
+    row = f"({', '.join('?' * len(ENDED_COLUMNS))})"
+    plain = [name for name in ENDED_COLUMNS if name not in ("task_id", "change")]
+    return (
+        f"WITH saved ({', '.join(ENDED_COLUMNS)}) AS (VALUES {_values(row, size)}) "  # noqa: S608
+        f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in plain)}, owner = NULL, changes = "
+        f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
+        "FROM saved WHERE task.task_id = saved.task_id"
+    )
+
+
+_TELL: Final = "INSERT INTO event (at, size, body) VALUES (?, ?, ?)"

@@ -1,0 +1,24 @@
+"""What an earlier process left running: who is charged with its death, and what is not to run again."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from sqlalchemy import Connection
+
+from asynctask import statements
+from asynctask.model import Task, crash, interrupt
+from asynctask.recorder import Suspect
+from asynctask.rows import task_of
+
+
+def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> Iterator[Task]:
+    """The attempts that are charged with the death of their process, as they are then."""
+    for suspect in suspects:
+        row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
+        if row is not None:
+            yield crash(task_of(row), now)
+
+
+def settled(connection: Connection, kinds: Collection[str], now: float) -> Iterator[Task]:
+    """Running tasks that are not to run again now: to be cancelled, or of a kind that is gone."""
+    for row in connection.execute(statements.CUT_OFF, {"kinds": list(kinds)}).all():
+        yield interrupt(task_of(row), now)
