@@ -30,8 +30,9 @@ istore         what a store promises
 store          where tasks are kept: `SqlStore`
 recovery       what an earlier process left running
 writer         the one thread that writes, a transaction for all that waits
-batches        the statements on the way of a task, many rows in each; ``statements`` are the others
-database       the connections to SQLite
+batches        the statements on the way of a task, many rows in each (``pgbatches``);
+               ``statements`` are the others
+database       the connections to SQLite; ``postgres`` those to PostgreSQL
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound

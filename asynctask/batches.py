@@ -8,12 +8,12 @@ asked comes back as one row.
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from asynctask import changes
-from asynctask.model import News, Task
+from asynctask.model import News, Status, Task
 from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row
 from asynctask.statements import KEPT_CHANGES
 
@@ -23,34 +23,52 @@ LARGEST: Final = 256
 T = TypeVar("T")
 
 
+class End(NamedTuple):
+    """How an attempt ended.
+
+    :ivar task: as the attempt left it.
+    :ivar at: when that was, seconds since the epoch.
+    :ivar again: whether this was tried before, and nobody knows whether it succeeded.
+    """
+
+    task: Task
+    at: float
+    again: bool = False
+
+
+Known = dict[tuple[str, int], tuple[bool, int]]
+"""By task and attempt, whether its end was asked for, and how many changes the task has had."""
+
+
 def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert new tasks, `rows.new_row` or `rows.claimed_row` of each."""
     for some in _pieces(rows):
         connection.exec_driver_sql(adding(len(some)), _flat(some))
 
 
-def end(connection: Connection, ends: Sequence[tuple[Task, float]]) -> list[Task | None]:
-    """Write how attempts ended, each with the time.
+def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
+    """Write how attempts ended, and add it to the news.
 
-    :returns: each task as it is now; None for an attempt that was given up before.
+    :returns: the status of each task now; None for an attempt that was given up before.
     """
-    left: list[Task | None] = []
+    left: list[Status | None] = []
     for some in _pieces(ends):
-        asked = _flat([(task.task_id, task.attempt) for task, _ in some])
+        asked = _flat([(one.task.task_id, one.task.attempt) for one in some])
         found = json.loads(connection.exec_driver_sql(running(len(some)), asked).scalar_one())
         known = {(task_id, attempt): (bool(asked), n) for task_id, attempt, asked, n in found}
-        these = [_ended(task, at, known) for task, at in some]
-        left += these
-        rows = [ended_row(task, at) for task, (_, at) in zip(these, some, strict=True) if task is not None]
+        these = [ended(one, known) for one in some]
+        rows = [ended_row(task, one.at) for task, one in zip(these, some, strict=True) if task is not None]
         for few in _pieces(rows):
             connection.exec_driver_sql(ending(len(few)), _flat(few))
+        news += [task for task in these if task is not None]
+        left += [None if task is None else task.status for task in these]
     return left
 
 
-def _ended(task: Task, at: float, known: dict[tuple[str, int], tuple[bool, int]]) -> Task | None:
+def ended(end: End, known: Known) -> Task | None:
     """The task as it is now, if its attempt is among those that run; an attempt ends once."""
-    running = known.pop((task.task_id, task.attempt), None)
-    return None if running is None else changes.ended(task, *running, at)
+    running = known.pop((end.task.task_id, end.task.attempt), None)
+    return None if running is None else changes.ended(end.task, *running, end.at)
 
 
 def tell(connection: Connection, news: Sequence[News], now: float) -> int:

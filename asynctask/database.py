@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -13,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 from twisted.python.threadpool import ThreadPool
 
-from asynctask import batches
+from asynctask import batches, statements
 from asynctask.model import Unavailable
-from asynctask.sqlite import BUSY, Place
+from asynctask.sqlite import BUSY, Lock, Place
 
 READERS: Final = 4
 """Connections that read, each on a thread: what is read is short, and the cores are few."""
@@ -34,10 +35,12 @@ class Sqlite:
 
     :param busy: seconds to wait for another program that holds the database.
     :param large_log: bytes of the write-ahead log above which it is reset.
+    :ivar owner: this process, as the rows of its tasks name it.
     :ivar readers: the threads that read; None in memory, where the writer's connection is the only one.
     """
 
     def __init__(self, place: Place, busy: float = BUSY, large_log: int = LARGE_LOG) -> None:
+        self.owner = token_hex(8)
         self._place = place
         self._busy = busy
         self._large_log = large_log
@@ -65,9 +68,26 @@ class Sqlite:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {self._place.synchronous}")
 
+    def open(self) -> None:
+        """Have the file for this process alone.
+
+        :raises StartError: another process has it.
+        """
+        self._lock = Lock(self._place)
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._lock.close()
+
     def connect(self) -> Connection:
         """Open the connection that writes."""
         return self._writing.connect()
+
+    def prepare(self, connection: Connection) -> None:
+        """Before the schema is brought up: nobody else is there."""
+
+    def register(self, connection: Connection) -> None:
+        """Nobody else is there who would have to know."""
 
     def start_reading(self) -> None:
         """Start the threads that read, and make sure that a new file survives a power cut."""
@@ -106,6 +126,8 @@ class Sqlite:
             # On the driver's connection, since SQLAlchemy would begin a transaction first.
             _driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    shared = False
+    orphans = statements.ORPHANS
     add = staticmethod(batches.add)
     end = staticmethod(batches.end)
     tell = staticmethod(batches.tell)

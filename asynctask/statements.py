@@ -13,8 +13,8 @@ from sqlalchemy import (
     case,
     cast,
     delete,
+    exists,
     func,
-    insert,
     literal_column,
     null,
     or_,
@@ -24,9 +24,11 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
 from asynctask.model import Query, Status
-from asynctask.tables import event, idempotency, meta, task
+from asynctask.tables import event, idempotency, meta, process, task
 
 KEPT_CHANGES: Final = 1_000
 """Entries of a task's history that are kept, the first ones: a task that a broken machine restarts
@@ -35,7 +37,7 @@ all day must not grow without bound."""
 _LISTED: Final = [
     column
     for column in task.c
-    if column.name not in ("input", "result", "changes", "owner", "callback_due")
+    if column.name not in ("input", "result", "changes", "owner", "ended_by", "callback_due")
 ]
 _WHOLE: Final = [*_LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
@@ -49,12 +51,23 @@ PROBE: Final = text(
 )
 """A write that is sure to reach the disk, over whatever a failed commit left there."""
 
-_forgotten: Final = func.json_each(bindparam("task_ids")).table_valued("value")
+
+class Elements(GenericFunction[Any]):
+    """The texts of a JSON array, each a row."""
+
+    name = "json_each"
+    inherit_cache = True
+
+
+@compiles(Elements, "postgresql")
+def _(element: Any, compiler: Any, **given: Any) -> str:
+    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **given)} AS json))"
+
+
+_named: Final = Elements(bindparam("task_ids", type_=Text)).table_valued("value")
 
 FORGET: Final = (
-    delete(task)
-    .where(task.c.task_id.in_(select(_forgotten.c.value)))
-    .returning(task.c.task_id, task.c.kind)
+    delete(task).where(task.c.task_id.in_(select(_named.c.value))).returning(task.c.task_id, task.c.kind)
 )
 """Removes tasks whose commit failed, should they be there after all."""
 
@@ -103,7 +116,8 @@ CLAIM_DUE: Final = _claim(
     select(task.c.task_id)
     .where(task.c.kind == bindparam("of_kind"), _WAITING, task.c.run_at <= bindparam("now"))
     .order_by(task.c.run_at, task.c.task_id)
-    .limit(bindparam("limit")),
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True),
     _entry("running", task.c.attempt + 1),
     1,
 )
@@ -122,10 +136,20 @@ ORPHANS: Final = select(*_LISTED).where(
 )
 """Tasks that an earlier process was running when it ended."""
 
-_orphans: Final = func.json_each(bindparam("task_ids")).table_valued("value")
+ABANDONED: Final = (
+    select(*_LISTED)
+    .where(
+        _RUNNING,
+        task.c.kind == bindparam("of_kind"),
+        ~exists().where(process.c.id == task.c.owner),
+    )
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+"""The same where many share a database: tasks of processes that are no longer there."""
 
 CLAIM_ORPHANS: Final = _claim(
-    select(_orphans.c.value),
+    select(_named.c.value),
     _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
     2,
 )
@@ -189,7 +213,13 @@ KEY: Final = select(idempotency.c.digest, idempotency.c.answer).where(
     idempotency.c.key == bindparam("key"),
     idempotency.c.expires_at > bindparam("now"),
 )
-ADD_KEY: Final = insert(idempotency).prefix_with("OR REPLACE", dialect="sqlite")
+ADD_KEY: Final = text(
+    "INSERT INTO idempotency (scope, key, digest, task_id, answer, expires_at) "
+    "VALUES ('', :key, :digest, :task_id, :answer, :expires_at) "
+    "ON CONFLICT (scope, key) DO UPDATE SET digest = excluded.digest, task_id = excluded.task_id, "
+    "answer = excluded.answer, expires_at = excluded.expires_at WHERE idempotency.expires_at <= :now"
+)
+"""Changes no row where the key is known and has not expired; many processes may try at once."""
 FORGET_KEYS: Final = delete(idempotency).where(
     tuple_(idempotency.c.scope, idempotency.c.key).in_(
         select(idempotency.c.scope, idempotency.c.key)

@@ -1,8 +1,7 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from secrets import token_hex
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection
@@ -15,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from asynctask import changes, statements, wire
+from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.database import Sqlite
 from asynctask.istore import Claim, Hook, IStore, Key, Known, Progressed, Published
@@ -42,8 +42,11 @@ from asynctask.model import (
 from asynctask.recorder import Suspect
 from asynctask.recovery import charged, settled
 from asynctask.rows import changed_row, claimed_row, new_row, task_of
-from asynctask.sqlite import BUSY, Lock, Place, StartError
-from asynctask.writer import TRY_AGAIN, Writer
+from asynctask.sqlite import BUSY, Place, StartError
+from asynctask.writer import TRY_AGAIN, Database, Writer
+
+if TYPE_CHECKING:
+    from asynctask.postgres import Server
 
 log = Logger(namespace="asynctask.store")
 
@@ -70,7 +73,7 @@ class SqlStore:
 
     def __init__(
         self,
-        place: Place,
+        place: "Place | Server",
         reactor: IReactorFromThreads,
         *,
         busy: float = BUSY,
@@ -87,10 +90,9 @@ class SqlStore:
         self.unfinished = 0
         self._place = place
         self._reactor = reactor
-        self._busy = busy
         self._try_again = try_again
         self._metrics = metrics or Metrics()
-        self._owner = token_hex(8)
+        self._database = _database_of(place, busy)
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
 
@@ -98,20 +100,21 @@ class SqlStore:
         self, suspects: Iterable[Suspect], now: float, kinds: Collection[str] = ("simulate",)
     ) -> dict[str, int]:
         """See `IStore`."""
-        self._lock = Lock(self._place)
-        self._database = Sqlite(self._place, self._busy)
+        self._database.open()
         try:
             connection = self._database.connect()
             with connection.begin():
+                self._database.prepare(connection)
                 upgrade(connection)
             with connection.begin():
+                self._database.register(connection)
                 failed = self._recover(connection, suspects, kinds, now)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
                 unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
             self._database.start_reading()
         except (UnreadableSchemaError, DBAPIError) as error:
-            self._lock.close()
+            self._database.close()
             why = f"cannot be used ({error.orig})" if isinstance(error, DBAPIError) else error
             raise StartError(f"--store {self._place.path} {why}") from None
         for task in failed:
@@ -132,12 +135,11 @@ class SqlStore:
         self, connection: Connection, suspects: Iterable[Suspect], kinds: Collection[str], now: float
     ) -> list[Task]:
         """Settle what an earlier process left running; the tasks that have failed for it."""
-        news: list[Task] = []
+        news: list[News] = []
         for tasks in (charged(connection, suspects, now), settled(connection, kinds, now)):
-            left = self._database.end(connection, [(task, now) for task in tasks])
-            news += [task for task in left if task is not None]
+            self._database.end(connection, [End(task, now) for task in tasks], news)
         self._database.tell(connection, news, now)
-        return [task for task in news if task.status is FAILED]
+        return [task for task in news if isinstance(task, Task) and task.status is FAILED]
 
     def _publish(self, seq: int, news: Sequence[News]) -> None:
         self.published(seq, news)
@@ -145,7 +147,7 @@ class SqlStore:
     def close(self) -> Deferred[None]:
         """See `IStore`."""
         self._database.stop_reading()
-        return self._writer.close().addCallback(lambda _: self._lock.close())
+        return self._writer.close().addCallback(lambda _: self._database.close())
 
     @property
     def healthy(self) -> bool:
@@ -174,14 +176,14 @@ class SqlStore:
         rows, started = self._new_rows(waiting, starting)
 
         def run(db: Connection, news: list[News]) -> Known | None:
-            known = db.execute(statements.KEY, {"key": key.key, "now": now}).one_or_none()
-            if known is not None:
-                return Known(known.digest, known.answer)
             if rows:
-                self._database.add(db, rows)
-                news += _news(waiting, starting, started)
-                db.execute(statements.ADD_KEY, {"scope": "", "task_id": rows[0][0], **asdict(key)})
-            return None
+                given = {"task_id": rows[0][0], "now": now, **asdict(key)}
+                if db.execute(statements.ADD_KEY, given).rowcount:
+                    self._database.add(db, rows)
+                    news += _news(waiting, starting, started)
+                    return None
+            known = db.execute(statements.KEY, {"key": key.key, "now": now}).one_or_none()
+            return None if known is None else Known(known.digest, known.answer)
 
         def tell(known: Known | None) -> Known | None:
             if known is None:
@@ -208,7 +210,7 @@ class SqlStore:
     ) -> tuple[list[tuple[Any, ...]], list[Task]]:
         started = [start(task, task.accepted_at) for task in starting]
         rows = [new_row(task) for task in waiting]
-        rows += [claimed_row(task, self._owner) for task in started]
+        rows += [claimed_row(task, self._database.owner) for task in started]
         return rows, started
 
     def _tell(self, waiting: Sequence[Task], started: Sequence[Task]) -> None:
@@ -249,10 +251,10 @@ class SqlStore:
         limit: int,
         now: float,
     ) -> Claim:
-        given = {"me": self._owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
+        given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         orphans = kind not in self._without_orphans
         if orphans:
-            left = connection.execute(statements.ORPHANS, {**given, "limit": limit})
+            left = connection.execute(self._database.orphans, {**given, "limit": limit})
             found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, left)]
             task_ids = wire.dump([task.task_id for task in found])
             rows = connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})
@@ -421,6 +423,15 @@ class SqlStore:
         if self._database.readers is None:
             return self._writer.call(lambda db, _: read(db))
         return deferToThreadPool(self._reactor, self._database.readers, self._database.read, read)
+
+
+def _database_of(place: "Place | Server", busy: float) -> Database:
+    if isinstance(place, Place):
+        return Sqlite(place, busy)
+    # Not at the top: its driver is only there where it is wanted.
+    from asynctask.postgres import Postgres
+
+    return Postgres(place)
 
 
 def _nobody_cares(_tasks: Sequence[Task]) -> None:

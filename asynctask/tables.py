@@ -1,14 +1,37 @@
 """The schema as it is now. How it came to be is in ``migrations``; a test holds the two together."""
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, Table, Text, false, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    false,
+    text,
+)
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """The newest migration that this version knows."""
 
 APPLICATION_ID: Final = 0x61746B31
 """Marks a SQLite file as ours (``PRAGMA application_id``; "atk1")."""
+
+TASK_ID: Final = Text().with_variant(Text(collation="C"), "postgresql")
+"""Ids sort as their bytes do, whatever the database's language."""
+
+NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
+
+
+def where(condition: str) -> dict[str, Any]:
+    """The rows that an index is about."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 metadata: Final = MetaData()
 
@@ -16,7 +39,7 @@ metadata: Final = MetaData()
 task: Final = Table(
     "task",
     metadata,
-    Column("task_id", Text, primary_key=True),
+    Column("task_id", TASK_ID, primary_key=True),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("input", Text, nullable=False),
@@ -45,7 +68,7 @@ task: Final = Table(
     Column("callback_due", Double),
     Column("callback_tries", Integer, nullable=False, server_default="0"),
     Column("callback_error", Text),
-    Index("task_callback", "callback_due", sqlite_where=text("callback_due IS NOT NULL")),
+    Index("task_callback", "callback_due", **where("callback_due IS NOT NULL")),
     Index("task_status", "status", "task_id"),
     Index("task_name", "name", "task_id"),
     Index("task_kind", "kind", "task_id"),
@@ -54,17 +77,20 @@ task: Final = Table(
         "kind",
         "run_at",
         "task_id",
-        sqlite_where=text("status IN ('accepted', 'retrying')"),
+        **where("status IN ('accepted', 'retrying')"),
     ),
-    Index("task_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
-    Index("task_owner", "owner", sqlite_where=text("status = 'running'")),
+    Index("task_finished", "finished_at", **where("finished_at IS NOT NULL")),
+    Index("task_owner", "owner", **where("status = 'running'")),
+    # Who ended the latest attempt: its owner and its number.
+    Column("ended_by", Text),
+    Index("task_cancelling", "owner", **where("status = 'running' AND cancel_requested")),
 )
 
 event: Final = Table(
     "event",
     metadata,
     # One row a commit; numbers are never used again.
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", NUMBER, primary_key=True, autoincrement=True),
     Column("at", Double, nullable=False),
     # Bytes of the body, which is an array of `asynctask.changes.Entry`.
     Column("size", Integer, nullable=False),
@@ -83,6 +109,15 @@ idempotency: Final = Table(
     Column("answer", Text, nullable=False),
     Column("expires_at", Double, nullable=False),
     Index("idempotency_expires", "expires_at"),
+)
+
+process: Final = Table(
+    "process",
+    metadata,
+    # One row a process that is alive, on a database that many share; seen by the database's clock.
+    Column("id", Text, primary_key=True),
+    Column("seen", Double, nullable=False),
+    Column("version", Text, nullable=False),
 )
 
 meta: Final = Table(

@@ -17,8 +17,10 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
 from asynctask import statements
+from asynctask.batches import End
 from asynctask.model import Deleted, News, OutcomeUnknown, Problem, Status, Task, Unavailable
 from asynctask.wire import dump
 
@@ -67,14 +69,9 @@ class Add(Struct, gc=False):
 
 
 class Save(Struct, gc=False):
-    """How an attempt ended; answered with the status that it left, None if it was given up before.
+    """How an attempt ended; answered with the status that it left, None if it was given up before."""
 
-    :ivar task: as the attempt left it.
-    :ivar at: when that was.
-    """
-
-    task: Task
-    at: float
+    end: End
     done: Deferred[Status | None]
 
 
@@ -102,7 +99,39 @@ NOTHING: Final = Committed(0, [])
 
 
 class Database(Protocol):
-    """What the writer needs of the database besides its connection."""
+    """A database under the store.
+
+    :ivar owner: this process, as the rows of its tasks name it.
+    :ivar shared: whether other processes may use it too.
+    :ivar orphans: the statement that finds tasks of processes that are gone.
+    :ivar readers: the threads that read; None where only the writer can.
+    """
+
+    owner: str
+    shared: bool
+    orphans: Any
+    readers: ThreadPool | None
+
+    def open(self) -> None:
+        """Take what is this process's alone."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+    def prepare(self, connection: Connection) -> None:
+        """Before the schema is brought up, in its transaction."""
+
+    def register(self, connection: Connection) -> None:
+        """Let other processes know of this one."""
+
+    def start_reading(self) -> None:
+        """Start the threads that read."""
+
+    def stop_reading(self) -> None:
+        """Wait for reads under way, and close."""
+
+    def read(self, run: Callable[[Connection], T]) -> T:
+        """Read, in a thread that reads; `Unavailable` if that fails."""
 
     def connect(self) -> Connection:
         """Open a connection that writes."""
@@ -110,8 +139,8 @@ class Database(Protocol):
     def add(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Insert new tasks."""
 
-    def end(self, connection: Connection, ends: Sequence[tuple[Task, float]]) -> list[Task | None]:
-        """Write how attempts ended: each task as it is now, None for one that was given up before."""
+    def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
+        """Write how attempts ended: the status of each task, None for one that was given up before."""
 
     def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """Keep what the transaction changes for those who follow, and tell its number."""
@@ -182,7 +211,7 @@ class Writer:
     def save(self, task: Task, at: float) -> Deferred[Status | None]:
         """Write how an attempt ended, sooner or later; there is always room for it."""
         done: Deferred[Status | None] = Deferred()
-        self._put(Save(task, at, done))
+        self._put(Save(End(task, at), done))
         return done
 
     def call(self, run: Callable[[Connection, list[News]], T], size: int = 0) -> Deferred[T]:
@@ -287,10 +316,8 @@ class Writer:
         if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
             self._database.add(connection, rows)
         news = [one for work in batch if isinstance(work, Add) for one in work.news]
-        saves = [(work.task, work.at) for work in batch if isinstance(work, Save)]
-        left = self._database.end(connection, saves)
-        news += [task for task in left if task is not None]
-        ends = iter(left)
+        saves = [work.end for work in batch if isinstance(work, Save)]
+        ends = iter(self._database.end(connection, saves, news))
         results = [self._result(work, ends, connection, news) for work in batch]
         seq = self._database.tell(connection, news, self._now())
         self._stage = "commit"
@@ -298,11 +325,10 @@ class Writer:
         return results, Committed(seq, news)
 
     def _result(
-        self, work: Work, ends: Iterator[Task | None], connection: Connection, news: list[News]
+        self, work: Work, ends: Iterator[Status | None], connection: Connection, news: list[News]
     ) -> Any:
         if isinstance(work, Save):
-            left = next(ends)
-            return left and left.status
+            return next(ends)
         return work.run(connection, news) if isinstance(work, Call) else None
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
@@ -353,8 +379,11 @@ class Writer:
     def _refuse(self, batch: list[Work], *, unknown: bool) -> None:
         """Answer clients that it cannot be done now, and keep how attempts ended for later."""
         problem: Problem = OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
+        saves = [work for work in batch if isinstance(work, Save)]
+        for work in saves:
+            work.end = work.end._replace(again=True)
         with self._wakeup:
-            self._saves.extendleft(work for work in reversed(batch) if isinstance(work, Save))
+            self._saves.extendleft(reversed(saves))
         refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
         if refused:
             self._answer(refused, NOTHING)

