@@ -7,6 +7,7 @@ service        the one place where everything is put together, started and ended
 options        what the command takes
 pidfile        a PID file that a crash left behind
 listening      where it listens
+storeurl       which database a URL names
 api            the routes: parses, calls, renders
 description    the calls, described for programs (``components``, ``schemas``)
 answers        HTTP requests read, answers rendered
@@ -32,7 +33,8 @@ recovery       what an earlier process left running
 writer         the one thread that writes, a transaction for all that waits
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others
-database       the connections to SQLite; ``postgres`` those to PostgreSQL
+database       the connections to SQLite
+postgres       those to PostgreSQL; many processes are ``sharing`` it, each with a ``pulse``
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound

@@ -1,6 +1,6 @@
 """Finds due tasks in the store as seats become free: those that waited longest first, each kind in turn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from twisted.internet.defer import maybeDeferred
@@ -20,6 +20,9 @@ BATCH: Final = 50
 
 LOOK_AGAIN: Final = 60.0
 """Seconds after which due tasks are looked for at the latest, since the wall clock may step."""
+
+PAUSE: Final = 0.02
+"""Seconds until due tasks are looked for again that another process may be about to take."""
 
 AFTER_FAILURE: Final = 1.0
 """Seconds until due tasks are looked for again when the store failed."""
@@ -73,6 +76,11 @@ class Claims:
             else:
                 self._look_at(kind, task.run_at)
 
+    def look(self, kinds: Collection[str]) -> None:
+        """Look for tasks of these kinds that another process has left."""
+        for name in kinds:
+            self._look_due(self._kinds[name])
+
     def seat_is_free(self, place: str) -> None:
         """Give seats to the kinds that wait for one in this place, in turn."""
         for kind in self._seats.next_in(place, self._kinds):
@@ -104,7 +112,8 @@ class Claims:
         if claim.more:
             self._look(kind)
         elif claim.next_due is not None:
-            self._look_at(kind, claim.next_due)
+            # What is due and cannot be had, another process is just about to take.
+            self._look_at(kind, max(claim.next_due, self._now() + (0 if claim.tasks else PAUSE)))
         if free:
             self.seat_is_free(kind.place)
         self._idle()

@@ -128,6 +128,7 @@ class Sqlite:
 
     shared = False
     orphans = statements.ORPHANS
+    cut_off = statements.CUT_OFF
     add = staticmethod(batches.add)
     end = staticmethod(batches.end)
     tell = staticmethod(batches.tell)

@@ -99,6 +99,11 @@ class Feed:
         self.epoch, self.now = epoch, Position(seq + 1)
 
     @property
+    def wanted(self) -> bool:
+        """Whether anybody follows, or waits."""
+        return bool(self._all or self._one or self._waiting)
+
+    @property
     def followers(self) -> int:
         """How many follow."""
         return len(self._all) + sum(map(len, self._one.values()))

@@ -11,6 +11,8 @@ from asynctask.recorder import Suspect
 
 Hook = Callable[[Sequence[Task]], None]
 Published = Callable[[int, Sequence[News]], None]
+Due = Callable[[Collection[str]], None]
+Lost = Callable[[], None]
 Progressed = Callable[[Task, Progress], None]
 
 
@@ -60,6 +62,11 @@ class IStore(Interface):
     progressed: Progressed = Attribute("Called with what a running attempt tells of itself.")
     epoch: str = Attribute("Which database this is: numbers of another one mean nothing here.")
     seq: int = Attribute("The number of the last commit that changed tasks, when it was opened.")
+    due: Due = Attribute("Called with kinds of which another process may have left tasks that are due.")
+    lost: Lost = Attribute(
+        "Called when the other processes have taken this one for dead, and may run its tasks."
+    )
+    followed: Callable[[], bool] = Attribute("Tells whether anybody wants to hear of changes.")
     healthy: bool = Attribute("Whether tasks can be stored now.")
     unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
 

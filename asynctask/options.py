@@ -27,8 +27,11 @@ PARAMETERS: Final = (
         None,
         "sqlite:///asynctask.sqlite",
         "where tasks are kept: sqlite:///FILE, or sqlite:// for memory only; "
-        "?synchronous=full, normal or off says what a commit waits for",
+        "?synchronous=full, normal or off says what a commit waits for; or postgresql://…, for any number "
+        "of processes on many machines",
     ),
+    ("lease", None, 15, "seconds after which a silent process is taken for dead (PostgreSQL only)"),
+    ("notify-store", None, None, "a direct URL for LISTEN where a pooler stands before --store"),
     ("max-waiting", None, 10_000_000, "tasks that may be there without having ended; above that, 503"),
     ("keep", None, 7, "days until an ended task is forgotten"),
     ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second ends at once"),
@@ -44,6 +47,7 @@ MOST_SEATS: Final = 10_000_000
 """Attempts at once that may be asked for: beyond it their records alone fill a large machine."""
 MOST_THREADS: Final = 1_000
 MOST_PROCESSES: Final = 256
+LONGEST_LEASE: Final = 3_600
 LONGEST_GRACE: Final = 86_400
 LONGEST_KEPT: Final = 36_500
 
@@ -113,6 +117,7 @@ class Options(usage.Options):
             # twistd looks at its PID file after the options, and before anything else of ours.
             forget_if_stale(Path(twistd["pidfile"]))
         self["port"] = self._number("port", int, 0, HIGHEST_PORT)
+        self["lease"] = self._number("lease", float, 1, LONGEST_LEASE)
         self["max-waiting"] = self._number("max-waiting", int, 0, 10**9)
         self["keep"] = self._number("keep", float, 0, LONGEST_KEPT)
         if self["concurrency"] == 0:

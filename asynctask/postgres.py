@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -78,14 +79,12 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
             continue
         try:
             known = conninfo_to_dict(given)
-            hosts = str(known.get("host", "")).split(",")
             for port in str(known.get("port", "")).split(","):
                 if port and not 0 < int(port) < 65_536:
                     raise ValueError(f"invalid port number: '{port}'")
         except (psycopg.Error, ValueError) as error:
             why = " ".join(str(error).split())
             raise StartError(f"--store is no URL of a PostgreSQL database ({why})") from None
-        del hosts
     return Server(url, listen, folder, lease)
 
 
@@ -128,6 +127,7 @@ class Postgres:
 
     shared = True
     orphans = statements.ABANDONED
+    cut_off = statements.CUT_OFF_ABANDONED
     add = staticmethod(pgbatches.add)
     tell = staticmethod(pgbatches.tell)
 
@@ -168,17 +168,18 @@ class Postgres:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
         self._driver = driver
-        if self._is_registered and not self.is_alive(driver):
+        if self._is_registered and not self._is_alive(driver):
             self._is_registered = False
             self.owner = token_hex(8)
             with connection.begin():
                 self.register(connection)
         return connection
 
-    def is_alive(self, driver: "psycopg.Connection[Any]") -> bool:
+    def _is_alive(self, driver: "psycopg.Connection[Any]") -> bool:
         """Whether the others take this process for alive."""
-        found = driver.execute("SELECT 1 FROM process WHERE id = %s", (self.owner,)).fetchone()
-        driver.rollback()
+        with _wrapped("connect"):
+            found = driver.execute("SELECT 1 FROM process WHERE id = %s", (self.owner,)).fetchone()
+            driver.rollback()
         return found is not None
 
     def prepare(self, connection: Connection) -> None:
@@ -200,15 +201,13 @@ class Postgres:
         :raises OperationalError: this process is taken for dead, and others may run its tasks.
         """
         driver = _driver_of(connection)
-        cursor = driver.cursor()
-        cursor.execute(_PATIENT)
-        if not self._is_registered:
-            return
-        found = driver.execute(
-            "SELECT 1 FROM process WHERE id = %s FOR KEY SHARE", (self.owner,)
-        ).fetchone()
-        if found is None:
-            raise OperationalError("begin", None, psycopg.OperationalError("the lease was lost"))
+        with _wrapped("begin"):
+            driver.execute(_PATIENT)
+            if not self._is_registered:
+                return
+            alive = driver.execute("SELECT 1 FROM process WHERE id = %s FOR KEY SHARE", (self.owner,))
+            if alive.fetchone() is None:
+                raise psycopg.OperationalError("the lease was lost")
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """See `asynctask.batches.end`."""
@@ -244,11 +243,20 @@ class Postgres:
         connection.rollback()
 
     def cut(self) -> None:
-        """Cut the writing connection off, from another thread: its commit takes too long."""
+        """Cut the writing connection off, from another thread: its transaction takes too long."""
         driver = self._driver
         if driver is not None and not driver.closed:
             with socket.socket(fileno=os.dup(driver.fileno())) as wire:
                 wire.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def _wrapped(what: str) -> Iterator[None]:
+    """The driver's errors, as SQLAlchemy tells them."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise OperationalError(what, None, error) from error
 
 
 _MILLISECONDS: Final = int(PATIENCE * 1_000)
@@ -258,7 +266,8 @@ _PATIENT: Final = (
 
 
 def _be_patient(connection: Connection) -> None:
-    _driver_of(connection).execute(_PATIENT)
+    with _wrapped("begin"):
+        _driver_of(connection).execute(_PATIENT)
 
 
 def _driver_of(connection: Connection) -> "psycopg.Connection[Any]":

@@ -4,6 +4,7 @@ A small memory-mapped file beside the store. Naming a task in it is a store into
 and what is in it survives the process, if not the machine: a power cut is no task's fault.
 """
 
+import fcntl
 import mmap
 import os
 import struct
@@ -36,17 +37,23 @@ class FlightRecorder:
 
     def __init__(self, threads: int = 0) -> None:
         self._slots = 2 + threads
+        self._held: int | None = None
         self._now = [NOBODY] * self._slots
         self._idle = list(range(self._slots - 1, ASYNCIO, -1))
         self._map = mmap.mmap(-1, self._slots * SLOT.size)
 
-    def open(self, path: Path) -> None:
+    def open(self, path: Path, *, alone: bool = False) -> None:
         """Use this file, made where there is none.
 
+        :param alone: other processes may want it too: only one at a time has it.
+        :raises BlockingIOError: another process has it.
         :raises OSError: it cannot be used.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if alone:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._held = os.dup(descriptor)
             # As long as an earlier process may have made it. A hole in a file has no room on a full
             # disk, and a store into it would kill the process.
             size = max(os.fstat(descriptor).st_size // SLOT.size, self._slots) * SLOT.size
@@ -97,6 +104,9 @@ class FlightRecorder:
     def close(self) -> None:
         """Let go of the file."""
         self._map.close()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def record(task_id: str, attempt: int) -> bytes:

@@ -1,8 +1,9 @@
 """What an earlier process left running: who is charged with its death, and what is not to run again."""
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 
 from asynctask import statements
 from asynctask.model import Task, crash, interrupt
@@ -18,7 +19,12 @@ def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> 
             yield crash(task_of(row), now)
 
 
-def settled(connection: Connection, kinds: Collection[str], now: float) -> Iterator[Task]:
-    """Running tasks that are not to run again now: to be cancelled, or of a kind that is gone."""
-    for row in connection.execute(statements.CUT_OFF, {"kinds": list(kinds)}).all():
+def settled(
+    connection: Connection, cut_off: Select[Any], kinds: Collection[str], now: float
+) -> Iterator[Task]:
+    """Running tasks that are not to run again now: to be cancelled, or of a kind that is gone.
+
+    :param cut_off: the statement that finds them.
+    """
+    for row in connection.execute(cut_off, {"kinds": list(kinds)}).all():
         yield interrupt(task_of(row), now)

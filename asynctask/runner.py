@@ -86,6 +86,8 @@ class Runner:
         store.started = self.begin
         store.waiting = self._claims.wait
         store.cancelling = self.cancel
+        store.due = self._claims.look
+        store.lost = self._release
 
     def start(self) -> None:
         """Go on with everything that had not ended."""

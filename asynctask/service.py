@@ -5,11 +5,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import randbits
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import inlineCallbacks
@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from asynctask import listening, logs, sqlite
+from asynctask import listening, logs, storeurl
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.channel import Front
@@ -36,11 +36,17 @@ from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from asynctask.watch import Watchdog
 
+if TYPE_CHECKING:
+    from asynctask.postgres import Server
+
 __all__ = ["Options", "makeService"]
 
 log = Logger(namespace="asynctask")
 
 SEATS: Final = {"reactor": 1_000_000, "asyncio": 1_000_000, "thread": 32, "process": 2}
+
+MOST_RECORDERS: Final = 1_000
+"""Processes of one folder and one database of which each has a flight recorder."""
 
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
@@ -64,7 +70,7 @@ class AsyncTask(Service):
 
     def __init__(
         self,
-        place: Place,
+        place: "Place | Server",
         description: str,
         reactor: Any,
         *,
@@ -90,6 +96,7 @@ class AsyncTask(Service):
         self._feed = Feed(reactor)
         self._store.published = self._feed.publish
         self._store.progressed = self._feed.report
+        self._store.followed = lambda: self._feed.wanted
         self._seats = Seats(seats)
         self._places = Places(
             self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
@@ -135,9 +142,8 @@ class AsyncTask(Service):
         """
         super().startService()
         self._listen()
-        sqlite.check(self._place)
-        if self._place.recorder_path is not None:
-            self._open_recorder(self._place.recorder_path)
+        storeurl.check(self._place)
+        self._open_recorder()
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
         self._recorder.clear()
         self._feed.begin(self._store.epoch, self._store.seq)
@@ -147,11 +153,22 @@ class AsyncTask(Service):
         self._retention.start()
         self._reactor.callWhenRunning(self._serving)
 
-    def _open_recorder(self, path: Path) -> None:
+    def _open_recorder(self) -> None:
+        """Use the store's recorder file, or where processes share the store the first that is free."""
+        path = self._place.recorder_path
+        if path is None:
+            return
         try:
-            self._recorder.open(path)
+            if isinstance(self._place, Place):
+                self._recorder.open(path)
+                return
+            for slot in range(MOST_RECORDERS):
+                with suppress(BlockingIOError):
+                    self._recorder.open(path.with_name(f"{path.name}.{slot}"), alone=True)
+                    return
         except OSError as error:
             raise StartError(f"--store: cannot use {path} ({error.strerror})") from None
+        log.warn("Too many processes for flight recorders: a crash of this one charges no task")
 
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""
@@ -277,8 +294,8 @@ def makeService(options: Options) -> Command:
     folder = Path.cwd() / twistd.get("rundir", ".")
     description = listening.describe(options["port"], options["listen"])
     try:
-        place = sqlite.parse_url(options["store"], folder)
-        sqlite.check(place)
+        place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
+        storeurl.check(place)
         listening.check(description, insecure=bool(options["insecure"]))
         # Modules are looked for beside the user who starts it, which twistd does not do.
         sys.path.insert(0, os.getcwd())

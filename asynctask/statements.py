@@ -136,12 +136,15 @@ ORPHANS: Final = select(*_LISTED).where(
 )
 """Tasks that an earlier process was running when it ended."""
 
+_ownerless: Final = ~exists().where(process.c.id == task.c.owner)
+
 ABANDONED: Final = (
     select(*_LISTED)
     .where(
         _RUNNING,
         task.c.kind == bindparam("of_kind"),
-        ~exists().where(process.c.id == task.c.owner),
+        ~task.c.cancel_requested,
+        _ownerless,
     )
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
@@ -268,6 +271,18 @@ CUT_OFF: Final = select(*_WHOLE).where(
     or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
 )
 """At a start: running tasks that must not run again, to be cancelled or of a kind that is gone."""
+
+CUT_OFF_ABANDONED: Final = (
+    select(*_WHOLE)
+    .where(
+        _RUNNING,
+        _ownerless,
+        or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
+    )
+    .with_for_update(skip_locked=True, of=task)
+)
+"""The same where many share a database: those of processes that are gone. Another process may have the
+kinds that this one has not."""
 
 SUSPECT: Final = select(*_WHOLE).where(
     task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt")

@@ -1,6 +1,7 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict, replace
@@ -17,7 +18,7 @@ from asynctask import changes, statements, wire
 from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.database import Sqlite
-from asynctask.istore import Claim, Hook, IStore, Key, Known, Progressed, Published
+from asynctask.istore import Claim, Due, Hook, IStore, Key, Known, Lost, Progressed, Published
 from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
@@ -47,6 +48,7 @@ from asynctask.writer import TRY_AGAIN, Database, Writer
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server
+    from asynctask.sharing import Sharing
 
 log = Logger(namespace="asynctask.store")
 
@@ -69,6 +71,7 @@ class SqlStore:
     :param reactor: where answers are given.
     :param busy: seconds to wait for another program that holds the database.
     :param try_again: seconds between two tries to reach a database that failed.
+    :param now: wall time, seconds since the epoch.
     """
 
     def __init__(
@@ -79,12 +82,18 @@ class SqlStore:
         busy: float = BUSY,
         try_again: float = TRY_AGAIN,
         metrics: Metrics | None = None,
+        now: Callable[[], float] = time,
     ) -> None:
+        self._now = now
         self.started: Hook = _nobody_cares
         self.waiting: Hook = _nobody_cares
         self.cancelling: Hook = _nobody_cares
         self.published: Published = _nobody_hears
         self.progressed: Progressed = _nobody_follows
+        self.due: Due = _nobody_looks
+        self.lost: Lost = _nobody_stops
+        self.followed: Callable[[], bool] = bool
+        self._sharing: Sharing | None = None
         self.epoch = ""
         self.seq = 0
         self.unfinished = 0
@@ -93,6 +102,7 @@ class SqlStore:
         self._try_again = try_again
         self._metrics = metrics or Metrics()
         self._database = _database_of(place, busy)
+        self._kinds: list[str] = []
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
 
@@ -100,6 +110,7 @@ class SqlStore:
         self, suspects: Iterable[Suspect], now: float, kinds: Collection[str] = ("simulate",)
     ) -> dict[str, int]:
         """See `IStore`."""
+        self._kinds = list(kinds)
         self._database.open()
         try:
             connection = self._database.connect()
@@ -108,7 +119,7 @@ class SqlStore:
                 upgrade(connection)
             with connection.begin():
                 self._database.register(connection)
-                failed = self._recover(connection, suspects, kinds, now)
+                failed = self._recover(connection, suspects, now)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
                 unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
@@ -129,23 +140,59 @@ class SqlStore:
             self._metrics.stored,
             self._publish,
         )
+        if not isinstance(self._place, Place):
+            self._share(self._place)
         return {kind: tasks for kind, tasks in unfinished.items() if kind not in kinds}
 
-    def _recover(
-        self, connection: Connection, suspects: Iterable[Suspect], kinds: Collection[str], now: float
-    ) -> list[Task]:
+    def _share(self, server: "Server") -> None:
+        """From now on hear of what other processes do."""
+        from asynctask.postgres import Postgres
+        from asynctask.sharing import Sharing
+
+        assert isinstance(self._database, Postgres)
+        self._sharing = Sharing(
+            self,
+            server,
+            self._database,
+            self._kinds,
+            self._now,
+            self._reactor.callFromThread,
+            lambda: self._writer.began,
+        )
+
+    def _settled(self, connection: Connection, now: float) -> Iterator[Task]:
+        return settled(connection, self._database.cut_off, self._kinds, now)
+
+    def _recover(self, connection: Connection, suspects: Iterable[Suspect], now: float) -> list[Task]:
         """Settle what an earlier process left running; the tasks that have failed for it."""
         news: list[News] = []
-        for tasks in (charged(connection, suspects, now), settled(connection, kinds, now)):
+        for tasks in (charged(connection, suspects, now), self._settled(connection, now)):
             self._database.end(connection, [End(task, now) for task in tasks], news)
         self._database.tell(connection, news, now)
         return [task for task in news if isinstance(task, Task) and task.status is FAILED]
 
     def _publish(self, seq: int, news: Sequence[News]) -> None:
-        self.published(seq, news)
+        if self._sharing is None:
+            self.published(seq, news)
+        else:
+            self._sharing.committed(seq, news)
+
+    def count(self) -> Deferred[int]:
+        """How many tasks have not ended, whoever accepted them."""
+        return self._read(lambda db: sum(row.tasks for row in db.execute(statements.UNFINISHED)))
+
+    def orphaned(self) -> None:
+        """Other processes have gone, and may have left tasks."""
+        self._without_orphans.clear()
+
+    def register(self) -> Deferred[None]:
+        """Be among the living processes again: the next transaction sees to it."""
+        return self._writer.call(lambda _db, _news: None)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""
+        if self._sharing is not None:
+            self._sharing.stop()
         self._database.stop_reading()
         return self._writer.close().addCallback(lambda _: self._database.close())
 
@@ -165,6 +212,8 @@ class SqlStore:
 
         def undo(failure: Failure) -> Failure:
             self.unfinished -= len(rows)
+            if self._database.shared and failure.check(OutcomeUnknown):
+                self._let_go(started, started[0].accepted_at if started else 0)
             return failure
 
         return added.addCallbacks(tell, undo)
@@ -196,14 +245,18 @@ class SqlStore:
             """Should the commit that failed come back, its tasks must not wait for us."""
             self.unfinished -= len(rows)
             if failure.check(OutcomeUnknown):
-                for task in started:
-                    self.end(interrupt(task, now), now)
+                self._let_go(started, now)
                 self.waiting([*waiting, *starting])
             return failure
 
         added = self._writer.call(run, _size(rows))
         self.unfinished += len(rows)
         return added.addCallbacks(tell, undo)
+
+    def _let_go(self, tasks: Sequence[Task], now: float) -> None:
+        """Tasks that a commit of which nothing is known may have started: let others have them."""
+        for task in tasks:
+            self.end(interrupt(task, now), now)
 
     def _new_rows(
         self, waiting: Sequence[Task], starting: Sequence[Task]
@@ -235,8 +288,7 @@ class SqlStore:
         def undo(failure: Failure) -> Failure:
             """Should the commit that failed come back, its tasks must not wait for us."""
             if failure.check(OutcomeUnknown):
-                for task in claimed:
-                    self.end(interrupt(task, now), now)
+                self._let_go(claimed, now)
             return failure
 
         done = self._writer.call(lambda db, news: self._claim(db, news, claimed, kind, limit, now))
@@ -254,6 +306,9 @@ class SqlStore:
         given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         orphans = kind not in self._without_orphans
         if orphans:
+            if self._database.shared:
+                ends = [End(task, now) for task in self._settled(connection, now)]
+                self._database.end(connection, ends, news)
             left = connection.execute(self._database.orphans, {**given, "limit": limit})
             found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, left)]
             task_ids = wire.dump([task.task_id for task in found])
@@ -435,6 +490,14 @@ def _database_of(place: "Place | Server", busy: float) -> Database:
 
 
 def _nobody_cares(_tasks: Sequence[Task]) -> None:
+    """The hook that nobody has set."""
+
+
+def _nobody_looks(_kinds: Collection[str]) -> None:
+    """The hook that nobody has set."""
+
+
+def _nobody_stops() -> None:
     """The hook that nobody has set."""
 
 

@@ -104,12 +104,14 @@ class Database(Protocol):
     :ivar owner: this process, as the rows of its tasks name it.
     :ivar shared: whether other processes may use it too.
     :ivar orphans: the statement that finds tasks of processes that are gone.
+    :ivar cut_off: the statement that finds running tasks that nobody is to run again.
     :ivar readers: the threads that read; None where only the writer can.
     """
 
     owner: str
     shared: bool
     orphans: Any
+    cut_off: Any
     readers: ThreadPool | None
 
     def open(self) -> None:
@@ -162,6 +164,7 @@ class Writer:
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
+    :ivar began: when the transaction under way began, by the monotonic clock; 0 for none.
     """
 
     def __init__(
@@ -175,6 +178,7 @@ class Writer:
         now: Callable[[], float] = time,
     ) -> None:
         self.healthy = True
+        self.began = 0.0
         self._try_again = try_again
         self._stored = stored
         self._published = published
@@ -282,7 +286,7 @@ class Writer:
             return not self._closing
 
     def _write(self, batch: list[Work]) -> None:
-        began = monotonic()
+        began = self.began = monotonic()
         try:
             results, committed = self._transact(batch)
         except Exception as error:
@@ -322,6 +326,7 @@ class Writer:
         seq = self._database.tell(connection, news, self._now())
         self._stage = "commit"
         connection.commit()
+        self.began = 0.0
         return results, Committed(seq, news)
 
     def _result(
@@ -333,8 +338,14 @@ class Writer:
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
-        log.warn("Store failed", stage=self._stage, error=str(error.orig))
+        log.warn("Store failed", stage=self._stage, error=" ".join(str(error.orig).split()))
         at_commit = self._stage == "commit"
+        if self._database.shared:
+            # What came back after all is no longer ours to remove: others may run it already.
+            self._disconnect()
+            self.healthy = False
+            self._refuse(batch, unknown=at_commit)
+            return
         if at_commit:
             adds = [work for work in batch if isinstance(work, Add)]
             self._unknown += [row[0] for work in adds for row in work.rows]
@@ -393,6 +404,7 @@ class Writer:
         return self._connection
 
     def _roll_back(self) -> None:
+        self.began = 0.0
         try:
             self._database.roll_back(self._connected())
         except Exception as error:

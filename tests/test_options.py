@@ -26,12 +26,16 @@ DEFAULTS: Final[dict[str, Any]] = {
     "keep": 7,
     "grace": 10,
     "log-format": "text",
+    "lease": 15,
+    "notify-store": None,
 }
 """The contract's options, and what they are when nobody says anything."""
 
-FLAGS = [f"--{name}" for name in ("port", "listen", "host", "insecure", "store")] + [
-    f"--{name}" for name in ("concurrency", "grace", "log-format", "tasks", "max-waiting", "keep")
-]
+FLAGS = (
+    [f"--{name}" for name in ("port", "listen", "host", "insecure", "store")]
+    + [f"--{name}" for name in ("concurrency", "grace", "log-format", "tasks", "max-waiting", "keep")]
+    + ["--lease", "--notify-store"]
+)
 
 RESERVED = ("tokens", "TOKENS")
 """Neither built nor told until it is decided."""
@@ -70,6 +74,7 @@ class Arguments(OptionsTestCase):
                 *("--host=Other.Example", "--insecure", "--store", "sqlite://", "--concurrency", "3"),
                 *("--grace", "2.5", "--log-format", "json", "--tasks=a", "--tasks", "b.c", "--keep=0.5"),
                 *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
+                *("--lease=2", "--notify-store=postgresql:///x"),
             ),
             {
                 "port": 0,
@@ -85,6 +90,8 @@ class Arguments(OptionsTestCase):
                 "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
+                "lease": 2,
+                "notify-store": "postgresql:///x",
             },
         )
 
@@ -176,6 +183,8 @@ class Variables(OptionsTestCase):
                 KEEP="0.5",
                 GRACE="2.5",
                 LOG_FORMAT="json",
+                LEASE="2",
+                NOTIFY_STORE="postgresql:///x",
             ),
             {
                 "port": 0,
@@ -191,6 +200,8 @@ class Variables(OptionsTestCase):
                 "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
+                "lease": 2,
+                "notify-store": "postgresql:///x",
             },
         )
 

@@ -1,0 +1,162 @@
+"""A store that many processes share: what the others do reaches those here who wait for it."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from asynctask.model import News, Task, Unavailable
+from asynctask.postgres import Postgres, Server
+from asynctask.pulse import Patience, Pulse, Seen
+
+log = Logger(namespace="asynctask.store")
+
+COMMITS: Final = 200
+"""Commits of others that are read at once."""
+
+COUNT_EVERY: Final = 30
+"""Looks between two counts of all tasks that have not ended, of which others accept and end some."""
+
+
+class Store(Protocol):
+    """What is needed of the store."""
+
+    seq: int
+    unfinished: int
+    published: Callable[[int, Sequence[News]], None]
+    cancelling: Callable[[Sequence[Task]], None]
+    due: Callable[[Collection[str]], None]
+    lost: Callable[[], None]
+    followed: Callable[[], bool]
+
+    def get(self, task_id: str) -> Deferred[Task | None]:
+        """See `asynctask.istore.IStore`."""
+
+    def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
+        """See `asynctask.istore.IStore`."""
+
+    def count(self) -> Deferred[int]:
+        """How many tasks have not ended."""
+
+    def orphaned(self) -> None:
+        """Processes have gone, and may have left tasks."""
+
+    def register(self) -> Deferred[None]:
+        """Be among the living again."""
+
+
+class Sharing:
+    """What the looks of the `Pulse` mean for the store, in the reactor's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        server: Server,
+        database: Postgres,
+        kinds: Sequence[str],
+        now: Callable[[], float],
+        from_thread: Callable[..., object],
+        began: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._kinds = kinds
+        self._next = store.seq + 1
+        self._goal = store.seq
+        self._reading = False
+        self._processes: frozenset[str] = frozenset()
+        self._cancelled: frozenset[tuple[str, int]] = frozenset()
+        self._looks = 0
+        self._stopped = False
+        self._patience = Patience(began, database.cut)
+        self._pulse = Pulse(
+            server,
+            database,
+            kinds,
+            now,
+            lambda seen: from_thread(self._look, seen),
+            lambda owner: from_thread(self._lost, owner),
+        )
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped = True
+        self._pulse.stop()
+        self._patience.stop()
+
+    def committed(self, seq: int, news: Sequence[News]) -> None:
+        """A commit of our own has changed tasks."""
+        self._pulse.hint()
+        if seq == self._next and not self._reading:
+            self._next = seq + 1
+            self._goal = max(self._goal, seq)
+            self._store.published(seq, news)
+        else:
+            self._reach(seq)
+
+    def _look(self, seen: Seen) -> None:
+        if self._stopped:
+            return
+        gone, self._processes = self._processes - seen.processes, seen.processes
+        if gone:
+            self._store.orphaned()
+        if due := self._kinds if gone else [kind for kind in self._kinds if kind in seen.due]:
+            self._store.due(due)
+        for task_id, attempt in seen.cancelled - self._cancelled:
+            self._start(self._cancel(task_id, attempt))
+        self._cancelled = seen.cancelled
+        self._reach(seen.seq)
+        self._looks += 1
+        if self._looks % COUNT_EVERY == 0:
+            self._start(self._count())
+
+    async def _cancel(self, task_id: str, attempt: int) -> None:
+        task = await self._store.get(task_id)
+        if task is not None and task.attempt == attempt:
+            self._store.cancelling([task])
+
+    async def _count(self) -> None:
+        self._store.unfinished = await self._store.count()
+
+    def _reach(self, seq: int) -> None:
+        """Tell what was committed up to there."""
+        self._goal = max(self._goal, seq)
+        if not self._reading and self._next <= self._goal:
+            if not self._store.followed():
+                self._next = self._goal + 1
+                self._store.published(self._goal, [])
+                return
+            self._reading = True
+            self._start(self._read())
+
+    async def _read(self) -> None:
+        try:
+            while self._next <= self._goal:
+                commits = await self._store.events(self._next, COMMITS)
+                if not commits:  # forgotten already
+                    self._next = self._goal + 1
+                    self._store.published(self._goal, [])
+                    return
+                for seq, news in commits:
+                    self._next = seq + 1
+                    self._store.published(seq, news)
+        finally:
+            self._reading = False
+
+    def _lost(self, owner: str) -> None:
+        log.error("The other processes took this one for dead; its attempts are stopped", owner=owner)
+        self._store.lost()
+        self._start(self._register())
+
+    async def _register(self) -> None:
+        await self._store.register()
+
+    def _start(self, doing: Any) -> None:
+        ensureDeferred(doing).addErrback(_failed)
+
+
+def _failed(failure: Failure) -> None:
+    """The next look comes soon."""
+    if not failure.check(Unavailable):
+        log.failure("This should not happen", failure)

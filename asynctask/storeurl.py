@@ -1,0 +1,48 @@
+"""Which database a store's URL names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asynctask import sqlite
+from asynctask.sqlite import Place, StartError
+
+if TYPE_CHECKING:
+    from asynctask.postgres import Server
+
+SCHEMES = ("postgresql", "postgres")
+
+
+def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> Place | Server:
+    """Read the URL of a store.
+
+    :param folder: where a relative path starts, and where files beside the store are.
+    :param lease: seconds after which a silent process is taken for dead.
+    :param listen: another URL of the same database, for LISTEN.
+    :raises StartError: it is no URL of a store.
+    """
+    if url.partition("://")[0] not in SCHEMES:
+        if listen is not None:
+            raise StartError("--notify-store is for --store postgresql://…; SQLite has one process")
+        return sqlite.parse_url(url, folder)
+    try:
+        from asynctask import postgres
+    except ImportError:
+        raise StartError(
+            "--store postgresql://… needs a driver: pip install 'asynctask[postgres]'"
+        ) from None
+    return postgres.parse_url(url, folder, lease, listen)
+
+
+def check(place: Place | Server) -> None:
+    """Look whether the store could be opened now, and leave everything as it is.
+
+    :raises StartError: it could not.
+    """
+    if isinstance(place, Place):
+        sqlite.check(place)
+    else:
+        from asynctask import postgres
+
+        postgres.check(place)
