@@ -89,6 +89,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure us and our peers, and write docs/performance.md. Hours; ``-- --quick``: two minutes."""
+    session.install(".", "-r", "benchmarks/requirements.txt")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel and the sdist, and install each where nothing else is."""
     session.install("build")

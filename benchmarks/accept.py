@@ -1,0 +1,46 @@
+"""Accepting under full load: the whole job, tasks of 1 to 5 steps with a log line each."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from benchmarks import checks
+from benchmarks.catalog import OURS, Peer
+from benchmarks.rounds import Bench, Record
+from benchmarks.running import Running
+from benchmarks.wrk import WHOLE_JOB, Load, load
+
+PEERS: Final = (OURS, "asynctask-memory", "go", "go-buffered", "fastapi", "starlette")
+
+ENDING: Final = 15.0
+"""Seconds after the load in which all tasks have to end: the longest runs 5."""
+
+
+def measure(bench: Bench) -> list[Record]:
+    """Accepted/s, p50, p99, CPU and memory of each peer."""
+
+    def once(peer: Peer) -> Iterator[Record]:
+        settings = bench.settings
+        with Running(peer, bench.cores) as server:
+            ended = server.lines(b"info Task completed")
+            with server.client() as client:
+                asked = checks.check(client)
+            warm_up = load(bench.cores, server.port, WHOLE_JOB, settings.warm_up)
+            found, beside = loaded(bench, server, WHOLE_JOB)
+            expected = asked + warm_up.accepted + found.accepted
+            done = ended.wait_for(expected, ENDING)
+            server.check_alive()
+            yield found.record() | beside | {"ended_of_accepted": round(min(1, done / expected), 4)}
+
+    return bench.rounds(PEERS, once)
+
+
+def loaded(bench: Bench, server: Running, bodies: tuple[str, ...]) -> tuple[Load, dict[str, Any]]:
+    """Load a server, and see what it takes of the machine meanwhile."""
+    cpu, begun = server.cpu(), time.monotonic()
+    found = load(bench.cores, server.port, bodies, bench.settings.seconds)
+    used = (server.cpu() - cpu) / (time.monotonic() - begun)
+    return found, {
+        "cpu_percent": round(100 * used, 1),
+        "memory_mb": round(server.memory() / 1e6, 1),
+    }
