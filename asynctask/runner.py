@@ -81,6 +81,7 @@ class Runner:
         self._running: dict[str, Running] = {}
         self._soon: deque[Task] = deque()
         self._later: deque[Task] = deque()
+        self._is_starting = False
         self._drained: Deferred[None] | None = None
         self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
         store.started = self.begin
@@ -96,12 +97,16 @@ class Runner:
     def begin(self, tasks: Sequence[Task]) -> None:
         """Start attempts that the store has claimed for us, after the 202s of the same commit.
 
-        Calls that are made while others run are run in the same turn of the reactor, before it writes
-        to sockets; hence two.
+        Few tasks of one commit are soon begun; many wait until there is time.
         """
         for task in tasks:
             self._running[task.task_id] = Running(task, self._kinds[task.kind])
-        self._clock.callLater(0, self._clock.callLater, 0, self._queue, tasks)
+        (self._soon if len(tasks) < STARTS else self._later).extend(tasks)
+        if not self._is_starting:
+            self._is_starting = True
+            # Calls that are made while others run are run in the same turn of the reactor, before it
+            # writes to sockets; hence two.
+            self._clock.callLater(0, self._clock.callLater, 0, self._start_some)
 
     def cancel(self, tasks: Sequence[Task]) -> None:
         """The store has been told that these are to end."""
@@ -111,20 +116,14 @@ class Runner:
                 running.attempt.cancelled = True
                 self._unwind(running)
 
-    def _queue(self, tasks: Sequence[Task]) -> None:
-        """Few tasks of one commit are soon begun; many wait until there is time."""
-        idle = not self._soon and not self._later
-        (self._soon if len(tasks) < STARTS else self._later).extend(tasks)
-        if idle:
-            self._start_some()
-
     def _start_some(self) -> None:
         """Start a few now, and the rest in the reactor's next turns: the task of one POST does not wait for
         the thousand of another, nor these for ever."""
         few = min(len(self._soon), STARTS - 1)
         now = [self._soon.popleft() for _ in range(few)]
         now += [self._later.popleft() for _ in range(min(len(self._later), STARTS - few))]
-        if self._soon or self._later:
+        self._is_starting = bool(self._soon or self._later)
+        if self._is_starting:
             self._clock.callLater(0, self._start_some)
         for task in now:
             self._start_if_wanted(task)
