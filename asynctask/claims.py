@@ -98,7 +98,7 @@ class Claims:
             return
         self.looking.add(kind.name)
         self._seats.reserve(kind, seats)
-        found = maybeDeferred(self._store.claim, kind.name, seats, self._now())
+        found = maybeDeferred(self._store.claim, kind.name, seats, self._now(), kind.concurrency_total)
         found.addCallbacks(
             self._found, self._not_found, callbackArgs=(kind, seats), errbackArgs=(kind, seats)
         )
@@ -106,12 +106,12 @@ class Claims:
 
     def _found(self, claim: Claim, kind: Kind, seats: int) -> None:
         self.looking.discard(kind.name)
-        self._seats.note_waiting(kind.name, claim.more)
+        self._seats.note_waiting(kind.name, claim.more or claim.full)
         if free := seats - len(claim.tasks):
             self._seats.give_back(kind, free)
         if claim.more:
             self._look(kind)
-        elif claim.next_due is not None:
+        elif claim.next_due is not None and not claim.full:
             # What is due and cannot be had, another process is just about to take.
             self._look_at(kind, max(claim.next_due, self._now() + (0 if claim.tasks else PAUSE)))
         if free:

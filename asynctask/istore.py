@@ -21,6 +21,7 @@ class Claim(Struct, frozen=True):
 
     :ivar more: whether others may be due already.
     :ivar next_due: when the next one that waits is due, seconds since the epoch; None if none waits.
+    :ivar full: whether as many run as may in all processes; the end of one is worth another look.
     :ivar orphans: whether an earlier process may have left more.
     """
 
@@ -28,6 +29,7 @@ class Claim(Struct, frozen=True):
     more: bool
     next_due: float | None
     orphans: bool
+    full: bool = False
 
 
 class Key(Struct, frozen=True):
@@ -94,8 +96,11 @@ class IStore(Interface):
         Without tasks it only tells what is known.
         """
 
-    def claim(kind: str, limit: int, now: float) -> Deferred[Claim]:
-        """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due."""
+    def claim(kind: str, limit: int, now: float, total: int | None) -> Deferred[Claim]:
+        """Take up to ``limit`` tasks of a kind: those an earlier process left, and those due.
+
+        :param total: how many of the kind may run in all processes that share the store.
+        """
 
     def report(task: Task, progress: Progress) -> None:
         """Keep in memory how far a running attempt is, for `get`, `list` and the next change."""

@@ -28,3 +28,9 @@ def settled(
     """
     for row in connection.execute(cut_off, {"kinds": list(kinds)}).all():
         yield interrupt(task_of(row), now)
+
+
+def running_of(connection: Connection, kind: str) -> int:
+    """How many tasks of a kind run in all processes; nobody else starts one before the commit."""
+    connection.execute(statements.LOCK_KIND, {"of_kind": kind})
+    return connection.execute(statements.RUNNING_OF, {"of_kind": kind}).scalar_one()

@@ -51,6 +51,7 @@ class Settings(Struct, frozen=True):
     retries: int
     timeout: float | None
     concurrency: int | None
+    concurrency_total: int | None
     backoff: Backoff | None
 
 
@@ -60,6 +61,7 @@ class Kind(Struct, frozen=True):
     :ivar timeout: seconds that one attempt may take, unless the task says otherwise.
     :ivar retries: further attempts after failed ones, unless the task says otherwise.
     :ivar concurrency: attempts at once in this process; None for as many as the place has seats.
+    :ivar concurrency_total: attempts at once in all processes that share the store; None for no limit.
     :ivar backoff: seconds before the attempt of a number, from 2; None for exponential with jitter.
     :ivar steps: gives the generator or coroutine of one attempt, where the place is a loop;
         ``is_stepped`` says whether it does, or is a plain function.
@@ -73,6 +75,7 @@ class Kind(Struct, frozen=True):
     timeout: float | None
     retries: int
     concurrency: int | None
+    concurrency_total: int | None
     backoff: Backoff | None
     steps: Callable[..., Any]
     is_stepped: bool
@@ -92,6 +95,7 @@ def task(
     retries: int = 0,
     timeout: float | None = None,
     concurrency: int | None = None,
+    concurrency_total: int | None = None,
     place: str | None = None,
     backoff: Backoff | None = None,
     name: str | None = None,
@@ -105,6 +109,7 @@ def task(
     retries: int = 0,
     timeout: float | None = None,
     concurrency: int | None = None,
+    concurrency_total: int | None = None,
     place: str | None = None,
     backoff: Backoff | None = None,
     name: str | None = None,
@@ -114,6 +119,7 @@ def task(
     :param retries: further attempts after failed ones, 0 to 100.
     :param timeout: seconds that one attempt may take; None for no limit.
     :param concurrency: attempts at once in one process; None for no limit of its own.
+    :param concurrency_total: attempts at once in all processes that share a store; None for no limit.
     :param place: where it runs: ``reactor`` (the default of ``async def`` and inlineCallbacks
         functions), ``thread`` (the default of plain functions), ``asyncio`` or ``process``.
     :param backoff: seconds before the attempt of a number, from 2; the default is exponential with
@@ -121,7 +127,8 @@ def task(
     :param name: the kind's name; the function's is the default.
     :raises ValueError: a value that it cannot have.
     """
-    _check_settings(retries, timeout, concurrency, place, backoff, name)
+    _check_settings(retries, timeout, place, backoff, name)
+    _check_limits(concurrency=concurrency, concurrency_total=concurrency_total)
 
     def mark(marked: F) -> F:
         settings = Settings(
@@ -130,6 +137,7 @@ def task(
             retries=retries,
             timeout=timeout,
             concurrency=concurrency,
+            concurrency_total=concurrency_total,
             backoff=backoff,
         )
         marked.__asynctask__ = settings  # type: ignore[attr-defined]
@@ -141,7 +149,6 @@ def task(
 def _check_settings(
     retries: int,
     timeout: float | None,
-    concurrency: int | None,
     place: str | None,
     backoff: Backoff | None,
     name: str | None,
@@ -150,14 +157,18 @@ def _check_settings(
         raise ValueError(f"retries is an integer from 0 to {MAX_RETRIES}, not {retries!r}")
     if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0 and isfinite(timeout)):
         raise ValueError(f"timeout is a number of seconds over 0, not {timeout!r}")
-    if concurrency is not None and not (isinstance(concurrency, int) and concurrency > 0):
-        raise ValueError(f"concurrency is an integer over 0, not {concurrency!r}")
     if place is not None and place not in PLACES:
         raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
     if backoff is not None and not callable(backoff):
         raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
     if name is not None and not (isinstance(name, str) and 0 < len(name) <= MAX_NAME):
         raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, not {name!r}")
+
+
+def _check_limits(**limits: int | None) -> None:
+    for name, limit in limits.items():
+        if limit is not None and not (isinstance(limit, int) and limit > 0):
+            raise ValueError(f"{name} is an integer over 0, not {limit!r}")
 
 
 def _place_of(function: Callable[..., Any]) -> str:
@@ -190,6 +201,7 @@ def kind_of(function: Callable[..., Any]) -> Kind:
         timeout=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,
+        concurrency_total=settings.concurrency_total,
         backoff=settings.backoff,
         steps=inspect.unwrap(function) if _is_inline_callbacks(function) else function,
         is_stepped=_is_inline_callbacks(function) or inspect.iscoroutinefunction(function),

@@ -14,11 +14,13 @@ class Seats:
 
     :param places: attempts at once in each place; 0 only accepts.
     :ivar draining: whether the service ends, and starts nothing more.
+    :ivar shared: whether other processes run tasks of the same store.
     :ivar closed: tells whether a place takes no more tasks at all.
     """
 
     def __init__(self, places: Mapping[str, int]) -> None:
         self.draining = False
+        self.shared = False
         self.closed: Callable[[str], bool] = lambda _place: False
         self._free = dict(places)
         self._taken: dict[str, int] = {}
@@ -28,8 +30,9 @@ class Seats:
     def free(self, kind: Kind) -> int:
         """How many attempts of this kind may begin now."""
         free = self._free[kind.place]
-        if kind.concurrency is not None:
-            free = min(free, kind.concurrency - self._taken.get(kind.name, 0))
+        for limit in (kind.concurrency, kind.concurrency_total):
+            if limit is not None:
+                free = min(free, limit - self._taken.get(kind.name, 0))
         return max(0, free)
 
     def free_in(self, place: str) -> int:
@@ -40,6 +43,8 @@ class Seats:
         """Take a seat for a new task, unless an older one of its kind waits for one."""
         if self.draining or self.waits(kind.name) or not self.free(kind):
             return False
+        if self.shared and kind.concurrency_total is not None:
+            return False  # only the store knows how many run elsewhere
         self.reserve(kind, 1)
         return True
 

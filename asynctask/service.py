@@ -98,6 +98,7 @@ class AsyncTask(Service):
         self._store.progressed = self._feed.report
         self._store.followed = lambda: self._feed.wanted
         self._seats = Seats(seats)
+        self._seats.shared = not isinstance(place, Place)
         self._places = Places(
             self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
         )

@@ -266,6 +266,9 @@ UNFINISHED: Final = (
 )
 """How many tasks of each kind have not ended."""
 
+LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")
+RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING)
+
 CUT_OFF: Final = select(*_WHOLE).where(
     _RUNNING,
     or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),

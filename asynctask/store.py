@@ -41,7 +41,7 @@ from asynctask.model import (
     start,
 )
 from asynctask.recorder import Suspect
-from asynctask.recovery import charged, settled
+from asynctask.recovery import charged, running_of, settled
 from asynctask.rows import changed_row, claimed_row, new_row, task_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.writer import TRY_AGAIN, Database, Writer
@@ -274,7 +274,7 @@ class SqlStore:
         if waiting:
             self.waiting(waiting)
 
-    def claim(self, kind: str, limit: int, now: float) -> Deferred[Claim]:
+    def claim(self, kind: str, limit: int, now: float, total: int | None = None) -> Deferred[Claim]:
         """See `IStore`."""
         claimed: list[Task] = []
 
@@ -291,7 +291,7 @@ class SqlStore:
                 self._let_go(claimed, now)
             return failure
 
-        done = self._writer.call(lambda db, news: self._claim(db, news, claimed, kind, limit, now))
+        done = self._writer.call(lambda db, news: self._claim(db, news, claimed, kind, limit, now, total))
         return done.addCallbacks(begin, undo)
 
     def _claim(
@@ -302,7 +302,12 @@ class SqlStore:
         kind: str,
         limit: int,
         now: float,
+        total: int | None,
     ) -> Claim:
+        if total is not None and self._database.shared:
+            limit = min(limit, total - running_of(connection, kind))
+            if limit <= 0:
+                return Claim([], more=False, next_due=None, orphans=True, full=True)
         given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         orphans = kind not in self._without_orphans
         if orphans:

@@ -1,10 +1,12 @@
 """`SqlStore` on PostgreSQL keeps to the same contract as on SQLite."""
 
+from asynctask.istore import Key, Known
+from asynctask.model import complete
 from asynctask.postgres import Server
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.store_changes_contract import ChangesContract
-from tests.store_contract import StoreContract, StoreTestCase
+from tests.store_contract import NOW, StoreContract, StoreTestCase
 
 
 class OnServer(StoreTestCase):
@@ -19,3 +21,35 @@ class OnServer(StoreTestCase):
 
 class PostgresStore(StoreContract, ChangesContract, OnServer):
     """On a server."""
+
+
+class TwoProcesses(OnServer):
+    """Two processes on one database."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = self.open()
+        self.addCleanup(lambda: self.wait(self.other.close()))
+
+    def claimed_by(self, store: SqlStore, total: int | None = None) -> int:
+        return len(self.wait(store.claim("simulate", 9, NOW, total)).tasks)
+
+    def test_a_kind_runs_only_so_often_in_all_of_them(self) -> None:
+        self.add(*(self.new() for _ in range(5)))
+        self.assertEqual(self.claimed_by(self.store, 2), 2)
+        full = self.wait(self.other.claim("simulate", 9, NOW, 2))
+        self.assertEqual((full.tasks, full.full, full.more), ([], True, False))
+        self.wait(self.store.end(complete(self.started[0], "1", NOW), NOW))
+        self.assertEqual(self.claimed_by(self.other, 2), 1)
+        self.assertEqual(self.claimed_by(self.other, 9), 2)
+
+    def test_a_task_is_claimed_by_one_of_them(self) -> None:
+        self.add(*(self.new() for _ in range(12)))
+        self.assertEqual([self.claimed_by(self.store), self.claimed_by(self.other)], [9, 3])
+
+    def test_a_key_is_known_to_both(self) -> None:
+        key = Key("k", "digest", "answer", NOW + 9)
+        self.assertIsNone(self.wait(self.store.add_once([self.new()], [], key, NOW)))
+        known = self.wait(self.other.add_once([self.new()], [], key, NOW))
+        self.assertEqual(known, Known("digest", "answer"))
+        self.assertEqual(len(self.names()), 1)

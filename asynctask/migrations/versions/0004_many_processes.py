@@ -20,3 +20,6 @@ def upgrade() -> None:
     op.create_index(
         "task_cancelling", "task", ["owner"], **where("status = 'running' AND cancel_requested")
     )
+    if op.get_bind().dialect.name == "postgresql":
+        # Counted for kinds that run only so often in all processes.
+        op.create_index("task_running", "task", ["kind"], **where("status = 'running'"))
