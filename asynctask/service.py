@@ -34,6 +34,7 @@ from asynctask.seats import Seats
 from asynctask.spawned import starter
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
+from asynctask.timers import Wheel
 from asynctask.watch import Watchdog
 
 __all__ = ["Options", "makeService"]
@@ -84,20 +85,21 @@ class AsyncTask(Service):
         self._grace = grace
         self._insecure = insecure
         self._now = now
+        clock = self._clock = Wheel(reactor)
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
         metrics = Metrics(kinds)
         self._store = SqlStore(place, reactor, metrics=metrics)
-        self._feed = Feed(reactor)
+        self._feed = Feed(clock)
         self._store.published = self._feed.publish
         self._store.progressed = self._feed.report
         self._seats = Seats(seats)
         self._places = Places(
-            self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
+            self._recorder, clock, reactor.callFromThread, seats["thread"], seats["process"]
         )
         self._seats.closed = lambda where: where == "thread" and self._places.full_of_abandoned
-        self._runner = Runner(self._store, self._seats, self._places, kinds, reactor, now, metrics=metrics)
-        self._retention = Retention(self._store, keep, reactor, now)
-        self._watchdog = Watchdog(reactor, self._recorder.stepped, metrics.lag)
+        self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
+        self._retention = Retention(self._store, keep, clock, now)
+        self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
         metrics.watch(
             not_ended=lambda: self._store.unfinished,
             healthy=lambda: self._store.healthy,
@@ -110,7 +112,7 @@ class AsyncTask(Service):
             self._seats,
             self._feed,
             kinds,
-            reactor,
+            clock,
             now,
             lambda: randbits(80),
             hosts,
@@ -189,6 +191,8 @@ class AsyncTask(Service):
         self._places.stop()
         self._recorder.clear()
         self._recorder.close()
+        self._watchdog.stop()
+        self._clock.stop()
 
     @inlineCallbacks
     def _finish_answers(self) -> Any:
@@ -196,7 +200,7 @@ class AsyncTask(Service):
         for _ in range(int(LAST_ANSWERS / LOOK)):
             if not self._front.close_idle():
                 return
-            yield deferLater(self._reactor, LOOK)
+            yield deferLater(self._clock, LOOK)
 
 
 class Command(AsyncTask):

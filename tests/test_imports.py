@@ -45,7 +45,7 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
-    *("context", "recorder", "logs"),
+    *("timers", "context", "recorder", "logs"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""
