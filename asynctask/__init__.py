@@ -36,6 +36,7 @@ database       the connections to SQLite; ``postgres`` those to PostgreSQL
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound
+logqueue       the log off the hot path: a thread writes many lines at a time
 logs           a line an event, as text or JSON
 registry       the kinds of task: `task`, where they are found, ``simulate``
 inputs         a signature as a schema (``annotations``, ``shapes``)

@@ -23,6 +23,7 @@ from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.channel import Front
 from asynctask.feed import Feed
+from asynctask.logqueue import LogQueue
 from asynctask.metrics import Metrics
 from asynctask.options import Options
 from asynctask.places import MAX_ABANDONED, Places
@@ -76,6 +77,7 @@ class AsyncTask(Service):
         grace: float = 10,
         hosts: tuple[str, ...] = (),
         insecure: bool = False,
+        access_log: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._place = place
@@ -119,7 +121,7 @@ class AsyncTask(Service):
             max_waiting,
             metrics,
         )
-        self._front = Front(api.resource(), MAX_BATCH_BODY, answer_too_large)
+        self._front = Front(api.resource(access_log=access_log), MAX_BATCH_BODY, answer_too_large)
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -209,7 +211,7 @@ class Command(AsyncTask):
     With its own log, with signals of which the second ends at once, and with errors in one sentence.
     """
 
-    observer: ILogObserver | None = None
+    observer: LogQueue | None = None
     pid_file: Path | None = None
     _process = 0
 
@@ -231,8 +233,19 @@ class Command(AsyncTask):
             super().startService()
 
     def _serving(self) -> None:
+        if self.observer is not None:
+            self.observer.start()
         self._watch_signals()
         super()._serving()
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """See `AsyncTask`."""
+        try:
+            yield super().stopService()
+        finally:
+            if self.observer is not None:
+                self.observer.stop()
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -270,6 +283,8 @@ class Command(AsyncTask):
         self._recorder.clear()
         if self.pid_file is not None:
             self.pid_file.unlink(missing_ok=True)
+        if self.observer is not None:
+            self.observer.flush()
         os._exit(status)
 
 
@@ -308,6 +323,7 @@ def makeService(options: Options) -> Command:
         grace=options["grace"],
         hosts=tuple(options["hosts"]),
         insecure=bool(options["insecure"]),
+        access_log=bool(options["access-log"]),
     )
     service.observer = observer
     if twistd.get("pidfile"):
@@ -315,7 +331,7 @@ def makeService(options: Options) -> Command:
     return service
 
 
-def _observer(twistd: Any, log_format: str) -> ILogObserver | None:
+def _observer(twistd: Any, log_format: str) -> LogQueue | None:
     """The log that twistd's options ask for; None where they ask for one of twistd's own.
 
     :raises StartError: its file cannot be written.
@@ -328,6 +344,6 @@ def _observer(twistd: Any, log_format: str) -> ILogObserver | None:
     to_stdout = path == "-" or (not path and twistd["nodaemon"])
     path = None if to_stdout else path or "twistd.log"
     try:
-        return logs.observer(logs.destination(path), log_format)
+        return LogQueue(logs.destination(path).write, logs.RENDERERS[log_format])
     except OSError as error:
         raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None

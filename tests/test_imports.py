@@ -45,7 +45,7 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
-    *("timers", "context", "recorder", "logs"),
+    *("timers", "context", "recorder", "logqueue", "logs"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""

@@ -26,11 +26,13 @@ DEFAULTS: Final[dict[str, Any]] = {
     "keep": 7,
     "grace": 10,
     "log-format": "text",
+    "access-log": 0,
 }
 """The contract's options, and what they are when nobody says anything."""
 
 FLAGS = [f"--{name}" for name in ("port", "listen", "host", "insecure", "store")] + [
-    f"--{name}" for name in ("concurrency", "grace", "log-format", "tasks", "max-waiting", "keep")
+    f"--{name}"
+    for name in ("concurrency", "grace", "log-format", "access-log", "tasks", "max-waiting", "keep")
 ]
 
 RESERVED = ("tokens", "TOKENS")
@@ -69,7 +71,13 @@ class Arguments(OptionsTestCase):
                 *("--port", "0", "--listen", "unix:/run/a.sock", "--host", "tasks.example"),
                 *("--host=Other.Example", "--insecure", "--store", "sqlite://", "--concurrency", "3"),
                 *("--grace", "2.5", "--log-format", "json", "--tasks=a", "--tasks", "b.c", "--keep=0.5"),
-                *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
+                *(
+                    "--concurrency=threads=4",
+                    "--concurrency",
+                    "processes=1",
+                    "--max-waiting=9",
+                    "--access-log",
+                ),
             ),
             {
                 "port": 0,
@@ -85,6 +93,7 @@ class Arguments(OptionsTestCase):
                 "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
+                "access-log": 1,
             },
         )
 
@@ -176,6 +185,7 @@ class Variables(OptionsTestCase):
                 KEEP="0.5",
                 GRACE="2.5",
                 LOG_FORMAT="json",
+                ACCESS_LOG="1",
             ),
             {
                 "port": 0,
@@ -191,6 +201,7 @@ class Variables(OptionsTestCase):
                 "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
+                "access-log": 1,
             },
         )
 
@@ -223,6 +234,8 @@ class Variables(OptionsTestCase):
         for off in ("0", "false", "No", "off", ""):
             self.assertEqual(options(INSECURE=off)["insecure"], 0)
         self.assertIn("ASYNCTASK_INSECURE", self.complaint(INSECURE="maybe"))
+        self.assertEqual(options(ACCESS_LOG="yes")["access-log"], 1)
+        self.assertIn("ASYNCTASK_ACCESS_LOG", self.complaint(ACCESS_LOG="all"))
 
 
 class Help(SynchronousTestCase):
