@@ -38,9 +38,11 @@ postgres       those to PostgreSQL; many processes are ``sharing`` it, each with
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound
+logqueue       the log off the hot path: a thread writes many lines at a time
 logs           a line an event, as text or JSON
 registry       the kinds of task: `task`, where they are found, ``simulate``
 inputs         a signature as a schema (``annotations``, ``shapes``)
+timers         one wheel for a million waiting calls, by a clock that nobody sets
 context        what a handler is given
 recorder       the flight recorder: which task was at work when the process died
 client         for Twisted programs: sends again what was lost (``sending``), goes on where

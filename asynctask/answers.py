@@ -10,6 +10,7 @@ from zope.interface import implementer
 from asynctask import wire
 from asynctask.guard import check_host, check_origin
 from asynctask.headers import etag, matches
+from asynctask.logqueue import QuickLogger
 from asynctask.metrics import Metrics
 from asynctask.model import (
     ExpectationFailed,
@@ -19,6 +20,8 @@ from asynctask.model import (
     TooLarge,
     UnsupportedMediaType,
 )
+
+log = QuickLogger("asynctask.access")
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body: what is larger belongs into a file or a store, with its address in the input."""
@@ -38,18 +41,25 @@ class Guarded(Resource):
     """Checks who asks before anything else is looked at, and counts the requests.
 
     :param seconds: the time, to tell how long each took.
+    :param access_log: whether each is worth a line.
     """
 
     isLeaf = True
 
     def __init__(
-        self, inner: IResource, hosts: Collection[str], metrics: Metrics, seconds: Callable[[], float]
+        self,
+        inner: IResource,
+        hosts: Collection[str],
+        metrics: Metrics,
+        seconds: Callable[[], float],
+        access_log: bool = False,
     ) -> None:
         super().__init__()
         self._inner = inner
         self._hosts = frozenset(hosts)
         self._metrics = metrics
         self._seconds = seconds
+        self._access_log = access_log
 
     def render(self, request: Request) -> bytes | int:
         """See `IResource`."""
@@ -65,7 +75,17 @@ class Guarded(Resource):
 
     def _count(self, lost: object, request: Request, began: float) -> None:
         status = request.code if lost is None or request.startedWriting else GONE
-        self._metrics.answered(request.method, request.path, status, self._seconds() - began)
+        seconds = self._seconds() - began
+        self._metrics.answered(request.method, request.path, status, seconds)
+        if self._access_log:
+            log.info(
+                "Request",
+                method=request.method.decode("latin-1"),
+                path=request.uri.decode("utf-8", "backslashreplace"),
+                status=status,
+                ms=round(seconds * 1_000, 1),
+                client=getattr(request.getClientAddress(), "host", None),
+            )
 
     def _check(self, request: Request) -> None:
         fields = request.requestHeaders.getRawHeaders

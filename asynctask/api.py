@@ -113,9 +113,12 @@ class Api:
         self._metrics = metrics or Metrics(kinds)
         self._metrics.name_routes(rule.rule for rule in self.app.url_map.iter_rules())
 
-    def resource(self) -> IResource:
-        """What a server renders requests with."""
-        return Guarded(self.app.resource(), self._hosts, self._metrics, self._clock.seconds)
+    def resource(self, *, access_log: bool = False) -> IResource:
+        """What a server renders requests with.
+
+        :param access_log: whether each request is worth a line.
+        """
+        return Guarded(self.app.resource(), self._hosts, self._metrics, self._clock.seconds, access_log)
 
     @app.route("/api/tasks", methods=["POST"])
     async def submit(self, request: Request) -> bytes:

@@ -1,17 +1,16 @@
 """A line an event: what a person reads, or JSON for a program."""
 
 import json
+import os
 import re
 import sys
 import textwrap
-import threading
-from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, TextIO
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent
+from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
-from zope.interface import implementer
 
 from asynctask.wire import timestamp
 
@@ -22,54 +21,74 @@ FILES_KEPT: Final = 10
 """Rotated log files: with `ROTATE_AT`, a log that nobody looks after takes 110 MB."""
 
 _PLAIN: Final = re.compile(r"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_OF_TWISTED: Final = frozenset({"message", "time", "system", "format", "isError", "failure", "why"})
+_NOT_TOLD: Final = frozenset(
+    {"log_logger", "log_level", "log_namespace", "log_source", "log_format", "log_time"}
+    # What events of Twisted's older log have.
+    | {"message", "time", "system", "format", "isError", "failure", "why"}
+)
 
 
-@implementer(ILogObserver)
-class LineObserver:
-    """Writes each event as one line, at once; from any thread.
+class Standard:
+    """Standard output, past all buffers of Python's: a failed write leaves nothing behind for later."""
 
-    :param write: takes the line with its end.
-    :param render: makes the line.
+    def __init__(self, file: TextIO) -> None:
+        self._descriptor = file.fileno()
+
+    def write(self, data: bytes) -> None:
+        """Write all of it.
+
+        :raises OSError: nobody reads it any more, or there is no room.
+        """
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+class Rotating(LogFile):
+    """A file that rotates and stays bounded."""
+
+    def __init__(self, name: str, directory: str) -> None:
+        super().__init__(name, directory, rotateLength=ROTATE_AT, maxRotatedFiles=FILES_KEPT)
+
+    def write(self, data: bytes) -> None:
+        """Write all of it.
+
+        :raises OSError: there is no room.
+        """
+        if self._file.closed:  # no new one could be made when it was rotated
+            self._openFile()
+        super().write(data)
+
+
+class Nowhere:
+    """There is no standard output: its descriptor may be that of another file by now."""
+
+    def write(self, data: bytes) -> None:
+        """Write nothing."""
+
+
+def destination(path: str | None, standard: TextIO | None = sys.stdout) -> Standard | Rotating | Nowhere:
+    """Standard output, or the file of this path.
+
+    :raises OSError: it cannot be opened.
     """
-
-    def __init__(self, write: Callable[[str], object], render: Callable[[LogEvent], str]) -> None:
-        self._write = write
-        self._render = render
-        self._lock = threading.Lock()
-
-    def __call__(self, event: LogEvent) -> None:
-        line = self._render(event) + "\n"
-        # A lone surrogate in somebody's error message must not cost the line.
-        line = line.encode("utf-8", "backslashreplace").decode("utf-8")
-        with self._lock:
-            self._write(line)
-
-
-def observer(file: TextIO | LogFile, log_format: str) -> LineObserver:
-    """An observer for ``log_format``, ``text`` or ``json``."""
-
-    def write(line: str) -> None:
-        file.write(line)
-        file.flush()
-
-    return LineObserver(write, {"text": text_line, "json": json_line}[log_format])
-
-
-def destination(path: str | None) -> TextIO | LogFile:
-    """Standard output, or a file that rotates and stays bounded."""
-    if path is None:
-        return sys.stdout
-    file: LogFile = LogFile.fromFullPath(path, rotateLength=ROTATE_AT, maxRotatedFiles=FILES_KEPT)
-    return file
+    if path is not None:
+        file: Rotating = Rotating.fromFullPath(path)
+        return file
+    return Nowhere() if standard is None else Standard(standard)
 
 
 def text_line(event: LogEvent) -> str:
     """``2026-11-24T18:00:00.123Z info Task progress task_id=task_… step=1 total=5``."""
-    parts = [timestamp(event["log_time"]), event["log_level"].name, _one_line(_message(event))]
-    if "{" not in (event.get("log_format") or ""):  # else the message says them already
-        parts += [f"{key}={_plain(value)}" for key, value in _fields(event).items()]
-    return " ".join(parts) + _traceback(event)
+    template = event.get("log_format") or ""
+    line = f"{timestamp(event['log_time'])} {event['log_level'].name} "
+    if "{" in template:  # the message says the fields already
+        line += _one_line(_message(event))
+    else:
+        line += _known(template) if template else _one_line(_message(event))
+        for key, value in tuple(event.items()):  # another observer may add to it meanwhile
+            if key not in _NOT_TOLD and not key.startswith("log_"):
+                line += f" {key}={value if type(value) is int else _plain(value)}"
+    return line + _traceback(event)
 
 
 def json_line(event: LogEvent) -> str:
@@ -79,10 +98,18 @@ def json_line(event: LogEvent) -> str:
         "level": event["log_level"].name,
         "message": _message(event),
     }
-    shape = shape | _fields(event) | shape
+    for key, value in tuple(event.items()):
+        if key not in _NOT_TOLD and not key.startswith("log_"):
+            shape.setdefault(key, value)
     if trace := _traceback(event):
         shape["traceback"] = textwrap.dedent(trace).strip()
-    return json.dumps(shape, default=str).replace("\n", " ")
+    return _to_json(shape)
+
+
+_to_json: Final = json.JSONEncoder(default=str).encode
+"""Made once: `json.dumps` would make one for each line."""
+
+RENDERERS: Final = {"text": text_line, "json": json_line}
 
 
 def _message(event: LogEvent) -> str:
@@ -92,21 +119,18 @@ def _message(event: LogEvent) -> str:
     return formatEvent(event)
 
 
-def _fields(event: LogEvent) -> dict[str, Any]:
-    """What was logged beside the message."""
-    return {
-        key: value for key, value in event.items() if not key.startswith("log_") and key not in _OF_TWISTED
-    }
-
-
 def _plain(value: Any) -> str:
     """A field that cannot be taken for another one, nor for a line of its own."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    text = value if isinstance(value, str) else _to_json(value)
+    return text if text.isidentifier() or _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _one_line(message: str) -> str:
     return " ".join(message.splitlines())
+
+
+_known: Final = lru_cache(maxsize=256)(_one_line)
+"""The same of a message that comes again and again."""
 
 
 def _traceback(event: LogEvent) -> str:

@@ -38,6 +38,11 @@ PARAMETERS: Final = (
     ("log-format", None, "text", "text or json"),
 )
 
+FLAGS: Final = (
+    ("insecure", None, "listen beyond loopback, where everybody who can connect may use it"),
+    ("access-log", None, "write a line a request into the log"),
+)
+
 HIGHEST_PORT: Final = 65_535
 SEATS: Final = 1_000_000
 """Attempts at once on the reactor: each takes some KiB."""
@@ -65,9 +70,7 @@ class Options(usage.Options):
         "Each option can be given by a variable too: ASYNCTASK_PORT for --port, and so on."
     )
     optParameters: Final = [list(parameter) for parameter in PARAMETERS]
-    optFlags: Final = [
-        ["insecure", None, "listen beyond loopback, where everybody who can connect may use it"]
-    ]
+    optFlags: Final = [list(flag) for flag in FLAGS]
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
@@ -151,12 +154,17 @@ class Options(usage.Options):
                 found.append(f"--{name}={value}")
         for name in ("host", "tasks", "concurrency"):
             found += [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
-        insecure = self._variable("insecure").lower()
-        if insecure in ("1", "true", "yes", "on"):
-            found.append("--insecure")
-        elif insecure not in ("", "0", "false", "no", "off"):
-            raise usage.UsageError(f"ASYNCTASK_INSECURE is 1 or 0, not '{insecure}'")
+        for flag, *_ in FLAGS:
+            value = self._variable(flag).lower()
+            if value in ("1", "true", "yes", "on"):
+                found.append(f"--{flag}")
+            elif value not in ("", "0", "false", "no", "off"):
+                raise usage.UsageError(f"{_variable_of(flag)} is 1 or 0, not '{value}'")
         return found
 
     def _variable(self, name: str) -> str:
-        return self._environment.get(f"ASYNCTASK_{name.upper().replace('-', '_')}", "")
+        return self._environment.get(_variable_of(name), "")
+
+
+def _variable_of(option: str) -> str:
+    return f"ASYNCTASK_{option.upper().replace('-', '_')}"

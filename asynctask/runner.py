@@ -9,20 +9,20 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Cooperator
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import model, wire
 from asynctask.attempts import Attempt
 from asynctask.claims import Claims
 from asynctask.istore import IStore
+from asynctask.logqueue import QuickLogger
 from asynctask.metrics import Metrics
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
 from asynctask.places import Places, Run
 from asynctask.registry import Kind
 from asynctask.seats import Seats
 
-log = Logger(namespace="asynctask.task")
+log = QuickLogger("asynctask.task")
 
 UNWIND: Final = 5.0
 """Seconds that a handler has to unwind after its cancel or timeout, until it is given up."""

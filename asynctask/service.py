@@ -23,6 +23,7 @@ from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.channel import Front
 from asynctask.feed import Feed
+from asynctask.logqueue import LogQueue
 from asynctask.metrics import Metrics
 from asynctask.options import Options
 from asynctask.places import MAX_ABANDONED, Places
@@ -34,6 +35,7 @@ from asynctask.seats import Seats
 from asynctask.spawned import starter
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
+from asynctask.timers import Wheel
 from asynctask.watch import Watchdog
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class AsyncTask(Service):
         grace: float = 10,
         hosts: tuple[str, ...] = (),
         insecure: bool = False,
+        access_log: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._place = place
@@ -90,22 +93,23 @@ class AsyncTask(Service):
         self._grace = grace
         self._insecure = insecure
         self._now = now
+        clock = self._clock = Wheel(reactor)
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
         metrics = Metrics(kinds)
         self._store = SqlStore(place, reactor, metrics=metrics)
-        self._feed = Feed(reactor)
+        self._feed = Feed(clock)
         self._store.published = self._feed.publish
         self._store.progressed = self._feed.report
         self._store.followed = lambda: self._feed.wanted
         self._seats = Seats(seats)
         self._seats.shared = not isinstance(place, Place)
         self._places = Places(
-            self._recorder, reactor, reactor.callFromThread, seats["thread"], seats["process"]
+            self._recorder, clock, reactor.callFromThread, seats["thread"], seats["process"]
         )
         self._seats.closed = lambda where: where == "thread" and self._places.full_of_abandoned
-        self._runner = Runner(self._store, self._seats, self._places, kinds, reactor, now, metrics=metrics)
-        self._retention = Retention(self._store, keep, reactor, now)
-        self._watchdog = Watchdog(reactor, self._recorder.stepped, metrics.lag)
+        self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
+        self._retention = Retention(self._store, keep, clock, now)
+        self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
         metrics.watch(
             not_ended=lambda: self._store.unfinished,
             healthy=lambda: self._store.healthy,
@@ -118,14 +122,14 @@ class AsyncTask(Service):
             self._seats,
             self._feed,
             kinds,
-            reactor,
+            clock,
             now,
             lambda: randbits(80),
             hosts,
             max_waiting,
             metrics,
         )
-        self._front = Front(api.resource(), MAX_BATCH_BODY, answer_too_large)
+        self._front = Front(api.resource(access_log=access_log), MAX_BATCH_BODY, answer_too_large)
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -207,6 +211,8 @@ class AsyncTask(Service):
         self._places.stop()
         self._recorder.clear()
         self._recorder.close()
+        self._watchdog.stop()
+        self._clock.stop()
 
     @inlineCallbacks
     def _finish_answers(self) -> Any:
@@ -214,7 +220,7 @@ class AsyncTask(Service):
         for _ in range(int(LAST_ANSWERS / LOOK)):
             if not self._front.close_idle():
                 return
-            yield deferLater(self._reactor, LOOK)
+            yield deferLater(self._clock, LOOK)
 
 
 class Command(AsyncTask):
@@ -223,7 +229,7 @@ class Command(AsyncTask):
     With its own log, with signals of which the second ends at once, and with errors in one sentence.
     """
 
-    observer: ILogObserver | None = None
+    observer: LogQueue | None = None
     pid_file: Path | None = None
     _process = 0
 
@@ -245,8 +251,19 @@ class Command(AsyncTask):
             super().startService()
 
     def _serving(self) -> None:
+        if self.observer is not None:
+            self.observer.start()
         self._watch_signals()
         super()._serving()
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """See `AsyncTask`."""
+        try:
+            yield super().stopService()
+        finally:
+            if self.observer is not None:
+                self.observer.stop()
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -284,6 +301,8 @@ class Command(AsyncTask):
         self._recorder.clear()
         if self.pid_file is not None:
             self.pid_file.unlink(missing_ok=True)
+        if self.observer is not None:
+            self.observer.flush()
         os._exit(status)
 
 
@@ -322,6 +341,7 @@ def makeService(options: Options) -> Command:
         grace=options["grace"],
         hosts=tuple(options["hosts"]),
         insecure=bool(options["insecure"]),
+        access_log=bool(options["access-log"]),
     )
     service.observer = observer
     if twistd.get("pidfile"):
@@ -329,7 +349,7 @@ def makeService(options: Options) -> Command:
     return service
 
 
-def _observer(twistd: Any, log_format: str) -> ILogObserver | None:
+def _observer(twistd: Any, log_format: str) -> LogQueue | None:
     """The log that twistd's options ask for; None where they ask for one of twistd's own.
 
     :raises StartError: its file cannot be written.
@@ -342,6 +362,6 @@ def _observer(twistd: Any, log_format: str) -> ILogObserver | None:
     to_stdout = path == "-" or (not path and twistd["nodaemon"])
     path = None if to_stdout else path or "twistd.log"
     try:
-        return logs.observer(logs.destination(path), log_format)
+        return LogQueue(logs.destination(path).write, logs.RENDERERS[log_format])
     except OSError as error:
         raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None

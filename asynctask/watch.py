@@ -7,7 +7,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 log = Logger(namespace="asynctask.watch")
@@ -20,25 +19,28 @@ LOOK: Final = 0.2
 
 
 class Watchdog:
-    """Prints the stack of whatever holds the reactor, once each time that it is held.
+    """Asks the reactor from a thread whether it is alive, and prints the stack of whatever holds it.
 
-    :param clock: the reactor's time.
+    No timer of the reactor's is part of it: a clock that is set back would stop them.
+
+    :param from_thread: ``reactor.callFromThread``.
     :param suspects: names the task that is being stepped.
-    :param late: told at each heartbeat by how many seconds it came late.
+    :param late: told at each heartbeat how many seconds the reactor took to come to it.
+    :param beat: called in the reactor's thread at each heartbeat.
     """
 
     def __init__(
         self,
-        clock: IReactorTime,
+        from_thread: Callable[..., object],
         suspects: Callable[[], str],
         late: Callable[[float], object] = lambda _seconds: None,
+        beat: Callable[[], object] = lambda: None,
     ) -> None:
-        self._clock = clock
+        self._from_thread = from_thread
         self._suspects = suspects
         self._late = late
-        self._next: IDelayedCall | None = None
-        self._beat = monotonic()
-        self._told = False
+        self._beat = beat
+        self._asked: float | None = None
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._watched = 0
@@ -46,34 +48,33 @@ class Watchdog:
     def start(self) -> None:
         """Watch the thread that calls this."""
         self._watched = threading.get_ident()
-        self._heartbeat()
         self._thread = threading.Thread(target=self._watch, name="asynctask-watchdog", daemon=True)
         self._thread.start()
-
-    def _heartbeat(self) -> None:
-        """The reactor is alive."""
-        before, self._beat = self._beat, monotonic()
-        if self._next is not None:
-            self._late(max(0.0, self._beat - before - LOOK))
-        self._told = False
-        self._next = self._clock.callLater(LOOK, self._heartbeat)
 
     def stop(self) -> None:
         """Watch no more."""
         self._end.set()
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+
+    def _heartbeat(self, asked: float) -> None:
+        """The reactor is alive."""
+        self._asked = None
+        if not self._end.is_set():
+            self._late(monotonic() - asked)
+            self._beat()
 
     def _watch(self) -> None:
+        told = False
         while not self._end.wait(LOOK):
-            held = monotonic() - self._beat
-            if held > HELD + LOOK and not self._told:
-                self._told = True
-                frame = sys._current_frames().get(self._watched)
-                stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-                log.warn(
-                    "The reactor is held",
-                    seconds=round(held, 1),
-                    task_id=self._suspects(),
-                    log_stack=stack,
-                )
+            asked = self._asked
+            if asked is None:
+                told = False
+                asked = self._asked = monotonic()
+                self._from_thread(self._heartbeat, asked)
+            elif not told and monotonic() - asked > HELD:
+                told = True
+                self._tell(monotonic() - asked)
+
+    def _tell(self, held: float) -> None:
+        frame = sys._current_frames().get(self._watched)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        log.warn("The reactor is held", seconds=round(held, 1), task_id=self._suspects(), log_stack=stack)

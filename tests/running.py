@@ -25,7 +25,7 @@ class RunnerTestCase(SynchronousTestCase):
     """A runner, and what it logs."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = self.new_clock()
         self.turns = Turns()
         self.ids = Ids()
         self.chance = 0.5
@@ -38,6 +38,9 @@ class RunnerTestCase(SynchronousTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.runner = self.make()
+
+    def new_clock(self) -> Clock:
+        return Clock()
 
     def make(self, seats: int = 100, kinds: Mapping[str, Kind] = KINDS) -> Runner:
         self.kinds = kinds

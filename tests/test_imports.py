@@ -48,7 +48,7 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
-    *("context", "recorder", "logs"),
+    *("timers", "context", "recorder", "logqueue", "logs"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""

@@ -1,11 +1,12 @@
 """A line an event."""
 
-import io
+import contextlib
 import json
+import os
 import re
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 from hypothesis import given
@@ -14,10 +15,10 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.logger import LogPublisher as Publisher
 from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher as LegacyPublisher
-from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.logs import FILES_KEPT, ROTATE_AT, LineObserver, destination, json_line, observer, text_line
+from asynctask.logqueue import LogQueue
+from asynctask.logs import FILES_KEPT, RENDERERS, ROTATE_AT, Rotating, destination, json_line, text_line
 
 HEAD = "2026-11-24T18:00:00.123Z info "
 
@@ -167,14 +168,14 @@ class Events(SynchronousTestCase):
     """Events as Twisted makes them."""
 
     def setUp(self) -> None:
-        self.lines: list[str] = []
-        self.observer = LineObserver(self.lines.append, text_line)
+        self.lines: list[bytes] = []
+        self.observer = LogQueue(self.lines.append, text_line)
         self.log = Logger("asynctask", observer=self.observer)
 
     def tail(self) -> str:
         """The one line without its time."""
         [line] = self.lines
-        time, _, rest = line.partition(" ")
+        time, _, rest = line.decode().partition(" ")
         self.assertTrue(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time), time)
         return rest
 
@@ -199,7 +200,7 @@ class Events(SynchronousTestCase):
 
     def test_a_lone_surrogate_does_not_cost_the_line(self) -> None:
         self.log.info("Task failed", name="\ud800")
-        self.assertEqual(self.tail().encode("utf-8"), b"info Task failed name=\\ud800\n")
+        self.assertEqual(self.tail(), "info Task failed name=\\ud800\n")
 
 
 class Destinations(SynchronousTestCase):
@@ -208,35 +209,52 @@ class Destinations(SynchronousTestCase):
     def setUp(self) -> None:
         self.path = Path(self.enterContext(TemporaryDirectory())) / "asynctask.log"
 
-    def file(self) -> LogFile:
+    def file(self) -> Rotating:
         file = destination(str(self.path))
-        assert isinstance(file, LogFile)
+        assert isinstance(file, Rotating)
         self.addCleanup(file.close)
         return file
 
-    def test_without_a_file_lines_go_to_standard_output(self) -> None:
-        self.assertIs(destination(None), sys.stdout)
+    def log(self, file: Rotating, log_format: str = "text", **fields: Any) -> None:
+        LogQueue(file.write, RENDERERS[log_format])(event("Task started", **fields))
 
-    def test_a_line_is_out_at_once(self) -> None:
-        out = io.BytesIO()
-        text = io.TextIOWrapper(out, "utf-8", write_through=False)
-        self.addCleanup(text.close)
-        observer(text, "text")(event("Task started", name="ü"))
-        self.assertEqual(out.getvalue().decode(), HEAD + "Task started name=ü\n")
+    def test_without_a_file_lines_go_to_standard_output(self) -> None:
+        with self.path.open("w") as standard:
+            LogQueue(destination(None, standard).write, text_line)(event("Task started", name="ü"))
+            self.assertEqual(self.path.read_text(), HEAD + "Task started name=ü\n")
+
+    def test_without_standard_output_they_go_nowhere(self) -> None:
+        """Its descriptor may be that of the store by now."""
+        destination(None, None).write(b"a line\n")
+
+    def test_a_reader_who_takes_little_at_a_time_gets_all(self) -> None:
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        data = b"a line\n" * 100_000
+        with open(write, "w") as standard:
+            thread = Thread(target=destination(None, standard).write, args=(data,))
+            thread.start()
+            got = b""
+            while len(got) < len(data):
+                with contextlib.suppress(BlockingIOError):
+                    got += os.read(read, 10_000)
+            thread.join()
+        os.close(read)
+        self.assertEqual(got, data)
 
     def test_a_line_is_in_its_file_at_once(self) -> None:
-        observer(self.file(), "json")(event("Task started", name="ü"))
+        self.log(self.file(), "json", name="ü")
         self.assertEqual(json.loads(self.path.read_bytes())["name"], "ü")
 
     def test_a_log_goes_on_in_the_file_that_there_is(self) -> None:
         self.path.write_text("before\n")
-        observer(self.file(), "text")(event("Task started"))
+        self.log(self.file())
         self.assertEqual(self.path.read_text(), f"before\n{HEAD}Task started\n")
 
     def test_a_full_file_makes_room_for_a_new_one(self) -> None:
         with self.path.open("wb") as full:
             full.truncate(ROTATE_AT)
-        observer(self.file(), "text")(event("Task started"))
+        self.log(self.file())
         self.assertEqual(self.path.read_text(), HEAD + "Task started\n")
         self.assertEqual(self.path.with_name("asynctask.log.1").stat().st_size, ROTATE_AT)
 
@@ -248,8 +266,15 @@ class Destinations(SynchronousTestCase):
             with self.path.open("r+b") as full:
                 full.truncate(ROTATE_AT)
             file.size = ROTATE_AT
-            file.write("a line\n")
+            file.write(b"a line\n")
         self.assertEqual(len(list(self.path.parent.iterdir())), FILES_KEPT + 1)
 
+    def test_a_rotation_that_failed_half_way_is_made_good_later(self) -> None:
+        file = self.file()
+        file.write(b"before\n")
+        file._file.close()
+        file.write(b"after\n")
+        self.assertEqual(self.path.read_text(), "before\nafter\n")
+
     def test_another_format_is_unknown(self) -> None:
-        self.assertRaises(KeyError, observer, io.StringIO(), "xml")
+        self.assertEqual(set(RENDERERS), {"text", "json"})

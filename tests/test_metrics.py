@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -23,7 +23,6 @@ from asynctask.model import ACCEPTED, COMPLETED
 from asynctask.registry import KINDS, Kind, kind_of
 from asynctask.service import AsyncTask
 from asynctask.sqlite import Place
-from asynctask.watch import HELD, LOOK, Watchdog
 from tests.test_api import BASE, START, ApiTestCase
 from tests.turns import Turns
 
@@ -410,24 +409,6 @@ class FormatTests(MetricsTestCase):
 
     def test_nothing_is_changed_by_it(self) -> None:
         self.assertEqual(self.request("POST", "/metrics", b"").status, 405)
-
-
-class LagTests(SynchronousTestCase):
-    """The reactor's heartbeat."""
-
-    def test_a_beat_that_comes_late_is_told(self) -> None:
-        late: list[float] = []
-        clock = Clock()
-        watchdog = Watchdog(clock, lambda: "", late.append)
-        watchdog.start()
-        self.addCleanup(watchdog.stop)
-        self.assertEqual(late, [])
-        clock.advance(LOOK)
-        watchdog._beat -= HELD
-        clock.advance(LOOK)
-        first, second = late
-        self.assertEqual(first, 0)
-        self.assertTrue(HELD - LOOK <= second < HELD, second)
 
 
 class Reactor(MemoryReactorClock, Turns):

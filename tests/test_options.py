@@ -28,14 +28,26 @@ DEFAULTS: Final[dict[str, Any]] = {
     "log-format": "text",
     "lease": 15,
     "notify-store": None,
+    "access-log": 0,
 }
 """The contract's options, and what they are when nobody says anything."""
 
-FLAGS = (
-    [f"--{name}" for name in ("port", "listen", "host", "insecure", "store")]
-    + [f"--{name}" for name in ("concurrency", "grace", "log-format", "tasks", "max-waiting", "keep")]
-    + ["--lease", "--notify-store"]
-)
+FLAGS = [
+    "--port",
+    "--listen",
+    "--host",
+    "--insecure",
+    "--store",
+    "--concurrency",
+    "--grace",
+    "--log-format",
+    "--tasks",
+    "--max-waiting",
+    "--keep",
+    "--access-log",
+    "--lease",
+    "--notify-store",
+]
 
 RESERVED = ("tokens", "TOKENS")
 """Neither built nor told until it is decided."""
@@ -75,6 +87,7 @@ class Arguments(OptionsTestCase):
                 *("--grace", "2.5", "--log-format", "json", "--tasks=a", "--tasks", "b.c", "--keep=0.5"),
                 *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
                 *("--lease=2", "--notify-store=postgresql:///x"),
+                "--access-log",
             ),
             {
                 "port": 0,
@@ -92,6 +105,7 @@ class Arguments(OptionsTestCase):
                 "log-format": "json",
                 "lease": 2,
                 "notify-store": "postgresql:///x",
+                "access-log": 1,
             },
         )
 
@@ -185,6 +199,7 @@ class Variables(OptionsTestCase):
                 LOG_FORMAT="json",
                 LEASE="2",
                 NOTIFY_STORE="postgresql:///x",
+                ACCESS_LOG="1",
             ),
             {
                 "port": 0,
@@ -202,6 +217,7 @@ class Variables(OptionsTestCase):
                 "log-format": "json",
                 "lease": 2,
                 "notify-store": "postgresql:///x",
+                "access-log": 1,
             },
         )
 
@@ -234,6 +250,8 @@ class Variables(OptionsTestCase):
         for off in ("0", "false", "No", "off", ""):
             self.assertEqual(options(INSECURE=off)["insecure"], 0)
         self.assertIn("ASYNCTASK_INSECURE", self.complaint(INSECURE="maybe"))
+        self.assertEqual(options(ACCESS_LOG="yes")["access-log"], 1)
+        self.assertIn("ASYNCTASK_ACCESS_LOG", self.complaint(ACCESS_LOG="all"))
 
 
 class Help(SynchronousTestCase):

@@ -1,0 +1,201 @@
+"""The log off the hot path: who logs leaves an event behind, and a thread writes many lines at a time."""
+
+import atexit
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic, sleep, time
+from typing import Any, Final
+
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
+from zope.interface import implementer
+
+PAUSE: Final = 0.1
+"""Seconds that lines wait for more: half of what a reader of the log is promised."""
+
+CHUNK: Final = 50
+"""Lines that are made and written in one go, while other threads may have to wait: some 0.2 ms.
+
+A fiftieth of what waits where that is more, up to some 4 ms: else a service that is busy would lose lines.
+"""
+
+BREATH: Final = 0.00005
+"""Seconds between two of them, in which whoever waits for the interpreter gets it."""
+
+MAX_WAITING: Final = 50_000
+"""Events that may wait: some 25 MB, and half a second's lines of a service that does nothing else."""
+
+MAX_CHARACTERS: Final = 16_000_000
+"""Of lines that wait with their tracebacks."""
+
+LAST_WORDS: Final = 2.0
+"""Seconds at the end: any disk takes what waits in less."""
+
+
+class QuickLogger(Logger):
+    """A logger for what is logged by the thousand: its `info` costs half of `Logger`'s.
+
+    Its fields must be numbers, strings or None: their line may be made later, by another thread. Every
+    observer sees its events, as it sees those of any logger.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(namespace)
+        self._always = {
+            "log_logger": self,
+            "log_level": LogLevel.info,
+            "log_namespace": namespace,
+            "log_source": None,
+        }
+
+    def info(self, format: str | None = None, **kwargs: object) -> None:  # noqa: A002
+        """See `twisted.logger.Logger`."""
+        kwargs.update(self._always)
+        kwargs["log_format"] = format
+        kwargs["log_time"] = time()
+        self.observer(kwargs)
+
+
+@implementer(ILogObserver)
+class LogQueue:
+    """Writes each event as a line; from any thread.
+
+    At once, until `start` and after `stop`: no thread may be there when a daemon forks, and what keeps a
+    service from starting must be told before it ends. In between within 0.2 seconds, also while something
+    holds the reactor. What cannot be written is counted, and the log says so as soon as it can.
+
+    :param write: takes lines; raises OSError where it cannot.
+    :param render: makes a line, without its end.
+    :param patience: seconds at the end, after which a reader who does not read is not waited for.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        render: Callable[[LogEvent], str],
+        patience: float = LAST_WORDS,
+    ) -> None:
+        self._write = write
+        self._render = render
+        self._patience = patience
+        self._waiting: deque[LogEvent | str] = deque()
+        self._characters = 0
+        self._lost = 0
+        self._torn = False
+        self._counting = threading.Lock()
+        self._writing = threading.Lock()
+        self._wake = threading.Event()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._queues = False
+
+    def __call__(self, event: LogEvent) -> None:
+        """See `twisted.logger.ILogObserver`."""
+        if not self._queues or type(event.get("log_logger")) is not QuickLogger or "log_failure" in event:
+            # Now, since what it tells of may be another by the time that it is written.
+            self._take(self._line(event))
+        elif len(self._waiting) < MAX_WAITING:
+            self._waiting.append(event)
+        else:
+            self._lose(1)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def start(self) -> None:
+        """From now on keep lines for a moment."""
+        if self._thread is None:
+            self._queues = True
+            atexit.register(self.flush)
+            self._thread = threading.Thread(target=self._work, name="asynctask-log", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Write all that waits, and from now on each line at once."""
+        if self._thread is not None:
+            self._end.set()
+            self._wake.set()
+            self._thread.join(self._patience)
+            if self._thread.is_alive():  # it hangs in a write
+                self._patience = 0.0
+            self._queues = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write all that waits; also from a signal handler."""
+        until = monotonic() + self._patience
+        while self._waiting and self._writing.acquire(timeout=max(0.0, until - monotonic())):
+            try:
+                self._write_some()
+            finally:
+                self._writing.release()
+
+    def _work(self) -> None:
+        """What the thread does."""
+        while not self._end.is_set():
+            self._wake.wait()
+            self._end.wait(PAUSE)
+            self._wake.clear()
+            while self._waiting:
+                with self._writing:
+                    self._write_some()
+                sleep(BREATH)
+
+    def _take(self, line: str) -> None:
+        with self._counting:
+            full = self._characters >= MAX_CHARACTERS or len(self._waiting) >= MAX_WAITING
+            if not full:
+                self._characters += len(line)
+                self._waiting.append(line)
+        if full:
+            self._lose(1)
+        if not self._queues:
+            self.flush()
+
+    def _lose(self, lines: int) -> None:
+        with self._counting:
+            self._lost += lines
+
+    def _write_some(self) -> None:
+        lines: list[str] = []
+        most = max(CHUNK, len(self._waiting) // CHUNK)
+        while self._waiting and len(lines) < most:
+            taken = self._waiting.popleft()
+            if isinstance(taken, str):
+                with self._counting:
+                    self._characters -= len(taken)
+            lines.append(taken if isinstance(taken, str) else self._line(taken))
+        self._write_lines(lines)
+
+    def _write_lines(self, lines: Sequence[str]) -> None:
+        lost = self._lost
+        told = [self._line(_of_lost(lost)), *lines] if lost else lines
+        # A lone surrogate in somebody's error message must not cost the line.
+        data = ("\n".join(told) + "\n").encode("utf-8", "backslashreplace")
+        try:
+            # What failed may have left half a line.
+            self._write(b"\n" + data if self._torn else data)
+        except (OSError, ValueError):
+            self._torn = True
+            self._lose(len(lines))
+        else:
+            self._torn = False
+            self._lose(-lost)
+
+    def _line(self, event: LogEvent) -> str:
+        try:
+            return self._render(event)
+        except Exception as error:
+            return self._render(_of_unfit(event, error))
+
+
+def _event(message: str, **fields: Any) -> LogEvent:
+    return {"log_time": time(), "log_level": LogLevel.warn, "log_format": message, **fields}
+
+
+def _of_lost(lines: int) -> LogEvent:
+    return _event("Log lines were lost", lines=lines)
+
+
+def _of_unfit(event: LogEvent, error: Exception) -> LogEvent:
+    template, kind = repr(event.get("log_format")), type(error).__name__
+    return _event("This event cannot be told", event=template, error=kind)

@@ -1,0 +1,257 @@
+"""The log off the hot path. Its thread looks by the real clock."""
+
+import threading
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import Any, cast
+
+from twisted.logger import ILogObserver, LogEvent, Logger, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import logqueue
+from asynctask.logqueue import CHUNK, MAX_CHARACTERS, MAX_WAITING, PAUSE, LogQueue, QuickLogger
+from asynctask.logs import text_line
+from tests.turns import PATIENCE
+
+
+def without_time(event: LogEvent) -> str:
+    return text_line(event).partition(" ")[2]
+
+
+class Sink:
+    """Where lines go: it can be full, broken, or stuck."""
+
+    def __init__(self) -> None:
+        self.written: Queue[bytes] = Queue()
+        self.error: Exception | None = None
+        self.stuck = Event()
+        self.free = Event()
+        self.free.set()
+
+    def write(self, data: bytes) -> None:
+        if not self.free.is_set():
+            self.stuck.set()
+            self.free.wait(PATIENCE)
+        if self.error is not None:
+            raise self.error
+        self.written.put(data)
+
+    def hold(self) -> None:
+        self.free.clear()
+
+    def text(self) -> str:
+        """All that was written since the last time."""
+        found = b""
+        while not self.written.empty():
+            found += self.written.get()
+        return found.decode()
+
+
+class QueueTestCase(SynchronousTestCase):
+    """A queue, and loggers whose events it gets."""
+
+    def setUp(self) -> None:
+        self.sink = Sink()
+        self.queue = LogQueue(self.sink.write, without_time, patience=0.2)
+        self.addCleanup(self.queue.stop)
+        self.addCleanup(self.sink.free.set)
+        self.quick = QuickLogger("asynctask.test")
+        self.quick.observer = self.queue
+        self.log = Logger("asynctask.test", observer=self.queue)
+
+    def next_lines(self) -> list[str]:
+        return self.sink.written.get(timeout=PATIENCE).decode().splitlines()
+
+    def until_stuck(self) -> None:
+        """Let the thread hang in a write."""
+        self.sink.hold()
+        self.quick.info("stuck")
+        self.assertTrue(self.sink.stuck.wait(PATIENCE))
+
+
+class AtOnce(QueueTestCase):
+    """While there may be no thread."""
+
+    def test_before_the_start_a_line_is_out_at_once_without_a_thread(self) -> None:
+        before = threading.enumerate()
+        self.quick.info("Task started", task_id="a")
+        self.log.error("Cannot {do} it", do="start")
+        self.assertEqual(self.sink.text(), "info Task started task_id=a\nerror Cannot start it\n")
+        self.assertEqual(threading.enumerate(), before)
+
+    def test_after_the_stop_too(self) -> None:
+        self.queue.start()
+        self.queue.stop()
+        self.quick.info("Server Shut Down.")
+        self.assertEqual(self.sink.text(), "info Server Shut Down.\n")
+
+    def test_what_cannot_be_written_is_told_later(self) -> None:
+        self.sink.error = OSError(28, "No space left on device")
+        for _ in range(3):
+            self.quick.info("lost")
+        self.sink.error = None
+        self.quick.info("out")
+        self.quick.info("out too")
+        lines = ["", "warn Log lines were lost lines=3", "info out", "info out too", ""]
+        self.assertEqual(self.sink.text().split("\n"), lines)
+
+    def test_a_file_that_was_closed_stops_nobody(self) -> None:
+        self.sink.error = ValueError("I/O operation on closed file")
+        self.quick.info("lost")
+        self.log.info("lost")
+
+    def test_an_event_that_cannot_be_told_is_named(self) -> None:
+        class Shy:
+            def __repr__(self) -> str:
+                raise RuntimeError
+
+        self.log.info("Hello", who=Shy())
+        line = "warn This event cannot be told event='Hello' error=RuntimeError\n"
+        self.assertEqual(self.sink.text().replace('"', ""), line)
+
+    def test_a_lone_surrogate_does_not_cost_the_line(self) -> None:
+        self.quick.info("Task failed", name="\ud800")
+        self.assertEqual(self.sink.text(), "info Task failed name=\\ud800\n")
+
+
+class Queued(QueueTestCase):
+    """While the service runs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.queue.start()
+
+    def test_a_line_comes_by_itself_and_soon(self) -> None:
+        self.quick.info("Task started")
+        self.assertEqual(self.next_lines(), ["info Task started"])
+        self.log.info("Another")
+        self.assertEqual(self.next_lines(), ["info Another"])
+        self.assertLessEqual(PAUSE, 0.1)
+
+    def test_many_lines_are_few_writes_and_in_order(self) -> None:
+        expected = []
+        for number in range(300):
+            (self.quick if number % 3 else self.log).info("line", number=number)
+            expected.append(f"info line number={number}")
+        self.queue.stop()
+        self.assertLessEqual(self.sink.written.qsize(), 300 / CHUNK + 1)
+        self.assertEqual(self.sink.text().splitlines(), expected)
+
+    def test_a_line_tells_what_was_true_when_it_was_logged(self) -> None:
+        todo = ["a"]
+        self.log.info("To do: {todo}", todo=todo)
+        self.log.info("To do", todo=todo)
+        todo.clear()
+        self.queue.flush()
+        self.assertEqual(
+            self.sink.text().splitlines(), ["info To do: ['a']", 'info To do todo="[\\"a\\"]"']
+        )
+
+    def test_a_failure_is_told_with_its_traceback(self) -> None:
+        try:
+            raise ValueError("no")
+        except ValueError:
+            self.quick.failure("Broken")
+        self.queue.flush()
+        first, *rest = self.sink.text().splitlines()
+        self.assertEqual(first, "critical Broken")
+        self.assertIn("ValueError: no", rest[-1])
+
+    def test_a_stop_writes_all(self) -> None:
+        for number in range(5_000):
+            self.quick.info("line", number=number)
+        self.queue.stop()
+        self.assertEqual(len(self.sink.text().splitlines()), 5_000)
+
+    def test_lines_of_many_threads_are_whole_and_all_there(self) -> None:
+        def work(name: str) -> None:
+            for number in range(500):
+                (self.quick if number % 2 else self.log).info("line", name=name, number=number)
+
+        threads = [Thread(target=work, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.queue.stop()
+        lines = self.sink.text().splitlines()
+        self.assertEqual(len(lines), 2_000)
+        for name in "abcd":
+            mine = [line for line in lines if f"name={name}" in line]
+            self.assertEqual(mine, [f"info line name={name} number={number}" for number in range(500)])
+
+    def test_what_nobody_reads_is_bounded_and_counted(self) -> None:
+        self.until_stuck()
+        for number in range(MAX_WAITING + 7):
+            self.quick.info("line", number=number)
+        self.log.info("one more")
+        self.assertEqual(len(self.queue._waiting), MAX_WAITING)
+        self.sink.free.set()
+        self.queue._patience = PATIENCE
+        self.queue.stop()
+        lines = self.sink.text().splitlines()
+        self.assertEqual(len(lines), 1 + 1 + MAX_WAITING)
+        self.assertEqual([line for line in lines if "lost" in line], ["warn Log lines were lost lines=8"])
+
+    def test_long_lines_are_bounded_too(self) -> None:
+        self.until_stuck()
+        for _ in range(20):
+            self.log.info("x" * (MAX_CHARACTERS // 10))
+        self.assertEqual(len(self.queue._waiting), 10)
+        self.sink.free.set()
+        self.queue._patience = PATIENCE
+        self.queue.stop()
+        self.assertEqual(self.queue._characters, 0)
+        self.assertIn("warn Log lines were lost lines=10\n", self.sink.text())
+
+    def test_who_does_not_read_keeps_nobody_from_logging_or_ending(self) -> None:
+        self.until_stuck()
+        self.log.info("more")
+        self.queue.flush()
+        self.queue.stop()
+        self.quick.info("Server Shut Down.")
+        self.assertEqual(self.sink.text(), "")
+
+    def test_a_full_disk_costs_lines_and_nothing_else(self) -> None:
+        self.sink.error = OSError(28, "No space left on device")
+        for _ in range(3):
+            self.quick.info("lost")
+        self.queue.flush()
+        self.sink.error = None
+        self.quick.info("out")
+        self.assertEqual(self.next_lines(), ["", "warn Log lines were lost lines=3", "info out"])
+
+    def test_nothing_to_write_is_no_write(self) -> None:
+        self.assertRaises(Empty, self.sink.written.get, timeout=2 * PAUSE)
+
+    def test_a_second_start_starts_no_second_thread(self) -> None:
+        before = threading.enumerate()
+        self.queue.start()
+        self.assertEqual(threading.enumerate(), before)
+
+
+class Quick(SynchronousTestCase):
+    """The logger of what is logged by the thousand."""
+
+    def events(self, **fields: Any) -> list[LogEvent]:
+        """What an observer of the whole program sees of a `Logger` and of a quick one."""
+        found: list[LogEvent] = []
+        observer = cast(ILogObserver, lambda event: found.append(dict(event)))
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        Logger("asynctask.test").info("Task progress", **fields)
+        QuickLogger("asynctask.test").info("Task progress", **fields)
+        return found
+
+    def test_every_observer_sees_its_events_as_those_of_any_logger(self) -> None:
+        usual, quick = self.events(task_id="a", step=1)
+        self.assertEqual(set(usual), set(quick))
+        for key in ("log_level", "log_namespace", "log_source", "log_format", "task_id", "step"):
+            self.assertEqual(usual[key], quick[key], key)
+        self.assertLess(abs(usual["log_time"] - quick["log_time"]), PATIENCE)
+        self.assertIsInstance(quick["log_logger"], logqueue.QuickLogger)
+
+    def test_no_field_replaces_what_the_event_is(self) -> None:
+        _, quick = self.events(log_level="none", log_time=0)
+        self.assertEqual(quick["log_level"].name, "info")
+        self.assertGreater(quick["log_time"], 0)
