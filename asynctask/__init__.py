@@ -18,6 +18,7 @@ submissions    the bodies of POSTs, checked against the kinds
 runner         starts accepted tasks and ends them
 attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
+runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
                ``loop``, ``processes`` (``spawned``, ``worker``); all are ``patient``
 metrics        what happens in numbers, for Prometheus

@@ -3,9 +3,9 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Cooperator
@@ -18,8 +18,9 @@ from asynctask.istore import IStore
 from asynctask.logqueue import QuickLogger
 from asynctask.metrics import Metrics
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
-from asynctask.places import Places, Run
+from asynctask.places import Places
 from asynctask.registry import Kind
+from asynctask.runs import Run
 from asynctask.seats import Seats
 
 log = QuickLogger("asynctask.task")
@@ -37,18 +38,42 @@ LONGEST_TIMER: Final = 31_536_000.0
 """Seconds that a timer is set for at most: the reactor cannot wait for every number."""
 
 
-class Running:
+class Running(Attempt):
     """An attempt, its handler at work, and what ends it."""
 
-    __slots__ = ("attempt", "began", "kind", "run", "timer", "unwinding")
+    __slots__ = ("began", "kind", "run", "runner", "timer", "unwinding")
 
-    def __init__(self, task: Task, kind: Kind) -> None:
-        self.attempt = Attempt(task)
-        self.began: float | None = None
+    def __init__(self, task: Task, kind: Kind, runner: "Runner") -> None:
+        super().__init__(task)
         self.kind = kind
+        self.runner = runner
+        self.began: float | None = None
         self.run: Run | None = None
         self.timer: IDelayedCall | None = None
         self.unwinding = False
+
+    def progressed(self, progress: Progress) -> None:
+        """See `asynctask.runs.Watcher`."""
+        if not self.ended:  # one that was given up tells nobody
+            self.runner.report(self.task, progress)
+
+    def took(self, seconds: float) -> None:
+        """See `asynctask.runs.Watcher`."""
+        milliseconds = seconds * 1_000
+        if milliseconds > self.longest:
+            self.longest = milliseconds
+        if milliseconds > BLOCKING:
+            self.runner.note_block(self.task, milliseconds)
+
+    def returned(self, result: str) -> None:
+        """See `asynctask.runs.Watcher`."""
+        if not self.ended:
+            self.runner.returned(self, result)
+
+    def raised(self, failure: Failure) -> None:
+        """See `asynctask.runs.Watcher`."""
+        if not self.ended:
+            self.runner.raised(self, failure)
 
 
 class Runner:
@@ -100,7 +125,7 @@ class Runner:
         Few tasks of one commit are soon begun; many wait until there is time.
         """
         for task in tasks:
-            self._running[task.task_id] = Running(task, self._kinds[task.kind])
+            self._running[task.task_id] = Running(task, self._kinds[task.kind], self)
         (self._soon if len(tasks) < STARTS else self._later).extend(tasks)
         if not self._is_starting:
             self._is_starting = True
@@ -112,8 +137,8 @@ class Runner:
         """The store has been told that these are to end."""
         for task in tasks:
             running = self._running.get(task.task_id)
-            if running is not None and running.attempt.task.attempt == task.attempt:
-                running.attempt.cancelled = True
+            if running is not None and running.task.attempt == task.attempt:
+                running.cancelled = True
                 self._unwind(running)
 
     def _start_some(self) -> None:
@@ -130,100 +155,86 @@ class Runner:
 
     def _start_if_wanted(self, task: Task) -> None:
         running = self._running.get(task.task_id)
-        if running is None or running.attempt.task is not task or running.attempt.ended:
+        if running is None or running.task is not task or running.ended:
             return  # cancelled before it began
         if self._seats.draining:
-            self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
+            self._end(running, running.given_up(self._now(), self._backoff(running)))
         else:
             self._start(running)
 
     def _start(self, running: Running) -> None:
-        task, kind = running.attempt.task, running.kind
+        task, kind = running.task, running.kind
         log.info("Task started", task_id=task.task_id, name=task.name, kind=task.kind, attempt=task.attempt)
-        running.began = self._clock.seconds()
-        self._metrics.began(kind.name, kind.place, self._now() - task.run_at)
+        began = running.began = self._clock.seconds()
+        now = self._now()
+        self._metrics.began(kind.name, kind.place, now - task.run_at)
         deadline = None
         if task.timeout is not None:
-            deadline = self._now() + task.timeout
-            running.timer = self._clock.callLater(
-                min(task.timeout, LONGEST_TIMER), self._time_out, running, running.began
-            )
-        took = partial(self._took, running)
-        run = running.run = Run(task, kind, deadline, partial(self._report, running), took)
-        self._places.start(run)
-        run.ended.addCallbacks(
-            self._succeeded, self._failed, callbackArgs=(running,), errbackArgs=(running,)
-        )
-        run.ended.addErrback(_log_bug)
+            deadline = now + task.timeout
+            wait = min(task.timeout, LONGEST_TIMER)
+            running.timer = self._clock.callLater(wait, self._time_out, running, began)
+        # What it was given is in the store, and need not be kept while it runs.
+        running.task = replace(task, input=None)
+        run = self._places.start(task, kind, deadline, running)
+        if not running.ended:
+            running.run = run
 
-    def _report(self, running: Running, progress: Progress) -> None:
-        """A handler tells how far it is; one that was given up tells nobody."""
-        if running.attempt.ended:
-            return
-        task = running.attempt.task
+    def report(self, task: Task, progress: Progress) -> None:
+        """A handler tells how far it is."""
         self._store.report(task, progress)
-        fields: dict[str, Any] = {"step": progress.step, "total": progress.total}
         if progress.message:
-            fields["text"] = progress.message
-        log.info("Task progress", task_id=task.task_id, **fields)
-
-    def _took(self, running: Running, seconds: float) -> None:
-        """A step on the reactor has ended."""
-        attempt, milliseconds = running.attempt, seconds * 1_000
-        attempt.longest = max(attempt.longest, milliseconds)
-        self._metrics.longest_step = max(self._metrics.longest_step, seconds)
-        if milliseconds > BLOCKING:
-            task = attempt.task
-            self._metrics.blocked(task.kind)
-            log.warn(
-                "Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds)
+            text = {"text": progress.message}
+            log.info(
+                "Task progress", task_id=task.task_id, step=progress.step, total=progress.total, **text
             )
+        else:
+            log.info("Task progress", task_id=task.task_id, step=progress.step, total=progress.total)
+
+    def note_block(self, task: Task, milliseconds: float) -> None:
+        """A step on the reactor took so long that others had to wait."""
+        self._metrics.blocked(task.kind)
+        log.warn("Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds))
 
     def _time_out(self, running: Running, began: float) -> None:
         """The attempt's time is over, unless the clock cannot count so far."""
-        left = began + (running.attempt.task.timeout or 0) - self._clock.seconds()
+        left = began + (running.task.timeout or 0) - self._clock.seconds()
         if left > 0:
             running.timer = self._clock.callLater(min(left, LONGEST_TIMER), self._time_out, running, began)
             return
-        running.attempt.timed_out = True
+        running.timed_out = True
         self._unwind(running)
 
     def _unwind(self, running: Running) -> None:
         """Ask a handler to end, once, and give it up if it does not."""
-        if running.attempt.ended or running.unwinding:
+        if running.ended or running.unwinding:
             return
         running.unwinding = True
         if running.timer is not None and running.timer.active():
             running.timer.cancel()
         if running.run is None:  # claimed, and not begun yet
-            self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
+            self._end(running, running.given_up(self._now(), self._backoff(running)))
             return
         running.timer = self._clock.callLater(UNWIND, self._give_up, running)
         running.run.cancel()
 
     def _give_up(self, running: Running) -> None:
-        task = running.attempt.task
+        task = running.task
         log.warn("Task does not unwind and was given up", task_id=task.task_id, name=task.name)
         if running.run is not None:
             running.run.abandon()
-        self._end(running, running.attempt.given_up(self._now(), self._backoff(running)))
+        self._end(running, running.given_up(self._now(), self._backoff(running)))
 
-    def _succeeded(self, result: str, running: Running) -> None:
-        attempt = running.attempt
-        if attempt.ended:
-            return
-        if running.run is not None and running.run.facts.deadline is not None:
-            # A handler that held the reactor ends before its timer can fire.
-            attempt.timed_out |= self._overdue(running)
-        self._end(running, attempt.succeeded(result, self._now(), self._backoff(running)))
+    def returned(self, running: Running, result: str) -> None:
+        """A handler has returned."""
+        # One that held the reactor ends before its timer can fire.
+        running.timed_out |= self._overdue(running)
+        self._end(running, running.succeeded(result, self._now(), self._backoff(running)))
 
-    def _failed(self, failure: Failure, running: Running) -> None:
-        attempt = running.attempt
-        if attempt.ended:
-            return
-        attempt.timed_out |= self._overdue(running)
-        after = attempt.failed(failure, self._now(), self._backoff(running))
-        asked_to = attempt.cancelled or attempt.timed_out or attempt.releasing
+    def raised(self, running: Running, failure: Failure) -> None:
+        """A handler has raised, or was asked to end."""
+        running.timed_out |= self._overdue(running)
+        after = running.failed(failure, self._now(), self._backoff(running))
+        asked_to = running.cancelled or running.timed_out or running.releasing
         self._end(running, after, None if asked_to else failure)
 
     def _overdue(self, running: Running) -> bool:
@@ -232,7 +243,7 @@ class Runner:
 
     def _backoff(self, running: Running) -> Callable[[], float]:
         """What decides how long a task waits for its next attempt."""
-        number = running.attempt.task.attempt + 1
+        number = running.task.attempt + 1
 
         def draw() -> float:
             if running.kind.backoff is None:
@@ -247,10 +258,11 @@ class Runner:
 
     def _end(self, running: Running, after: Task, failure: Failure | None = None) -> None:
         """The one place that frees the seat and writes the end; an attempt ends once."""
-        running.attempt.ended = True
+        running.ended = True
         running.run = None
         if running.timer is not None and running.timer.active():
             running.timer.cancel()
+        self._metrics.longest_step = max(self._metrics.longest_step, running.longest / 1_000)
         if running.began is not None:
             seconds = self._clock.seconds() - running.began
             self._metrics.ran(running.kind.name, running.kind.place, seconds)
@@ -320,7 +332,7 @@ class Runner:
 
         def each() -> Iterator[None]:
             for running in list(self._running.values()):
-                running.attempt.releasing = True
+                running.releasing = True
                 self._unwind(running)
                 yield
 

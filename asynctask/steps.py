@@ -1,11 +1,19 @@
 """A handler's steps on a loop: each is named in the flight recorder and timed."""
 
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from inspect import iscoroutine
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final
 
-from asynctask.recorder import REACTOR, FlightRecorder
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python.failure import Failure
+
+from asynctask import wire
+from asynctask.recorder import ASYNCIO, REACTOR, FlightRecorder
+from asynctask.runs import Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
@@ -19,34 +27,123 @@ class WrongPlaceError(Exception):
     """A coroutine on the reactor awaits what only asyncio can wait for."""
 
 
-def _ignore(_seconds: float) -> None:
-    """Nobody wants to know how long a step took."""
+class _Adding:
+    """What a run waits for while it is not known whether it has to wait."""
+
+
+_ADDING: Final = _Adding()
+
+
+class Stepped(Run):
+    """A handler on the reactor, taken from step to step: a coroutine, or a generator of inlineCallbacks.
+
+    Like `twisted.internet.defer.inlineCallbacks`, in a tenth of the objects: a million of them may wait.
+    """
+
+    __slots__ = ("_context", "_recorder", "_steps", "_waits")
+
+    _steps: Steps | None
+    _recorder: FlightRecorder
+    _context: Context
+    _waits: Any
+
+    def begin(self, steps: Steps, recorder: FlightRecorder) -> None:
+        """Take the first step, and all that need no waiting."""
+        self._steps = steps
+        self._recorder = recorder
+        self._context = copy_context()
+        self._waits = None
+        self._go(steps.send, None)
+
+    def cancel(self) -> None:
+        """Ask it to end, at its ``await``."""
+        self.cancelled = True
+        if isinstance(self._waits, Deferred):
+            self._waits.cancel()
+
+    def __call__(self, result: Any) -> None:
+        """What was waited for is there."""
+        if self._waits is _ADDING:
+            self._waits = (result,)
+        else:
+            self._waits = None
+            self._go(*self._taking(result))
+
+    def _taking(self, result: Any) -> tuple[Callable[[Any], Any], Any]:
+        """How the next step takes what was waited for."""
+        assert self._steps is not None
+        if isinstance(result, Failure):
+            error: BaseException = result.value  # type: ignore[assignment]
+            return self._steps.throw, error.with_traceback(result.getTracebackObject())
+        return self._steps.send, result
+
+    def _go(self, take: Callable[[Any], Any], value: Any) -> None:
+        while True:
+            try:
+                waits_for = self._step(take, value)
+            except StopIteration as end:
+                self._returned(end.value)
+                return
+            except defer._DefGen_Return as end:
+                self._returned(end.value)
+                return
+            except BaseException:
+                self._end(Failure())
+                return
+            if not isinstance(waits_for, Deferred):
+                if hasattr(waits_for, "_asyncio_future_blocking"):
+                    self._end(Failure(WrongPlaceError(WRONG_PLACE)))
+                    return
+                if not iscoroutine(waits_for):  # inlineCallbacks may yield whatever is there already
+                    take, value = self._taking(waits_for)
+                    continue
+                waits_for = ensureDeferred(waits_for)
+            self._waits = _ADDING
+            waits_for.addCallbacks(self, self)
+            if self._waits is _ADDING:
+                self._waits = waits_for
+                return
+            (result,), self._waits = self._waits, None
+            take, value = self._taking(result)
+
+    def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
+        before = self._recorder.swap(self.record, REACTOR)
+        began = perf_counter()
+        try:
+            return self._context.run(take, value)
+        except RuntimeError as error:
+            if str(error) == "no running event loop":
+                raise WrongPlaceError(WRONG_PLACE) from error
+            raise
+        finally:
+            self._recorder.swap(before, REACTOR)
+            self.watcher.took(perf_counter() - began)
+
+    def _returned(self, result: Any) -> None:
+        try:
+            text = wire.dump_result(result)
+        except BaseException:
+            self._end(Failure())
+        else:
+            self._steps = None
+            self.watcher.returned(text)
+
+    def _end(self, failure: Failure) -> None:
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.close()
+        self.watcher.raised(failure)
 
 
 class Recorded(Coroutine[Any, Any, Any]):
-    """Steps of a coroutine, or of a generator as inlineCallbacks has it, that leave a trace.
+    """A coroutine on the asyncio loop whose steps leave a trace; asyncio drives it like any other."""
 
-    `twisted.internet.defer.ensureDeferred` and asyncio drive it like the coroutine itself.
+    __slots__ = ("_record", "_recorder", "_steps")
 
-    :param slot: the recorder's slot of the loop.
-    :param took: told the seconds of each step.
-    """
-
-    __slots__ = ("_record", "_recorder", "_slot", "_steps", "_took")
-
-    def __init__(
-        self,
-        steps: Steps,
-        recorder: FlightRecorder,
-        record: bytes,
-        slot: int = REACTOR,
-        took: Callable[[float], None] = _ignore,
-    ) -> None:
+    def __init__(self, steps: Coroutine[Any, Any, Any], recorder: FlightRecorder, record: bytes) -> None:
         self._steps = steps
         self._recorder = recorder
         self._record = record
-        self._slot = slot
-        self._took = took
 
     def send(self, value: Any) -> Any:
         """Take the next step with what was waited for."""
@@ -62,20 +159,11 @@ class Recorded(Coroutine[Any, Any, Any]):
         return self._step(self._steps.throw, kind if value is None else value)
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
-        before = self._recorder.swap(self._record, self._slot)
-        began = perf_counter()
+        before = self._recorder.swap(self._record, ASYNCIO)
         try:
-            waits_for = take(value)
-        except RuntimeError as error:
-            if self._slot == REACTOR and str(error) == "no running event loop":
-                raise WrongPlaceError(WRONG_PLACE) from error
-            raise
+            return take(value)
         finally:
-            self._recorder.swap(before, self._slot)
-            self._took(perf_counter() - began)
-        if self._slot == REACTOR and hasattr(waits_for, "_asyncio_future_blocking"):
-            raise WrongPlaceError(WRONG_PLACE)
-        return waits_for
+            self._recorder.swap(before, ASYNCIO)
 
     def close(self) -> None:
         """End without another step."""

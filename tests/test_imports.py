@@ -29,7 +29,7 @@ ORDER: Final = (
         "feed",
         "sse",
     ),
-    *("processes", "spawned", "worker", "loop", "threads", "patient", "steps"),
+    *("processes", "spawned", "worker", "loop", "threads", "patient", "steps", "runs"),
     *(
         "storeurl",
         "store",

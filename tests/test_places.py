@@ -8,11 +8,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.model import Progress, Submission, accept, start
-from asynctask.places import MAX_ABANDONED, Places, Run
+from asynctask.model import Submission, accept, start
+from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.registry import kind_of, task
+from asynctask.runs import Run
 from tests.turns import PATIENCE, Turns
+from tests.watching import Watching
 
 TASK = "task_17388800000002k4qz7m0a9x3c8v5t"
 
@@ -26,15 +28,13 @@ class PlacesTests(SynchronousTestCase):
         self.clock = Clock()
         self.places = Places(self.recorder, self.clock, self.turns.callFromThread, MAX_ABANDONED, 0)
         self.addCleanup(self.places.stop)
-        self.told: list[Progress] = []
-        self.took: list[float] = []
+        self.watching = Watching()
 
     def start(self, function: Callable[..., Any], place: str, given: str = "{}") -> Run:
         kind = kind_of(task(place=place)(function))
         accepted = accept(Submission("a", kind.name, given), TASK, 100.0)
-        run = Run(start(accepted, 101.0), kind, None, self.told.append, self.took.append)
-        self.places.start(run)
-        return run
+        self.watching = Watching()
+        return self.places.start(start(accepted, 101.0), kind, None, self.watching)
 
     def test_while_a_handler_is_at_work_the_recorder_names_it_in_every_place(self) -> None:
         seen: list[list[Suspect]] = []
@@ -46,8 +46,8 @@ class PlacesTests(SynchronousTestCase):
             look()
 
         for place in ("reactor", "thread", "asyncio"):
-            run = self.start(look if place == "thread" else look_async, place)
-            self.assertEqual(self.turns.outcome(run.ended), "null")
+            self.start(look if place == "thread" else look_async, place)
+            self.assertEqual(self.turns.outcome(self.watching.outcome), "null")
         self.assertEqual(seen, [[Suspect(TASK, 1)]] * 3)
         self.assertEqual(self.recorder.suspects(), [])
 
@@ -56,11 +56,14 @@ class PlacesTests(SynchronousTestCase):
 
         def plain() -> None: ...
 
-        self.turns.outcome(self.start(handler, "asyncio").ended)
-        self.turns.outcome(self.start(plain, "thread").ended)
-        self.assertEqual(self.took, [])
-        self.turns.outcome(self.start(handler, "reactor").ended)
-        self.assertEqual(len(self.took), 1)
+        for function, place, steps in (
+            (handler, "asyncio", 0),
+            (plain, "thread", 0),
+            (handler, "reactor", 1),
+        ):
+            self.start(function, place)
+            self.turns.outcome(self.watching.outcome)
+            self.assertEqual(len(self.watching.steps), steps)
 
     def test_an_input_is_handed_over_in_every_place(self) -> None:
         def plain(one: int, two: int = 2) -> list[int]:
@@ -70,17 +73,17 @@ class PlacesTests(SynchronousTestCase):
             return [one, two]
 
         for place in ("reactor", "thread", "asyncio"):
-            run = self.start(plain if place == "thread" else handler, place, '{"one":1}')
-            self.assertEqual(self.turns.outcome(run.ended), "[1,2]")
+            self.start(plain if place == "thread" else handler, place, '{"one":1}')
+            self.assertEqual(self.turns.outcome(self.watching.outcome), "[1,2]")
 
     def test_a_cancel_on_the_reactor_arrives_at_the_await(self) -> None:
         async def handler() -> None:
             await Deferred()
 
         run = self.start(handler, "reactor")
-        self.assertNoResult(run.ended)
+        self.assertNoResult(self.watching.outcome)
         run.cancel()
-        self.failureResultOf(run.ended, CancelledError)
+        self.failureResultOf(self.watching.outcome, CancelledError)
 
     def test_when_too_many_threads_hang_no_more_work_should_come(self) -> None:
         go_on = threading.Event()
@@ -93,7 +96,10 @@ class PlacesTests(SynchronousTestCase):
             begun.release()
             go_on.wait(PATIENCE)
 
-        runs = [self.start(hang, "thread") for _ in range(MAX_ABANDONED)]
+        runs, outcomes = [], []
+        for _ in range(MAX_ABANDONED):
+            runs.append(self.start(hang, "thread"))
+            outcomes.append(self.watching.outcome)
         for _ in runs:
             self.assertTrue(begun.acquire(timeout=PATIENCE))
         for run in runs:
@@ -105,4 +111,4 @@ class PlacesTests(SynchronousTestCase):
         for thread in threads:
             thread.join(PATIENCE)
         self.assertFalse(self.places.full_of_abandoned)
-        self.assertFalse(any(run.ended.called for run in runs))
+        self.assertFalse(any(outcome.called for outcome in outcomes))

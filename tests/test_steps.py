@@ -1,13 +1,20 @@
 """A handler's steps, each of them named in the flight recorder."""
 
+import gc
+import json
 from collections.abc import Generator
+from contextvars import ContextVar
+from inspect import unwrap
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, returnValue, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.model import RUNNING, Task
 from asynctask.recorder import FlightRecorder, Suspect, record
-from asynctask.steps import Recorded, Steps
+from asynctask.registry import KINDS
+from asynctask.steps import Recorded, Stepped, Steps
+from tests.watching import Watching
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
 OTHER = "task_17388800000003k4qz7m0a9x3c8v5t"
@@ -24,7 +31,12 @@ class StepsTestCase(SynchronousTestCase):
         self.seen.append(self.recorder.suspects())
 
     def run_steps(self, steps: Steps, task_id: str = ONE, attempt: int = 1) -> Deferred[Any]:
-        return ensureDeferred(Recorded(steps, self.recorder, record(task_id, attempt)))
+        """Its result; a cancel of it is one of the handler."""
+        watching = Watching()
+        task = Task(task_id, "a", "a", RUNNING, attempt, 0, 0)
+        self.stepped = Stepped(task, KINDS["simulate"], None, watching)
+        self.stepped.begin(steps, self.recorder)
+        return watching.outcome.addCallback(lambda text: json.loads(text))
 
     async def coroutine(self, wait: Deferred[str]) -> str:
         """A handler that waits once."""
@@ -83,7 +95,7 @@ class Results(StepsTestCase):
         for handler in (self.coroutine, self.generator):
             self.seen.clear()
             result = self.run_steps(handler(Deferred()))
-            result.cancel()
+            self.stepped.cancel()
             self.failureResultOf(result, CancelledError)
             self.assertEqual(len(self.seen), 1)
 
@@ -100,6 +112,81 @@ class Results(StepsTestCase):
         steps.send(None)
         steps.close()
         self.assertEqual(ended, ["tidied"])
+
+    def test_what_is_there_already_is_not_waited_for(self) -> None:
+        async def impatient() -> int:
+            return sum([await succeed(1) for _ in range(5_000)])
+
+        def generator() -> Generator[Any, Any, int]:
+            total = 0
+            for _ in range(5_000):
+                total += yield succeed(1)
+            return total
+
+        for steps in (impatient(), generator()):
+            self.assertEqual(self.successResultOf(self.run_steps(steps)), 5_000)
+
+    def test_a_generator_may_yield_whatever_inlineCallbacks_takes(self) -> None:
+        async def coroutine() -> int:
+            return await succeed(2)
+
+        @inlineCallbacks
+        def handler() -> Generator[Any, Any, Any]:
+            found = [(yield 1), (yield coroutine()), (yield succeed(3))]
+            returnValue([*found, (yield None)])
+
+        self.assertEqual(self.successResultOf(self.run_steps(unwrap(handler)())), [1, 2, 3, None])
+
+    def test_a_handler_that_swallows_its_cancel_goes_on(self) -> None:
+        later: Deferred[str] = Deferred()
+
+        async def stubborn() -> str:
+            try:
+                return await Deferred()
+            except CancelledError:
+                return await later
+
+        result = self.run_steps(stubborn())
+        self.stepped.cancel()
+        self.assertNoResult(result)
+        later.callback("done")
+        self.assertEqual(self.successResultOf(result), "done")
+
+    def test_whatever_is_raised_is_its_failure(self) -> None:
+        for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):
+
+            async def handler(error: type[BaseException] = error) -> None:
+                await succeed(None)
+                raise error
+
+            self.failureResultOf(self.run_steps(handler()), error)
+
+    def test_what_a_handler_keeps_for_itself_is_its_own(self) -> None:
+        """Its context variables, as with inlineCallbacks and asyncio."""
+        own: ContextVar[int] = ContextVar("own")
+
+        async def handler(number: int, wait: Deferred[None]) -> int:
+            own.set(number)
+            await wait
+            return own.get()
+
+        waits: list[Deferred[None]] = [Deferred(), Deferred()]
+        results = [self.run_steps(handler(number, wait)) for number, wait in enumerate(waits)]
+        for wait in waits:
+            wait.callback(None)
+        self.assertEqual([self.successResultOf(result) for result in results], [0, 1])
+
+    def test_a_life_without_failure_leaves_nothing_for_the_collector(self) -> None:
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for _ in range(50):
+            wait: Deferred[str] = Deferred()
+            result = self.run_steps(self.coroutine(wait))
+            wait.callback("done")
+            self.successResultOf(result)
+        del wait, result, self.stepped
+        self.assertLess(gc.collect(), 20)
 
 
 class Records(StepsTestCase):
