@@ -13,7 +13,7 @@ from asynctask.model import Progress, Task
 from asynctask.processes import Processes
 from asynctask.recorder import FlightRecorder
 from asynctask.registry import Kind
-from asynctask.runs import Run, Watcher
+from asynctask.runs import Elsewhere, Run, Watcher
 from asynctask.steps import Recorded, Stepped
 from asynctask.threads import Threads
 
@@ -64,10 +64,10 @@ class Places:
         :param deadline: when it must have ended, seconds since the epoch; None for never.
         """
         if kind.place == "reactor":
-            return self._on_reactor(Stepped(task, kind, deadline, watcher))
-        run = Run(task, kind, deadline, watcher)
+            return self._on_reactor(Stepped(task, watcher), kind, deadline)
+        run = Elsewhere(task, watcher)
         try:
-            self._start[kind.place](run)
+            self._start[kind.place](run, kind, deadline)
         except Exception:
             watcher.raised(Failure())
         return run
@@ -78,34 +78,34 @@ class Places:
         self._loop.stop()
         self._processes.stop()
 
-    def _on_reactor(self, run: Stepped) -> Run:
+    def _on_reactor(self, run: Stepped, kind: Kind, deadline: float | None) -> Run:
         try:
-            given = run.with_context(self._clock, run.watcher.progressed)
-            steps = run.kind.steps(**given) if run.kind.is_stepped else _plain(run.kind.steps, given)
+            given = run.with_context(kind, deadline, self._clock, run.watcher.progressed)
+            steps = kind.steps(**given) if kind.is_stepped else _plain(kind.steps, given)
         except BaseException:
             run.watcher.raised(Failure())
         else:
             run.begin(steps, self._recorder)
         return run
 
-    def _in_thread(self, run: Run) -> None:
-        given = run.with_context(None, self._reporter(run))
+    def _in_thread(self, run: Elsewhere, kind: Kind, deadline: float | None) -> None:
+        given = run.with_context(kind, deadline, None, self._reporter(run))
 
         def call() -> str:
             slot = self._recorder.hold(run.record)
             try:
-                return wire.dump_result(run.kind.function(**given))
+                return wire.dump_result(kind.function(**given))
             finally:
                 self._recorder.let_go(slot)
 
         work = self._threads.run(call)
         run.follow(work.deferred, work.abandon)
 
-    def _on_loop(self, run: Run) -> None:
-        given = run.with_context(None, self._reporter(run))
+    def _on_loop(self, run: Elsewhere, kind: Kind, deadline: float | None) -> None:
+        given = run.with_context(kind, deadline, None, self._reporter(run))
 
         async def call() -> str:
-            return wire.dump_result(await run.kind.function(**given))
+            return wire.dump_result(await kind.function(**given))
 
         run.follow(self._loop.run(lambda: Recorded(call(), self._recorder, run.record)))
 
@@ -117,16 +117,10 @@ class Places:
 
         return report
 
-    def _in_process(self, run: Run) -> None:
-        run.follow(
-            self._processes.run(
-                run.kind.function,
-                run.arguments(),
-                run.kind.input.context,
-                run.facts,
-                run.watcher.progressed,
-            )
-        )
+    def _in_process(self, run: Elsewhere, kind: Kind, deadline: float | None) -> None:
+        given = kind.input.arguments(wire.read_input(run.task))
+        facts, report = run.facts(deadline), run.watcher.progressed
+        run.follow(self._processes.run(kind.function, given, kind.input.context, facts, report))
 
 
 async def _plain(function: Callable[..., Any], given: dict[str, Any]) -> Any:

@@ -173,9 +173,10 @@ class Runner:
             deadline = now + task.timeout
             wait = min(task.timeout, LONGEST_TIMER)
             running.timer = self._clock.callLater(wait, self._time_out, running, began)
-        # What it was given is in the store, and need not be kept while it runs.
+        # What it was given is in the store, and is not kept while it runs.
         running.task = replace(task, input=None)
         run = self._places.start(task, kind, deadline, running)
+        run.task = running.task
         if not running.ended:
             running.run = run
 

@@ -33,47 +33,58 @@ class Watcher(Protocol):
 class Run:
     """A handler at work.
 
-    :param deadline: when it must have ended, seconds since the epoch; None for never.
     :ivar cancelled: whether it was asked to end.
     """
 
-    __slots__ = ("_abandon", "_work", "cancelled", "deadline", "kind", "task", "watcher")
+    __slots__ = ("cancelled", "task", "watcher")
 
-    def __init__(self, task: Task, kind: Kind, deadline: float | None, watcher: Watcher) -> None:
+    def __init__(self, task: Task, watcher: Watcher) -> None:
         self.task = task
-        self.kind = kind
-        self.deadline = deadline
         self.watcher = watcher
         self.cancelled = False
-        self._work: Deferred[str] | None = None
-        self._abandon: Callable[[], None] | None = None
 
     @property
     def record(self) -> bytes:
         """The attempt as the flight recorder names it."""
         return record(self.task.task_id, self.task.attempt)
 
-    @property
-    def facts(self) -> Facts:
-        """The attempt as its handler is told of it."""
-        task = self.task
-        return Facts(task.task_id, task.name, task.attempt, self.deadline, task.traceparent)
+    def facts(self, deadline: float | None) -> Facts:
+        """The attempt as its handler is told of it.
 
-    def arguments(self) -> dict[str, Any]:
-        """What the handler takes besides the context."""
-        return self.kind.input.arguments(wire.read_input(self.task))
+        :param deadline: when it must have ended, seconds since the epoch; None for never.
+        """
+        task = self.task
+        return Facts(task.task_id, task.name, task.attempt, deadline, task.traceparent)
 
     def with_context(
-        self, clock: IReactorTime | None, report: Callable[[Progress], None]
+        self,
+        kind: Kind,
+        deadline: float | None,
+        clock: IReactorTime | None,
+        report: Callable[[Progress], None],
     ) -> dict[str, Any]:
         """All that the handler takes."""
-        given = self.arguments()
-        if self.kind.input.context is not None:
-            given[self.kind.input.context] = Context(self.facts, clock, report, lambda: self.cancelled)
+        given = kind.input.arguments(wire.read_input(self.task))
+        if kind.input.context is not None:
+            facts = self.facts(deadline)
+            given[kind.input.context] = Context(facts, clock, report, lambda: self.cancelled)
         return given
 
-    def follow(self, work: Deferred[str], abandon: Callable[[], None] | None = None) -> None:
-        """It works elsewhere.
+    def cancel(self) -> None:
+        """Ask it to end: at its ``await``, by its flag, or with its process."""
+        self.cancelled = True
+
+    def abandon(self) -> None:
+        """Let go of it: it did not end, and what it does from now on counts for nothing."""
+
+
+class Elsewhere(Run):
+    """A handler that does not work on the reactor."""
+
+    __slots__ = ("_abandon", "_work")
+
+    def follow(self, work: Deferred[str], abandon: Callable[[], None] = lambda: None) -> None:
+        """It is at work.
 
         :param work: fires with the result as JSON text, or with whatever went wrong.
         :param abandon: lets go of it.
@@ -82,12 +93,10 @@ class Run:
         work.addCallbacks(self.watcher.returned, self.watcher.raised)
 
     def cancel(self) -> None:
-        """Ask it to end: at its ``await``, by its flag, or with its process."""
-        self.cancelled = True
-        if self._work is not None:
-            self._work.cancel()
+        """See `Run`."""
+        super().cancel()
+        self._work.cancel()
 
     def abandon(self) -> None:
-        """Let go of it: it did not end, and what it does from now on counts for nothing."""
-        if self._abandon is not None:
-            self._abandon()
+        """See `Run`."""
+        self._abandon()

@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import RUNNING, Task
 from asynctask.recorder import FlightRecorder, Suspect, record
-from asynctask.registry import KINDS
 from asynctask.steps import Recorded, Stepped, Steps
 from tests.watching import Watching
 
@@ -34,7 +33,7 @@ class StepsTestCase(SynchronousTestCase):
         """Its result; a cancel of it is one of the handler."""
         watching = Watching()
         task = Task(task_id, "a", "a", RUNNING, attempt, 0, 0)
-        self.stepped = Stepped(task, KINDS["simulate"], None, watching)
+        self.stepped = Stepped(task, watching)
         self.stepped.begin(steps, self.recorder)
         return watching.outcome.addCallback(lambda text: json.loads(text))
 
