@@ -28,6 +28,7 @@ sse            events as they are sent
 changes        what happened, as it is kept
 retention      forgets what ended long ago
 watch          who holds the reactor
+collector      the garbage collector, tamed
 istore         what a store promises
 store          where tasks are kept: `SqlStore`
 recovery       what an earlier process left running

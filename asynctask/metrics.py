@@ -87,6 +87,11 @@ class Metrics:
         build = Info("asynctask_build", "Which asynctask this is.", registry=self._registry)
         build.info({"version": __version__})
 
+    @property
+    def attempts(self) -> int:
+        """How many attempts are under way."""
+        return sum(self._in_flight.values())
+
     def watch(
         self,
         *,

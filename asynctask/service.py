@@ -22,6 +22,7 @@ from asynctask import listening, logs, storeurl
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.channel import Front
+from asynctask.collector import Collector
 from asynctask.feed import Feed
 from asynctask.logqueue import LogQueue
 from asynctask.metrics import Metrics
@@ -95,7 +96,7 @@ class AsyncTask(Service):
         self._now = now
         clock = self._clock = Wheel(reactor)
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
-        metrics = Metrics(kinds)
+        metrics = self._metrics = Metrics(kinds)
         self._store = SqlStore(place, reactor, metrics=metrics)
         self._feed = Feed(clock)
         self._store.published = self._feed.publish
@@ -231,6 +232,7 @@ class Command(AsyncTask):
 
     observer: LogQueue | None = None
     pid_file: Path | None = None
+    _collector: Collector | None = None
     _process = 0
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
@@ -253,12 +255,16 @@ class Command(AsyncTask):
     def _serving(self) -> None:
         if self.observer is not None:
             self.observer.start()
+        self._collector = Collector(self._clock, lambda: self._metrics.attempts)
+        self._collector.start()
         self._watch_signals()
         super()._serving()
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """See `AsyncTask`."""
+        if self._collector is not None:
+            self._collector.stop()
         try:
             yield super().stopService()
         finally:

@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("client", "sending", "stream", "answered"),
-    *("options", "api", "followers", "channel", "listening", "runner", "retention", "watch"),
+    *("options", "api", "followers", "channel", "listening", "runner", "retention", "collector", "watch"),
     *(
         "description",
         "components",

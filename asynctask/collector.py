@@ -1,0 +1,81 @@
+"""The garbage collector, tamed: it does not look at a million waiting tasks again and again.
+
+What lives is frozen at short intervals, so that the collector, which looks at everything that is young
+once there is enough of it, has nothing to look at: the life of a task that succeeds makes no cycles. What is
+frozen in a cycle would stay for ever; so everything is thawed and collected when there is something to be
+found and few tasks are in flight, for the time that it takes grows with them.
+"""
+
+import gc
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+FREEZE: Final = 0.05
+"""Seconds between two freezes: what is made meanwhile stays far below the threshold."""
+
+THRESHOLD: Final = 200_000
+"""New objects at which Python collects by itself, should the loop be held up."""
+
+LOOK: Final = 60.0
+"""Seconds between two looks at what was frozen."""
+
+FEW: Final = 5_000
+"""Tasks in flight with which a collection takes less than 0.1 s."""
+
+OF_A_TASK: Final = 40
+"""Objects that a task in flight has, at most."""
+
+WORTH_IT: Final = 100_000
+"""Frozen objects without a task for which a collection is worth its time: some 20 MB."""
+
+TOO_MANY: Final = 10_000_000
+"""The same, however many tasks are in flight: some 2 GB."""
+
+
+class Collector:
+    """Freezes and collects.
+
+    :param in_flight: how many attempts are under way.
+    """
+
+    def __init__(self, clock: IReactorTime, in_flight: Callable[[], int]) -> None:
+        self._clock = clock
+        self._in_flight = in_flight
+        self._before = gc.get_threshold()
+        self._kept = 0
+        self._frozen: IDelayedCall | None = None
+        self._looked: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """From now on the collector is ours."""
+        gc.set_threshold(THRESHOLD, *self._before[1:])
+        self._collect()
+        self._freeze()
+        self._looked = self._clock.callLater(LOOK, self._look)
+
+    def stop(self) -> None:
+        """Leave it as it was."""
+        for call in (self._frozen, self._looked):
+            if call is not None and call.active():
+                call.cancel()
+        gc.unfreeze()
+        gc.set_threshold(*self._before)
+
+    def _freeze(self) -> None:
+        gc.freeze()
+        self._frozen = self._clock.callLater(FREEZE, self._freeze)
+
+    def _look(self) -> None:
+        self._looked = self._clock.callLater(LOOK, self._look)
+        tasks = self._in_flight()
+        lost = gc.get_freeze_count() - self._kept - tasks * OF_A_TASK
+        if lost > (WORTH_IT if tasks <= FEW else TOO_MANY):
+            self._collect()
+
+    def _collect(self) -> None:
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        self._kept = gc.get_freeze_count()

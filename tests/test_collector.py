@@ -1,0 +1,69 @@
+"""The garbage collector: what is frozen in a cycle does not stay for ever."""
+
+import gc
+from weakref import ref
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.collector import FEW, FREEZE, LOOK, TOO_MANY, WORTH_IT, Collector
+
+
+class Cycle:
+    """Refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+class CollectorTests(SynchronousTestCase):
+    """`Collector`."""
+
+    def setUp(self) -> None:
+        self.before = gc.get_threshold()
+        self.clock = Clock()
+        self.tasks = 0
+        self.collector = Collector(self.clock, lambda: self.tasks)
+        self.collector.start()
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        self.collector.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual((gc.get_threshold(), gc.get_freeze_count()), (self.before, 0))
+
+    def leave(self, count: int) -> "ref[Cycle]":
+        """Leave cycles behind, and let them be frozen."""
+        first = ref(Cycle())
+        for _ in range(count):
+            Cycle()
+        self.clock.advance(FREEZE)
+        return first
+
+    def test_what_lives_is_frozen(self) -> None:
+        kept = [Cycle() for _ in range(1_000)]
+        before = gc.get_freeze_count()
+        self.clock.advance(FREEZE)
+        self.assertGreaterEqual(gc.get_freeze_count() - before, len(kept))
+        self.assertLess(gc.get_count()[0], 1_000)
+
+    def test_garbage_that_was_frozen_is_collected_when_there_is_much_of_it(self) -> None:
+        lost = self.leave(WORTH_IT + 10)
+        self.assertIsNotNone(lost())
+        self.clock.advance(LOOK)
+        self.assertIsNone(lost())
+
+    def test_for_little_of_it_nobody_has_to_wait(self) -> None:
+        lost = self.leave(10)
+        self.clock.advance(LOOK)
+        self.assertIsNotNone(lost())
+
+    def test_while_many_tasks_are_in_flight_it_waits(self) -> None:
+        self.assertGreater(TOO_MANY, WORTH_IT)
+        lost = self.leave(WORTH_IT + 10)
+        self.tasks = FEW + 1
+        self.clock.advance(LOOK)
+        self.assertIsNotNone(lost())
+        self.tasks = 0
+        self.clock.advance(LOOK)
+        self.assertIsNone(lost())
