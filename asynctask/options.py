@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from twisted.python import usage
 
+from asynctask.addresses import Allowed, NotAnAddressError
 from asynctask.guard import split_host
 from asynctask.pidfile import forget_if_stale
 
@@ -36,6 +37,13 @@ PARAMETERS: Final = (
     ("keep", None, 7, "days until an ended task is forgotten"),
     ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second ends at once"),
     ("log-format", None, "text", "text or json"),
+    (
+        "callback-secret",
+        None,
+        None,
+        "file with whsec_... secrets, one a line, of which the first signs callbacks; without it, a secret "
+        "is drawn once and kept in the store",
+    ),
 )
 
 HIGHEST_PORT: Final = 65_535
@@ -66,13 +74,15 @@ class Options(usage.Options):
     )
     optParameters: Final = [list(parameter) for parameter in PARAMETERS]
     optFlags: Final = [
-        ["insecure", None, "listen beyond loopback, where everybody who can connect may use it"]
+        ["insecure", None, "listen beyond loopback, where everybody who can connect may use it"],
+        ["show-callback-secret", None, "print what callbacks are signed with, and end"],
     ]
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self["hosts"] = []
         self["modules"] = []
+        self["callbacks-to"] = []
         self["concurrency"] = SEATS
         self["threads"] = THREADS
         self["processes"] = len(os.sched_getaffinity(0))
@@ -81,6 +91,11 @@ class Options(usage.Options):
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
         self["hosts"].append(name)
+
+    def opt_callbacks_to(self, named: str) -> None:
+        """an IP address, a network (CIDR) or a host name that callbacks may reach besides public addresses;
+        repeatable"""
+        self["callbacks-to"].append(named)
 
     def opt_tasks(self, module: str) -> None:
         """a Python module with handlers, found from the working directory too; repeatable"""
@@ -126,6 +141,12 @@ class Options(usage.Options):
         if self["log-format"] not in ("text", "json"):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")
         self["hosts"] = [self._host(given) for given in self["hosts"]]
+        try:
+            Allowed(self["callbacks-to"])
+        except NotAnAddressError as error:
+            raise usage.UsageError(
+                f"--callbacks-to takes an IP address, a network (CIDR) or a host name, {error}"
+            ) from None
 
     def _host(self, given: str) -> str:
         name, _ = split_host(given.encode("ascii", "replace"))
@@ -149,7 +170,7 @@ class Options(usage.Options):
         for name, *_ in PARAMETERS:
             if value := self._variable(name):
                 found.append(f"--{name}={value}")
-        for name in ("host", "tasks", "concurrency"):
+        for name in ("host", "tasks", "concurrency", "callbacks-to"):
             found += [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
         insecure = self._variable("insecure").lower()
         if insecure in ("1", "true", "yes", "on"):

@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("client", "sending", "stream", "answered"),
-    *("options", "api", "followers", "channel", "listening", "runner", "retention", "watch"),
+    *("options", "api", "followers", "channel", "listening", "runner", "callbacks", "retention", "watch"),
     *(
         "description",
         "components",
@@ -22,6 +22,9 @@ ORDER: Final = (
         "pidfile",
         "headers",
         "submissions",
+        "posting",
+        "names",
+        "lanes",
         "claims",
         "attempts",
         "places",
@@ -33,6 +36,7 @@ ORDER: Final = (
     *(
         "storeurl",
         "store",
+        "outbox",
         "istore",
         "recovery",
         "writer",
@@ -48,12 +52,23 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
-    *("context", "recorder", "logs"),
+    *("context", "recorder", "logs", "signing", "deliveries", "addresses", "urls"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
-PURE: Final = ("wire", "model", "headers", "answered", "changes", "sse")
+PURE: Final = (
+    "wire",
+    "model",
+    "headers",
+    "answered",
+    "changes",
+    "sse",
+    "deliveries",
+    "addresses",
+    "urls",
+    "lanes",
+)
 
 CLOCK_AND_CHANCE: Final = {"time", "random", "secrets", "uuid", "os", "sys", "socket", "threading"}
 """What the pure modules are given as arguments, or have no use for."""
