@@ -14,13 +14,16 @@ answers        HTTP requests read, answers rendered
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
 channel        the HTTP connection
-submissions    the bodies of POSTs, checked against the kinds
+submissions    the bodies of POSTs, checked against the kinds (``urls``)
 runner         starts accepted tasks and ends them
 attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
 runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
                ``loop``, ``processes`` (``spawned``, ``worker``); all are ``patient``
+callbacks      tells how tasks ended: ``lanes`` say whose turn it is, ``deliveries`` what an
+               answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
+               allowed and that ``names`` have
 metrics        what happens in numbers, for Prometheus
 seats          the free seats; where ``api`` and ``runner`` meet
 feed           who waits for which change, or follows all; ``followers`` are those over HTTP
@@ -32,6 +35,7 @@ collector      the garbage collector, tamed
 istore         what a store promises
 store          where tasks are kept: `SqlStore`
 recovery       what an earlier process left running
+outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others

@@ -1,9 +1,9 @@
 """The garbage collector, tamed: it does not look at a million waiting tasks again and again.
 
 What lives is frozen at short intervals, so that the collector, which looks at everything that is young
-once there is enough of it, has nothing to look at: the life of a task that succeeds makes no cycles. What is
-frozen in a cycle would stay for ever; so everything is thawed and collected when there is something to be
-found and few tasks are in flight, for the time that it takes grows with them.
+once there is enough of it, has nothing to look at: the life of a task that succeeds makes no cycles. What
+is frozen in a cycle would stay for ever; so everything is thawed and collected when there is something to
+be found and few tasks are in flight, for the time that it takes grows with them.
 """
 
 import gc

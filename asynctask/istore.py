@@ -6,6 +6,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from asynctask.deliveries import Tried
 from asynctask.model import News, Progress, Query, Status, Task
 from asynctask.recorder import Suspect
 
@@ -14,6 +15,7 @@ Published = Callable[[int, Sequence[News]], None]
 Due = Callable[[Collection[str]], None]
 Lost = Callable[[], None]
 Progressed = Callable[[Task, Progress], None]
+ToCall = Callable[["ToTell"], None]
 
 
 class Claim(Struct, frozen=True):
@@ -39,6 +41,45 @@ class Key(Struct, frozen=True):
     digest: str
     answer: str
     expires_at: float
+
+
+class ToTell(Struct, frozen=True, gc=False):
+    """An outcome that somebody is to be told: the end of a task by this attempt."""
+
+    task_id: str
+    attempt: int
+    url: str
+
+
+class Dues(Struct, frozen=True):
+    """What a look for callbacks found.
+
+    :ivar after: where to look on; None at the end of those that are due.
+    :ivar next_due: when the first of the others is due, seconds since the epoch; None if there is none.
+    :ivar pending: how many there are in all, due or not; told with the first look only.
+    """
+
+    found: list[ToTell]
+    after: tuple[float, str] | None
+    next_due: float | None
+    pending: int | None
+
+
+class IOutbox(Interface):
+    """Keeps what is to be told of tasks that have ended. `Unavailable` is how it fails."""
+
+    to_call: ToCall = Attribute("Called with an outcome that somebody is to be told, after its commit.")
+    secret: str = Attribute("Signs callbacks: drawn once, and kept. Known once the store is open.")
+    healthy: bool = Attribute("Whether what becomes of a callback can be kept now.")
+
+    def due(now: float, after: tuple[float, str] | None, limit: int) -> Deferred[Dues]:
+        """Callbacks that are due, those due first, behind ``after``."""
+
+    def outcome(due: ToTell, now: float) -> Deferred[Task | None]:
+        """The task with all that it has; None if this outcome is not to be told now, or not any more."""
+
+    def keep(tried: Tried) -> Deferred[bool]:
+        """Keep what a try has come to; tells whether this outcome was still to be told."""
 
 
 class Known(Struct, frozen=True):
@@ -69,6 +110,7 @@ class IStore(Interface):
         "Called when the other processes have taken this one for dead, and may run its tasks."
     )
     followed: Callable[[], bool] = Attribute("Tells whether anybody wants to hear of changes.")
+    outbox: IOutbox = Attribute("What is to be told of tasks that have ended.")
     healthy: bool = Attribute("Whether tasks can be stored now.")
     unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
 

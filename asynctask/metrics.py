@@ -25,6 +25,9 @@ OTHER: Final = "other"
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 PLACES: Final = ("reactor", "thread", "asyncio", "process")
 
+CALLBACKS: Final = {"delivered": "delivered", "pending": "retried", "failed": "failed"}
+"""What a try leaves a callback, and what it is counted as."""
+
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -81,6 +84,8 @@ class Metrics:
         self._gauge("longest_step_seconds", "The longest step of a handler on the reactor.").set_function(
             lambda: self.longest_step
         )
+        called = self._counter("callback_tries", "Tries to deliver a callback, and how.", ("outcome",))
+        self._called = {how: called.labels(label).inc for how, label in CALLBACKS.items()}
         in_flight = self._gauge("attempts_in_flight", "Attempts under way.", ("place",))
         for place in PLACES:
             in_flight.labels(place).set_function(partial(self._in_flight.__getitem__, place))
@@ -100,6 +105,7 @@ class Metrics:
         free: Callable[[str], int],
         abandoned: Callable[[], int],
         followers: Callable[[], int] = lambda: 0,
+        callbacks: Callable[[], int] = lambda: 0,
     ) -> None:
         """Show what others know, read whenever somebody asks.
 
@@ -108,11 +114,13 @@ class Metrics:
         :param free: the free seats of a place.
         :param abandoned: threads that were given up and still run.
         :param followers: clients that follow events.
+        :param callbacks: outcomes that are still to be told.
         """
         self._gauge("tasks_not_ended", "Tasks in the store that have not ended.").set_function(not_ended)
         self._gauge("store_healthy", "1 if tasks can be stored, else 0.").set_function(healthy)
         self._gauge("threads_abandoned", "Threads given up that still run.").set_function(abandoned)
         self._gauge("event_subscribers", "Clients that follow events.").set_function(followers)
+        self._gauge("callbacks_pending", "Callbacks still to be delivered.").set_function(callbacks)
         seats = self._gauge("seats_free", "Attempts that may begin now.", ("place",))
         for place in PLACES:
             seats.labels(place).set_function(partial(free, place))
@@ -161,6 +169,10 @@ class Metrics:
         """A transaction was committed; called in the writer's thread."""
         self._batch(seconds)
         self._rows(rows)
+
+    def called(self, state: str) -> None:
+        """A try to deliver a callback has left it ``delivered``, ``failed``, or ``pending`` for another."""
+        self._called[state]()
 
     def answered(self, method: bytes, path: bytes, status: int, seconds: float) -> None:
         """A request is over.

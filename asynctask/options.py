@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from twisted.python import usage
 
+from asynctask.addresses import Allowed, NotAnAddressError
 from asynctask.guard import split_host
 from asynctask.pidfile import forget_if_stale
 
@@ -36,6 +37,13 @@ PARAMETERS: Final = (
     ("keep", None, 7, "days until an ended task is forgotten"),
     ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second ends at once"),
     ("log-format", None, "text", "text or json"),
+    (
+        "callback-secret",
+        None,
+        None,
+        "file with whsec_... secrets, one a line, of which the first signs callbacks; without it, a secret "
+        "is drawn once and kept in the store",
+    ),
 )
 
 FLAGS: Final = (
@@ -70,12 +78,16 @@ class Options(usage.Options):
         "Each option can be given by a variable too: ASYNCTASK_PORT for --port, and so on."
     )
     optParameters: Final = [list(parameter) for parameter in PARAMETERS]
-    optFlags: Final = [list(flag) for flag in FLAGS]
+    optFlags: Final = [
+        *(list(flag) for flag in FLAGS),
+        ["show-callback-secret", None, "print what callbacks are signed with, and end"],
+    ]
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self["hosts"] = []
         self["modules"] = []
+        self["callbacks-to"] = []
         self["concurrency"] = SEATS
         self["threads"] = THREADS
         self["processes"] = len(os.sched_getaffinity(0))
@@ -84,6 +96,11 @@ class Options(usage.Options):
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
         self["hosts"].append(name)
+
+    def opt_callbacks_to(self, named: str) -> None:
+        """an IP address, a network (CIDR) or a host name that callbacks may reach besides public addresses;
+        repeatable"""
+        self["callbacks-to"].append(named)
 
     def opt_tasks(self, module: str) -> None:
         """a Python module with handlers, found from the working directory too; repeatable"""
@@ -129,6 +146,12 @@ class Options(usage.Options):
         if self["log-format"] not in ("text", "json"):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")
         self["hosts"] = [self._host(given) for given in self["hosts"]]
+        try:
+            Allowed(self["callbacks-to"])
+        except NotAnAddressError as error:
+            raise usage.UsageError(
+                f"--callbacks-to takes an IP address, a network (CIDR) or a host name, {error}"
+            ) from None
 
     def _host(self, given: str) -> str:
         name, _ = split_host(given.encode("ascii", "replace"))
@@ -152,7 +175,7 @@ class Options(usage.Options):
         for name, *_ in PARAMETERS:
             if value := self._variable(name):
                 found.append(f"--{name}={value}")
-        for name in ("host", "tasks", "concurrency"):
+        for name in ("host", "tasks", "concurrency", "callbacks-to"):
             found += [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
         for flag, *_ in FLAGS:
             value = self._variable(flag).lower()

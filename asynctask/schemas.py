@@ -9,6 +9,7 @@ from msgspec import json
 from asynctask.model import FieldError, Problem, Progress, Status
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, PLACES, Kind
 from asynctask.submissions import MAX_BATCH, MAX_DELAY
+from asynctask.urls import MAX_URL, URL
 from asynctask.wire import MAX_DEPTH, MAX_ERRORS, MAX_NAME, MAX_RESULT, TASK_ID, Change
 
 Schema = dict[str, Any]
@@ -258,6 +259,9 @@ def _submission(kind: Kind, name: str) -> Schema:
             minimum=0,
             maximum=MAX_RETRIES,
             default=kind.retries,
+        ),
+        "callback_url": or_null(
+            text("Where its outcome is POSTed, signed.", format="uri", maxLength=MAX_URL, pattern=URL)
         ),
     }
     schema = {

@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import random
 from secrets import randbits
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -18,21 +19,26 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from asynctask import listening, logs, storeurl
+from asynctask import listening, logs, outbox, storeurl
+from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
+from asynctask.callbacks import Callbacks
 from asynctask.channel import Front
 from asynctask.collector import Collector
 from asynctask.feed import Feed
 from asynctask.logqueue import LogQueue
 from asynctask.metrics import Metrics
+from asynctask.names import Names
 from asynctask.options import Options
 from asynctask.places import MAX_ABANDONED, Places
+from asynctask.posting import Poster
 from asynctask.recorder import FlightRecorder
 from asynctask.registry import KINDS, Kind, RegistryError, load
 from asynctask.retention import Retention
 from asynctask.runner import Runner
 from asynctask.seats import Seats
+from asynctask.signing import SecretError, Signer, read_secrets
 from asynctask.spawned import starter
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
@@ -54,6 +60,9 @@ MOST_RECORDERS: Final = 1_000
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
 
+LAST_CALLBACKS: Final = 2.0
+"""Seconds that callbacks under way have to be answered."""
+
 LOOK: Final = 0.05
 """Seconds between two looks whether they have."""
 
@@ -67,6 +76,8 @@ class AsyncTask(Service):
     :param kinds: the kinds of task that it runs.
     :param seats: attempts at once in each place.
     :param keep: days until an ended task is forgotten.
+    :param callbacks_to: what callbacks may reach besides public addresses.
+    :param callback_secrets: the first signs callbacks; without any, the store's does.
     """
 
     name = "asynctask"
@@ -85,6 +96,8 @@ class AsyncTask(Service):
         hosts: tuple[str, ...] = (),
         insecure: bool = False,
         access_log: bool = False,
+        callbacks_to: Sequence[str] = (),
+        callback_secrets: Sequence[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self._place = place
@@ -110,6 +123,16 @@ class AsyncTask(Service):
         self._seats.closed = lambda where: where == "thread" and self._places.full_of_abandoned
         self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
         self._retention = Retention(self._store, keep, clock, now)
+        self._names = Names(reactor.callFromThread)
+        self._callbacks = Callbacks(
+            self._store.outbox,
+            Poster(reactor, Allowed(callbacks_to), self._names.lookup).post,
+            Signer(callback_secrets) if callback_secrets else None,
+            clock,
+            now,
+            random,
+            metrics=metrics,
+        )
         self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
         metrics.watch(
             not_ended=lambda: self._store.unfinished,
@@ -117,6 +140,7 @@ class AsyncTask(Service):
             free=self._seats.free_in,
             abandoned=lambda: self._places.abandoned,
             followers=lambda: self._feed.followers,
+            callbacks=lambda: self._callbacks.pending,
         )
         api = Api(
             self._store,
@@ -157,6 +181,7 @@ class AsyncTask(Service):
             log.warn("There is no handler for tasks that wait", kind=kind, tasks=tasks)
         self._runner.start()
         self._retention.start()
+        self._callbacks.start()
         self._reactor.callWhenRunning(self._serving)
 
     def _open_recorder(self) -> None:
@@ -208,6 +233,8 @@ class AsyncTask(Service):
         assert self.port is not None
         yield self.port.stopListening()
         yield self._finish_answers()
+        yield self._callbacks.stop(LAST_CALLBACKS)
+        self._names.stop()
         yield self._store.close()
         self._places.stop()
         self._recorder.clear()
@@ -321,6 +348,10 @@ def makeService(options: Options) -> Command:
     description = listening.describe(options["port"], options["listen"])
     try:
         place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
+        secrets = _secrets(options["callback-secret"])
+        if options["show-callback-secret"]:
+            sys.stdout.write("\n".join(secrets or [outbox.show_secret(place)]) + "\n")
+            sys.exit(0)
         storeurl.check(place)
         listening.check(description, insecure=bool(options["insecure"]))
         # Modules are looked for beside the user who starts it, which twistd does not do.
@@ -329,7 +360,7 @@ def makeService(options: Options) -> Command:
         if any(kind.place == "process" for kind in kinds.values()):
             starter()
         observer = _observer(twistd, options["log-format"])
-    except (StartError, RegistryError, ImportError) as error:
+    except (StartError, SecretError, RegistryError, ImportError) as error:
         sys.exit(f"asynctask: {error}")
     service = Command(
         place,
@@ -348,11 +379,21 @@ def makeService(options: Options) -> Command:
         hosts=tuple(options["hosts"]),
         insecure=bool(options["insecure"]),
         access_log=bool(options["access-log"]),
+        callbacks_to=options["callbacks-to"],
+        callback_secrets=secrets,
     )
     service.observer = observer
     if twistd.get("pidfile"):
         service.pid_file = folder / twistd["pidfile"]
     return service
+
+
+def _secrets(file: str | None) -> list[str]:
+    """The secrets of a file; none without a file.
+
+    :raises SecretError: they cannot be used.
+    """
+    return [] if file is None else read_secrets(Path(file))
 
 
 def _observer(twistd: Any, log_format: str) -> LogQueue | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import (
     Select,
     Text,
+    and_,
     bindparam,
     case,
     cast,
@@ -257,6 +258,64 @@ FORGET_EVENTS: Final = delete(event).where(
         .order_by(event.c.seq)
         .limit(bindparam("limit"))
     )
+)
+
+_TO_CALL: Final = task.c.callback_due.is_not(None)
+
+CALLBACKS_DUE: Final = (
+    select(task.c.task_id, task.c.attempt, task.c.callback_url, task.c.callback_due)
+    .where(
+        _TO_CALL,
+        task.c.callback_due <= bindparam("now"),
+        task.c.callback_due >= bindparam("after"),
+        or_(task.c.callback_due > bindparam("after"), task.c.task_id > bindparam("after_task")),
+    )
+    .order_by(task.c.callback_due, task.c.task_id)
+    .limit(bindparam("limit"))
+)
+"""Callbacks that are due, those due first, behind a place in their order."""
+
+NEXT_CALLBACK: Final = select(func.min(task.c.callback_due)).where(
+    _TO_CALL, task.c.callback_due > bindparam("now")
+)
+PENDING_CALLBACKS: Final = select(func.count()).select_from(task).where(_TO_CALL)
+
+_TO_TELL: Final = and_(
+    task.c.task_id == bindparam("of_task"),
+    task.c.attempt == bindparam("of_attempt"),
+    task.c.callback_due <= bindparam("now"),
+)
+OUTCOME: Final = select(*_WHOLE).where(_TO_TELL)
+"""A task whose outcome is to be told now."""
+
+CLAIM_OUTCOME: Final = (
+    update(task).values(callback_due=bindparam("lease")).where(_TO_TELL).returning(*_WHOLE)
+)
+"""The same where many share a database, so that one of them tells it."""
+
+CALLED: Final = (
+    update(task)
+    .values(
+        {
+            task.c.callback_state: bindparam("new_state"),
+            task.c.callback_due: bindparam("new_due"),
+            task.c.callback_tries: task.c.callback_tries + 1,
+            task.c.callback_error: func.coalesce(bindparam("new_error"), task.c.callback_error),
+        }
+    )
+    .where(
+        task.c.task_id == bindparam("of_task"),
+        task.c.attempt == bindparam("of_attempt"),
+        # A retry on request and a cancel lead to another outcome of the same attempt.
+        task.c.finished_at == bindparam("of_end"),
+        _TO_CALL,
+    )
+)
+"""What a try has come to, of the outcome that was told and no other."""
+
+SECRET: Final = select(meta.c.value).where(meta.c.key == "callback_secret")
+KEEP_SECRET: Final = text(
+    "INSERT INTO meta (key, value) VALUES ('callback_secret', :secret) ON CONFLICT (key) DO NOTHING"
 )
 
 UNFINISHED: Final = (

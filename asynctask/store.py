@@ -40,6 +40,7 @@ from asynctask.model import (
     retry,
     start,
 )
+from asynctask.outbox import Outbox
 from asynctask.recorder import Suspect
 from asynctask.recovery import charged, running_of, settled
 from asynctask.rows import changed_row, claimed_row, new_row, task_of
@@ -105,6 +106,7 @@ class SqlStore:
         self._kinds: list[str] = []
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
+        self.outbox = Outbox(self._read, self._write, self._database.shared, lambda: self.healthy)
 
     def open(
         self, suspects: Iterable[Suspect], now: float, kinds: Collection[str] = ("simulate",)
@@ -120,6 +122,7 @@ class SqlStore:
             with connection.begin():
                 self._database.register(connection)
                 failed = self._recover(connection, suspects, now)
+                self.outbox.open(connection)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
                 unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
@@ -176,6 +179,7 @@ class SqlStore:
             self.published(seq, news)
         else:
             self._sharing.committed(seq, news)
+        self.outbox.tell(news)
 
     def count(self) -> Deferred[int]:
         """How many tasks have not ended, whoever accepted them."""
@@ -479,9 +483,12 @@ class SqlStore:
 
         return self._read(read).addCallback(page)
 
+    def _write(self, write: Callable[[Connection], T]) -> Deferred[T]:
+        return self._writer.call(lambda db, _: write(db))
+
     def _read(self, read: Callable[[Connection], T]) -> Deferred[T]:
         if self._database.readers is None:
-            return self._writer.call(lambda db, _: read(db))
+            return self._write(read)
         return deferToThreadPool(self._reactor, self._database.readers, self._database.read, read)
 
 

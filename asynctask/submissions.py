@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
+from asynctask.urls import MAX_URL, is_callback_url
 from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_NAME, Wrong, dump, parse_json, pointer, unknown
 
 MAX_DELAY: Final = 31_536_000
@@ -116,6 +117,7 @@ def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission |
         delay=fields["delay"],
         timeout=kind.timeout if fields["timeout"] is None else fields["timeout"],
         retries=kind.retries if fields["retries"] is None else fields["retries"],
+        callback_url=fields["callback_url"],
     ), []
 
 
@@ -196,6 +198,15 @@ def _timeout(value: Any) -> float | None:
     return value if isinstance(value, float) or value < 2**53 else float(value)
 
 
+def _callback_url(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and is_callback_url(value)):
+        raise Wrong(
+            "Field 'callback_url' must be an absolute http or https URL with a host, without user "
+            f"information, of at most {MAX_URL} ASCII characters"
+        )
+    return value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -214,4 +225,5 @@ _FIELDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "delay": _delay,
     "timeout": _timeout,
     "retries": _retries,
+    "callback_url": _callback_url,
 }

@@ -172,6 +172,19 @@ class SubmitTests(ApiTestCase):
         self.assertEqual(self.post({"name": "a", "duration": 2, "delay": 0.5}).header("Retry-After"), "3")
         self.assertEqual(self.post({"name": "a", "duration": 0}).header("Retry-After"), "0")
 
+    def test_whom_to_call_is_shown_before_and_after_the_end(self) -> None:
+        url = "https://receiver.example/hook"
+        task_id = self.submit(duration=1, callback_url=url)
+        callback = {"url": url, "state": "pending", "tries": 0, "error": None}
+        self.assertEqual(self.get(f"/api/tasks/{task_id}").json["callback"], callback)
+        self.advance(1)
+        self.assertEqual(self.get(f"/api/tasks/{task_id}").json["status"], "completed")
+        self.assertEqual(self.get("/api/tasks").json["tasks"][0]["callback"], callback)
+        batch = self.post([{"name": "a", "callback_url": url}, {"name": "b"}], "/api/tasks/batch").json
+        ids = [one["task_id"] for one in batch["tasks"]]
+        shown = [self.get(f"/api/tasks/{one}").json["callback"] for one in ids]
+        self.assertEqual(shown, [callback, None])
+
     def test_no_content_type_is_taken_as_json(self) -> None:
         answer = self.request("POST", "/api/tasks", b'{"name":"a"}')
         self.assertEqual(answer.status, 202)

@@ -54,6 +54,23 @@ class HelpTests(CommandTestCase):
             self.assertRegex(text, rf"--{option}\b=?\s+\S+")
 
 
+class SecretTests(CommandTestCase):
+    """What signs callbacks, for those who verify them."""
+
+    def test_it_is_shown_and_stays_the_same(self) -> None:
+        status, first = self.run_twistd("asynctask", "--show-callback-secret")
+        self.assertEqual(status, 0)
+        self.assertRegex(first, r"^whsec_\S{32}\n$")
+        self.assertEqual(self.run_twistd("-n", "asynctask", "--show-callback-secret"), (0, first))
+        self.assertFalse((self.folder / "twistd.pid").exists())
+
+    def test_those_of_a_file_are_shown(self) -> None:
+        secrets = f"whsec_{'a' * 32}\nwhsec_{'b' * 32}\n"
+        (self.folder / "secrets").write_text(secrets)
+        shown = self.run_twistd("asynctask", "--show-callback-secret", "--callback-secret", "secrets")
+        self.assertEqual(shown, (0, secrets))
+
+
 class StartErrorTests(CommandTestCase):
     """What keeps it from starting is one sentence, in front and behind, and nothing is touched."""
 
@@ -70,6 +87,13 @@ class StartErrorTests(CommandTestCase):
 
     def test_a_url_with_a_typo(self) -> None:
         self.assert_refused("--store must be a URL such as", "--store", "sqlit:///x")
+
+    def test_secrets_that_cannot_be_read(self) -> None:
+        self.assert_refused("--callback-secret none cannot be read", "--callback-secret", "none")
+        (self.folder / "secrets").write_text("hunter2")
+        self.assert_refused(
+            "--callback-secret secrets: line 1 is no secret", "--callback-secret", "secrets"
+        )
 
     def test_a_taken_port(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -153,6 +177,36 @@ class LifeTests(CommandTestCase):
         self.assertEqual(server.wait(5), 128 + signal.SIGTERM)
         with self.start().client() as client:
             self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
+
+    def test_a_callback_that_a_kill_cut_off_is_sent_again(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as receiver:
+            receiver.settimeout(20)
+            port = receiver.getsockname()[1]
+            server = self.start("--callbacks-to", "127.0.0.1")
+            with server.client() as client:
+                url = f"http://127.0.0.1:{port}/"
+                body = {"name": "a", "duration": 0, "callback_url": url}
+                task_id = client.post("/api/tasks", body).body["task_id"]
+            with receiver.accept()[0] as first:
+                before = self.head(first)
+                server.kill()
+            self.assertIn(f"webhook-id: {task_id}.1", before.lower().splitlines())
+            with self.start("--callbacks-to", "127.0.0.1").client() as client:
+                with receiver.accept()[0] as second:
+                    self.assertIn(f"webhook-id: {task_id}.1", self.head(second).lower().splitlines())
+                    second.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                while (task := client.get(f"/api/tasks/{task_id}").body)["callback"]["state"] == "pending":
+                    time.sleep(0.02)
+        told = {"url": url, "state": "delivered", "tries": 1, "error": None}
+        self.assertEqual(task["callback"], told)
+
+    def head(self, connection: socket.socket) -> str:
+        """The head of the request that comes."""
+        connection.settimeout(20)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += connection.recv(65_536)
+        return received.partition(b"\r\n\r\n")[0].decode()
 
     def test_a_store_in_memory_serves_too(self) -> None:
         with self.start(store="sqlite://").client() as client:

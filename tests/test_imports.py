@@ -12,7 +12,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("client", "sending", "stream", "answered"),
-    *("options", "api", "followers", "channel", "listening", "runner", "retention", "collector", "watch"),
+    *("options", "api", "followers", "channel", "listening", "runner", "callbacks", "retention"),
+    *("collector", "watch"),
     *(
         "description",
         "components",
@@ -22,6 +23,9 @@ ORDER: Final = (
         "pidfile",
         "headers",
         "submissions",
+        "posting",
+        "names",
+        "lanes",
         "claims",
         "attempts",
         "places",
@@ -33,6 +37,7 @@ ORDER: Final = (
     *(
         "storeurl",
         "store",
+        "outbox",
         "istore",
         "recovery",
         "writer",
@@ -48,12 +53,23 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
-    *("timers", "context", "recorder", "logqueue", "logs"),
+    *("timers", "context", "recorder", "logqueue", "logs", "signing", "deliveries", "addresses", "urls"),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
-PURE: Final = ("wire", "model", "headers", "answered", "changes", "sse")
+PURE: Final = (
+    "wire",
+    "model",
+    "headers",
+    "answered",
+    "changes",
+    "sse",
+    "deliveries",
+    "addresses",
+    "urls",
+    "lanes",
+)
 
 CLOCK_AND_CHANCE: Final = {"time", "random", "secrets", "uuid", "os", "sys", "socket", "threading"}
 """What the pure modules are given as arguments, or have no use for."""

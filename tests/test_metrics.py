@@ -42,6 +42,8 @@ FAMILIES = {
     "longest_step_seconds": ("gauge", set()),
     "store_batch_duration_seconds": ("histogram", set()),
     "store_rows": ("counter", set()),
+    "callback_tries": ("counter", {"outcome"}),
+    "callbacks_pending": ("gauge", set()),
     "store_healthy": ("gauge", set()),
     "http_requests": ("counter", {"route", "method", "status"}),
     "http_request_duration_seconds": ("histogram", {"route", "method"}),

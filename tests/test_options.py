@@ -29,6 +29,9 @@ DEFAULTS: Final[dict[str, Any]] = {
     "lease": 15,
     "notify-store": None,
     "access-log": 0,
+    "callbacks-to": [],
+    "callback-secret": None,
+    "show-callback-secret": 0,
 }
 """The contract's options, and what they are when nobody says anything."""
 
@@ -47,6 +50,9 @@ FLAGS = [
     "--access-log",
     "--lease",
     "--notify-store",
+    "--callbacks-to",
+    "--callback-secret",
+    "--show-callback-secret",
 ]
 
 RESERVED = ("tokens", "TOKENS")
@@ -88,6 +94,8 @@ class Arguments(OptionsTestCase):
                 *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
                 *("--lease=2", "--notify-store=postgresql:///x"),
                 "--access-log",
+                *("--callbacks-to=10.0.0.0/8", "--callbacks-to", "a.example", "--callback-secret=s"),
+                "--show-callback-secret",
             ),
             {
                 "port": 0,
@@ -106,6 +114,9 @@ class Arguments(OptionsTestCase):
                 "lease": 2,
                 "notify-store": "postgresql:///x",
                 "access-log": 1,
+                "callbacks-to": ["10.0.0.0/8", "a.example"],
+                "callback-secret": "s",
+                "show-callback-secret": 1,
             },
         )
 
@@ -136,6 +147,14 @@ class Arguments(OptionsTestCase):
         for wrong in ("tasks.example:80", "http://tasks.example", "a/b", "", " ", "[::1]:80"):
             self.assertIn("--host", self.complaint(f"--host={wrong}"))
 
+    def test_callbacks_go_to_addresses_networks_and_hosts(self) -> None:
+        for right in ("127.0.0.1", "::1", "10.0.0.0/8", "fd00::/8", "localhost", "a_b.example."):
+            self.assertEqual(options(f"--callbacks-to={right}")["callbacks-to"], [right])
+        for wrong in ("", "a b", "http://a.example", "a.example:80", "10.0.0.1/8", "300.1.1.1"):
+            told = self.complaint(f"--callbacks-to={wrong}")
+            self.assertIn("takes an IP address, a network (CIDR) or a host name", told)
+            self.assertIn(f"not '{wrong}'", told)
+
     def test_a_host_that_was_given_is_accepted_in_requests(self) -> None:
         for name in ("tasks.example", "TASKS.example", "192.0.2.7", "[fd00::1]"):
             hosts = options(f"--host={name}")["hosts"]
@@ -159,7 +178,7 @@ class Arguments(OptionsTestCase):
         self.assertIn("--help", self.complaint("--port=http"))
 
     @given(
-        st.sampled_from(["--port", "--concurrency", "--grace", "--log-format", "--host"]),
+        st.sampled_from(["--port", "--concurrency", "--grace", "--log-format", "--host", "--callbacks-to"]),
         st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=8),
     )
     def test_any_value_is_taken_or_complained_of_in_one_sentence(self, option: str, value: str) -> None:
@@ -200,6 +219,8 @@ class Variables(OptionsTestCase):
                 LEASE="2",
                 NOTIFY_STORE="postgresql:///x",
                 ACCESS_LOG="1",
+                CALLBACKS_TO="10.0.0.0/8, a.example",
+                CALLBACK_SECRET="s",
             ),
             {
                 "port": 0,
@@ -218,6 +239,9 @@ class Variables(OptionsTestCase):
                 "lease": 2,
                 "notify-store": "postgresql:///x",
                 "access-log": 1,
+                "callbacks-to": ["10.0.0.0/8", "a.example"],
+                "callback-secret": "s",
+                "show-callback-secret": 0,
             },
         )
 
@@ -241,6 +265,7 @@ class Variables(OptionsTestCase):
             self.complaint(GRACE="long"),
             self.complaint(LOG_FORMAT="xml"),
             self.complaint(HOST="tasks.example,a/b"),
+            self.complaint(CALLBACKS_TO="10.0.0.1,a/b"),
         ):
             self.assertIn("not '", complaint)
 

@@ -319,6 +319,17 @@ class QueryPlanTests(SynchronousTestCase):
         plan = self.plan(statements.FORGET_OLD, before=NOW, limit=9)
         self.assert_indexed(plan, "task_finished (finished_at<?)", "autoindex_task_1 (task_id=?)")
 
+    def test_callbacks_are_found_when_they_are_due(self) -> None:
+        plan = self.plan(statements.CALLBACKS_DUE, now=NOW, after=0, after_task="", limit=9)
+        self.assertIn("SEARCH task USING INDEX task_callback (callback_due>? AND callback_due<?)", plan)
+        for statement in (statements.NEXT_CALLBACK, statements.PENDING_CALLBACKS):
+            self.assertIn("COVERING INDEX task_callback", self.plan(statement, now=NOW))
+        given = {"of_task": "x", "of_attempt": 1, "of_end": NOW}
+        given |= {"new_state": "failed", "new_due": None, "new_error": None}
+        self.assert_indexed(self.plan(statements.CALLED, **given), "autoindex_task_1 (task_id=?)")
+        plan = self.plan(statements.OUTCOME, of_task="x", of_attempt=1, now=NOW)
+        self.assert_indexed(plan, "autoindex_task_1 (task_id=?)")
+
     def test_keys_are_found_by_name_and_by_age(self) -> None:
         self.assertEqual(
             self.plan(statements.KEY, key="k", now=NOW),

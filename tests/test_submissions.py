@@ -143,6 +143,20 @@ class OneTests(SubmissionTestCase):
             [("/kind", "Unknown kind 'resise'; did you mean 'resize'?")],
         )
 
+    def test_a_callback_has_an_absolute_url(self) -> None:
+        for url in ("http://a", "https://a.example:8443/x?y=z", "http://[::1]:80/", "http://10.0.0.1"):
+            self.assertEqual(self.one(callback_url=url).callback_url, url)
+        self.assertIsNone(self.one(callback_url=None).callback_url)
+        detail = (
+            "Field 'callback_url' must be an absolute http or https URL with a host, without user "
+            "information, of at most 2048 ASCII characters"
+        )
+        long = "http://a/" + "b" * 2_040
+        bad: tuple[Any, ...] = ("", "/x", "ftp://a/", "http://u:p@a/", "http:///", long, 5, True, [], {})
+        for wrong in bad:
+            body = {"name": "a", "callback_url": wrong}
+            self.assertEqual(self.refused(body), [("/callback_url", detail)], wrong)
+
     def test_every_bad_field_is_said_and_the_name_first(self) -> None:
         body = {
             "x/y~": 1,
@@ -155,7 +169,7 @@ class OneTests(SubmissionTestCase):
         self.assertEqual(self.pointers(body), ["/name", "/timeout", "/retries", "/input/url", "/x~1y~0"])
 
     def test_what_comes_later_is_unknown_as_yet(self) -> None:
-        for field in ("callback_url", "schedule", "token", "status"):
+        for field in ("schedule", "token", "status"):
             self.assertEqual(self.pointers({"name": "a", field: None}), [f"/{field}"])
 
     def test_no_object_is_no_task(self) -> None:

@@ -1,0 +1,248 @@
+"""Tells how tasks ended: signed POSTs, tried again for three days, through restarts.
+
+What is to be told lies in the store. Here are only the next ones, each host's in a lane of its own;
+whatever has no room stays there, and is looked for again. A delivery that a stop cuts off is made again.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from asynctask import __version__
+from asynctask.deliveries import (
+    DELIVERED,
+    Answer,
+    NoAnswer,
+    Refused,
+    Tried,
+    body,
+    judge,
+    webhook_id,
+)
+from asynctask.istore import IOutbox, ToTell
+from asynctask.lanes import Lanes
+from asynctask.metrics import Metrics
+from asynctask.model import Task, Unavailable
+from asynctask.signing import Signer
+from asynctask.urls import host_of
+from asynctask.wire import timestamp
+
+log = Logger(namespace="asynctask.callbacks")
+
+PAGE: Final = 500
+"""Callbacks that one look in the store reads: some milliseconds."""
+
+SOON: Final = 1.0
+"""Seconds until the next look where there is more than fits in here, or the store did not answer."""
+
+SELDOM: Final = 60.0
+"""Seconds between two looks at most: the wall clock may have been set."""
+
+USER_AGENT: Final = f"asynctask/{__version__}"
+
+Post = Callable[[str, dict[str, str], bytes], Deferred[Answer]]
+Key = tuple[str, int]
+
+
+class Callbacks:
+    """Delivers callbacks.
+
+    :param post: sends one POST: see `asynctask.posting.Poster.post`.
+    :param clock: monotonic.
+    :param now: wall time, seconds since the epoch.
+    :param chance: draws from [0, 1).
+    :ivar pending: how many outcomes are to be told, as far as is known since the last look.
+    """
+
+    def __init__(
+        self,
+        outbox: IOutbox,
+        post: Post,
+        signer: Signer | None,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        chance: Callable[[], float],
+        lanes: Lanes[ToTell] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.pending = 0
+        self._outbox = outbox
+        self._post = post
+        self._signer = signer
+        self._clock = clock
+        self._now = now
+        self._chance = chance
+        self._lanes: Lanes[ToTell] = lanes or Lanes()
+        self._metrics = metrics or Metrics()
+        self._known: set[Key] = set()
+        self._under_way: set[Deferred[None]] = set()
+        self._next: IDelayedCall | None = None
+        self._looking = False
+        self._running = False
+        outbox.to_call = self.add
+
+    def start(self) -> None:
+        """Deliver what is due, from before too; its store is open."""
+        self._running = True
+        if self._signer is None:
+            self._signer = Signer([self._outbox.secret])
+        self._look()
+
+    def stop(self, grace: float) -> Deferred[None]:
+        """Begin no more; what is not answered in so many seconds is tried again after the next start."""
+        self._running = False
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        under_way = list(self._under_way)
+
+        def cut() -> None:
+            for delivery in under_way:
+                delivery.cancel()
+
+        cut_off = self._clock.callLater(grace, cut)
+
+        def stopped(_: object) -> None:
+            if cut_off.active():
+                cut_off.cancel()
+
+        return DeferredList(under_way).addCallback(stopped)
+
+    def add(self, due: ToTell) -> None:
+        """An outcome is to be told: at once, if there is a free place."""
+        self.pending += 1
+        self._line_up(due)
+        self._deliver()
+
+    def _line_up(self, due: ToTell) -> None:
+        key = (due.task_id, due.attempt)
+        if self._running and key not in self._known and self._lanes.put(host_of(due.url), due):
+            self._known.add(key)
+
+    def _deliver(self) -> None:
+        """Begin as many deliveries as may be under way."""
+        while self._running and self._outbox.healthy and (found := self._lanes.take()) is not None:
+            host, due = found
+            delivery = ensureDeferred(self._call(host, due))
+            self._under_way.add(delivery)
+            delivery.addErrback(self._failed)
+            delivery.addBoth(self._ended, delivery, due)
+        if self._lanes.wants_more or (self._lanes.waiting and not self._outbox.healthy):
+            self._lanes.wants_more = False
+            self._look_in(SOON)
+
+    async def _call(self, host: str, due: ToTell) -> None:
+        """One try, from the store and back to it."""
+        try:
+            task = await self._outbox.outcome(due, self._now())
+            outcome = None if task is None else await self._tell(task, due.url)
+        finally:
+            self._lanes.done(host)
+            # Others may have the place while this is written; not in here, or calls would nest.
+            self._clock.callLater(0, self._deliver)
+        if task is None or outcome is None or not (self._running or isinstance(outcome, Answer)):
+            return
+        tried = judge(task, outcome, self._now(), self._chance())
+        if await self._keep(tried):
+            self._tried(task, host, outcome, tried)
+        else:
+            # Another outcome of the same attempt, maybe.
+            self._look_in(SOON)
+
+    async def _tell(self, task: Task, url: str) -> Answer | Refused | NoAnswer:
+        assert self._signer is not None
+        text = body(task)
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+        headers |= self._signer.headers(webhook_id(task), self._now(), text)
+        if task.traceparent is not None:
+            headers["traceparent"] = task.traceparent
+        try:
+            return await self._post(url, headers, text.encode())
+        except (Refused, NoAnswer) as error:
+            return error
+        except Exception as error:
+            if self._running:
+                log.failure("Callback cannot be sent", task_id=task.task_id)
+            return NoAnswer(f"It could not be sent ({type(error).__name__})")
+
+    async def _keep(self, tried: Tried) -> bool:
+        """Write what a try has come to, as soon as there is a way: else it would be made again."""
+        while True:
+            try:
+                return await self._outbox.keep(tried)
+            except Unavailable:
+                if not self._running:
+                    return False
+            await deferLater(self._clock, SOON)
+
+    def _tried(self, task: Task, host: str, outcome: Answer | Refused | NoAnswer, tried: Tried) -> None:
+        """A try and what it has come to are on disk."""
+        assert task.callback is not None
+        told = {"task_id": task.task_id, "host": host, "tries": task.callback.tries + 1}
+        if isinstance(outcome, Answer):
+            told["status"] = outcome.status
+        if tried.due is not None:
+            told["again_at"] = timestamp(tried.due)
+            self._look_in(tried.due - self._now())
+        else:
+            self.pending -= 1
+        self._metrics.called(tried.state)
+        if tried.state == DELIVERED:
+            log.info("Callback delivered", **told)
+        else:
+            log.warn("Callback failed", error=tried.error, **told)
+
+    def _failed(self, failure: Failure) -> None:
+        """It stays due, and is found again."""
+        if not failure.check(Unavailable, CancelledError):
+            log.failure("Callback cannot be delivered", failure)
+        self._look_in(SOON)
+
+    def _ended(self, _: None, delivery: Deferred[None], due: ToTell) -> None:
+        self._under_way.discard(delivery)
+        self._known.discard((due.task_id, due.attempt))
+
+    def _look_in(self, seconds: float) -> None:
+        """Look in the store then, or before."""
+        seconds = min(max(seconds, 0.0), SELDOM)
+        if not self._running:
+            return
+        if self._next is not None and self._next.active():
+            if self._next.getTime() <= self._clock.seconds() + seconds:
+                return
+            self._next.cancel()
+        self._next = self._clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        if self._looking:
+            self._look_in(SOON)
+            return
+        self._looking = True
+        ensureDeferred(self._look_through()).addBoth(self._looked)
+
+    async def _look_through(self) -> float:
+        """Line up all that is due and has room; the seconds until there may be more."""
+        after = None
+        while True:
+            now = self._now()
+            found = await self._outbox.due(now, after, PAGE)
+            if found.pending is not None:
+                self.pending = found.pending
+            for due in found.found:
+                self._line_up(due)
+            self._deliver()
+            after = found.after
+            if after is None or not self._running:
+                return SELDOM if found.next_due is None else found.next_due - now
+
+    def _looked(self, result: float | Failure) -> None:
+        self._looking = False
+        if isinstance(result, Failure):
+            if not result.check(Unavailable):
+                log.failure("Callbacks cannot be looked for", result)
+            result = SOON
+        self._look_in(result)

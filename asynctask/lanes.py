@@ -1,0 +1,111 @@
+"""Who is next: a lane for each host, so that one that is slow or dead keeps no other waiting. Pure."""
+
+from collections import deque
+from typing import Final, Generic, TypeVar
+
+AT_ONCE: Final = 64
+"""Deliveries under way in all."""
+
+A_HOST: Final = 4
+"""Deliveries under way to one host."""
+
+LONGEST: Final = 1_000
+"""What waits for one host here; the rest of it stays in the store."""
+
+MOST: Final = 20_000
+"""What waits here in all: some MiB."""
+
+T = TypeVar("T")
+
+
+class _Lane(Generic[T]):
+    __slots__ = ("under_way", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[T] = deque()
+        self.under_way = 0
+
+
+class Lanes(Generic[T]):
+    """What waits for each host, and how much is under way.
+
+    A host with fewer deliveries under way comes first, and of those the one that has waited longest:
+    the free place that a dead host leaves goes to whoever has none. A host at its limit holds no place.
+
+    :ivar wants_more: whether there is room again after something was refused.
+    """
+
+    def __init__(
+        self, at_once: int = AT_ONCE, a_host: int = A_HOST, longest: int = LONGEST, most: int = MOST
+    ) -> None:
+        self.wants_more = False
+        self.waiting = 0
+        self.under_way = 0
+        self._at_once = at_once
+        self._a_host = a_host
+        self._longest = longest
+        self._most = most
+        self._lanes: dict[str, _Lane[T]] = {}
+        # Hosts with something waiting, by how much of theirs is under way; dicts for their order.
+        self._turns: list[dict[str, None]] = [{} for _ in range(a_host)]
+        self._refused: set[str] = set()
+        self._full = False
+
+    def put(self, host: str, item: T) -> bool:
+        """Let something wait for its turn; False if there is no room for it."""
+        lane = self._lanes.get(host)
+        if self.waiting >= self._most:
+            self._full = True
+            return False
+        if lane is None:
+            lane = self._lanes[host] = _Lane()
+        elif len(lane.waiting) >= self._longest:
+            self._refused.add(host)
+            return False
+        lane.waiting.append(item)
+        self.waiting += 1
+        self._line_up(host, lane)
+        return True
+
+    def take(self) -> tuple[str, T] | None:
+        """The next to be delivered, and its host; None while nothing may be."""
+        if self.under_way >= self._at_once:
+            return None
+        turn = next((turn for turn in self._turns if turn), None)
+        if turn is None:
+            return None
+        host = next(iter(turn))
+        del turn[host]
+        lane = self._lanes[host]
+        item = lane.waiting.popleft()
+        self.waiting -= 1
+        lane.under_way += 1
+        self.under_way += 1
+        self._line_up(host, lane)
+        self._look_for_room(host, lane)
+        return host, item
+
+    def done(self, host: str) -> None:
+        """Something that was taken is not under way any more."""
+        lane = self._lanes[host]
+        if lane.waiting and lane.under_way < self._a_host:
+            del self._turns[lane.under_way][host]
+        lane.under_way -= 1
+        self.under_way -= 1
+        if not lane.waiting and not lane.under_way:
+            del self._lanes[host]
+        else:
+            self._line_up(host, lane)
+
+    def _line_up(self, host: str, lane: _Lane[T]) -> None:
+        if lane.waiting and lane.under_way < self._a_host:
+            self._turns[lane.under_way].setdefault(host)
+
+    def _look_for_room(self, host: str, lane: _Lane[T]) -> None:
+        """Once half of what was full is empty, there may be more."""
+        if host in self._refused and len(lane.waiting) <= self._longest // 2:
+            self._refused.discard(host)
+            self.wants_more = True
+        if self._full and self.waiting <= self._most // 2:
+            self._full = False
+            self.wants_more = True
