@@ -229,7 +229,6 @@ class AsyncTask(Service):
         self._feed.close()
         yield self._runner.drain(self._grace)
         self._feed.end()
-        self._watchdog.stop()
         assert self.port is not None
         yield self.port.stopListening()
         yield self._finish_answers()

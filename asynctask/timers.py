@@ -34,7 +34,7 @@ AHEAD: Final = 4
 BUCKET: Final = 682
 """Calls of one dict: what 1,024 places hold, some 0.2 ms to sort, to move, or to grow."""
 
-SHARE: Final = 0.002
+SHARE: Final = 0.0015
 """Seconds of a turn of the reactor for calls that are due, and as many for those without delay."""
 
 LONGEST_SLEEP: Final = 1.0

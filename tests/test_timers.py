@@ -8,6 +8,7 @@ from math import ceil, floor, inf, nan
 from typing import Any, cast
 from weakref import ref
 
+import treq
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +24,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyClass
 
+from asynctask.service import AsyncTask
+from asynctask.sqlite import Place
 from asynctask.timers import BUCKET, SHARE, TICKS, WIDE, WIDEST, Slots, Timer, Wheel
 from tests import test_runner
 from tests.time_contract import TimeContract
@@ -82,6 +85,22 @@ class RunnerOnTheWheel(test_runner.RunnerTests):
 
     def new_clock(self) -> Clock:
         return WheelClock()
+
+
+class InTheService(TestCase):
+    """The whole service, in a program of somebody's own."""
+
+    async def test_after_its_stop_nothing_waits_although_a_task_did(self) -> None:
+        """Whether the reactor is left clean trial itself looks at."""
+        service = AsyncTask(Place(None), "tcp:0:interface=127.0.0.1", reactor, grace=0)
+        service.startService()
+        assert service.port is not None
+        url = f"http://127.0.0.1:{cast(Any, service.port).getHost().port}/api/tasks"
+        answer = await treq.post(url, json={"name": "a", "duration": 60}, persistent=False)
+        self.assertEqual(answer.code, 202)
+        await answer.content()
+        await service.stopService()
+        self.assertIs(service._clock._next is None or service._clock._next.active(), False)
 
 
 class Model(RuleBasedStateMachine):
@@ -279,6 +298,15 @@ class Slices(WheelTestCase):
             self.clock.advance(delay + 0.01)
             self.assertEqual(self.called, list(many), delay)
             self.called.clear()
+
+    def test_after_a_long_hold_all_come_in_the_order_of_their_times(self) -> None:
+        times = [100 + number / 1_000 for number in range(3 * BUCKET)]
+        for time in random.Random(1).sample(times, len(times)):
+            self.later(time, time)
+        self.clock.advance(95)
+        self.later(8.5, 103.5)
+        self.clock.advance(5_000)
+        self.assertEqual(self.called, sorted([*times, 103.5]))
 
     def test_a_call_far_away_is_as_accurate_as_a_near_one(self) -> None:
         for delay in (7.5, 100.25, 3_000.75, 10_000_000.5):
