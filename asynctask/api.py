@@ -420,7 +420,6 @@ def kind_json(kind: Kind) -> dict[str, Any]:
         "timeout": kind.timeout,
         "retries": kind.retries,
         "concurrency": kind.concurrency,
-        "concurrency_total": kind.concurrency_total,
         "next_run": None,
     }
 

@@ -122,7 +122,6 @@ KIND: Final = {
     "timeout": None,
     "retries": 0,
     "concurrency": None,
-    "concurrency_total": None,
     "next_run": None,
 }
 UP: Final = {200: _answer("Yes.", "Health", {"status": "ok"})}

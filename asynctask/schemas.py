@@ -162,9 +162,6 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
             ),
             "retries": number("Further attempts after failed ones, unless told otherwise.", minimum=0),
             "concurrency": number("Attempts at once in one process; null for no limit.", null=True),
-            "concurrency_total": number(
-                "Attempts at once in all processes that share the store; null for no limit.", null=True
-            ),
             "next_run": {"type": "null", "description": "Not used yet."},
         },
     ),
