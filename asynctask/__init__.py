@@ -24,7 +24,7 @@ places         where an attempt runs: ``steps`` on the reactor, ``threads``, the
 callbacks      tells how tasks ended: ``lanes`` say whose turn it is, ``deliveries`` what an
                answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
                allowed and that ``names`` have
-metrics        what happens in numbers, for Prometheus
+metrics        what happens in numbers, for Prometheus (``tallies``)
 seats          the free seats; where ``api`` and ``runner`` meet
 feed           who waits for which change, or follows all; ``followers`` are those over HTTP
 sse            events as they are sent

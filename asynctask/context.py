@@ -32,16 +32,9 @@ class Facts(Struct, frozen=True):
 
 
 class Context:
-    """One attempt, as its handler sees it: a parameter annotated with this class is given it.
+    """One attempt, as its handler sees it: a parameter annotated with this class is given it."""
 
-    :ivar task_id: the task's id.
-    :ivar attempt: which attempt this is, from 1.
-    :ivar deadline: when it must have ended, seconds since the epoch; None for never.
-    :ivar traceparent: as the client sent it (W3C Trace Context); None if it sent none.
-    :ivar log: a logger whose events carry the task's id.
-    """
-
-    __slots__ = ("_cancelled", "_clock", "_report", "attempt", "deadline", "log", "task_id", "traceparent")
+    __slots__ = ("_cancelled", "_clock", "_facts", "_log", "_report")
 
     def __init__(
         self,
@@ -51,14 +44,38 @@ class Context:
         cancelled: Callable[[], bool],
         log: "TaskLogger | None" = None,
     ) -> None:
-        self.task_id = facts.task_id
-        self.attempt = facts.attempt
-        self.deadline = facts.deadline
-        self.traceparent = facts.traceparent
-        self.log = log or TaskLogger(facts)
+        self._facts = facts
+        self._log = log
         self._clock = clock
         self._report = report
         self._cancelled = cancelled
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self._facts.task_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._facts.attempt
+
+    @property
+    def deadline(self) -> float | None:
+        """When it must have ended, seconds since the epoch; None for never."""
+        return self._facts.deadline
+
+    @property
+    def traceparent(self) -> str | None:
+        """As the client sent it (W3C Trace Context); None if it sent none."""
+        return self._facts.traceparent
+
+    @property
+    def log(self) -> "TaskLogger":
+        """A logger whose events carry the task's id; made when it is first asked for."""
+        if self._log is None:
+            self._log = TaskLogger(self._facts)
+        return self._log
 
     @property
     def clock(self) -> IReactorTime:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client import generate_latest as prometheus_text
-from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 
 from asynctask import __version__
 from asynctask.model import ACCEPTED, CANCELLED, COMPLETED, FAILED, Status
+from asynctask.tallies import Counter, Histogram
 
 OTHER: Final = "other"
 """The label of what nobody has registered."""
@@ -78,9 +78,9 @@ class Metrics:
         self._in_flight = dict.fromkeys(PLACES, 0)
         self._count_tasks(kinds)
         self._count_requests()
-        self.lag = self._histogram("loop_lag", "How late the reactor's heartbeat came.").observe
-        self._batch = self._histogram("store_batch_duration", "Transactions of the store.").observe
-        self._rows = self._counter("store_rows", "Works that the store's transactions did.").inc
+        self.lag = self._histogram("loop_lag", "How late the reactor's heartbeat came.").labels().observe
+        self._batch = self._histogram("store_batch_duration", "Transactions of the store.").labels().observe
+        self._rows = self._counter("store_rows", "Works that the store's transactions did.").labels().inc
         self._gauge("longest_step_seconds", "The longest step of a handler on the reactor.").set_function(
             lambda: self.longest_step
         )
@@ -193,10 +193,9 @@ class Metrics:
 
     def exposition(self, *, openmetrics: bool) -> tuple[bytes, str]:
         """All numbers as text, and its media type."""
-        shown = _WithoutCreated(self._registry)
         if openmetrics:
-            return openmetrics_text(shown), OPENMETRICS_TYPE
-        return prometheus_text(shown), TEXT_TYPE
+            return openmetrics_text(self._registry), OPENMETRICS_TYPE
+        return prometheus_text(self._registry), TEXT_TYPE
 
     def _count_tasks(self, kinds: Collection[str]) -> None:
         accepted = self._counter("tasks_accepted", "Tasks accepted, anew by a retry too.", ("kind",))
@@ -236,7 +235,7 @@ class Metrics:
         return next((label for pattern, label in self._open if pattern.fullmatch(path)), OTHER)
 
     def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
-        return Counter(f"asynctask_{name}", text, labels, registry=self._registry)
+        return Counter(f"asynctask_{name}", text, labels, self._registry)
 
     def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
         return Gauge(f"asynctask_{name}", text, labels, registry=self._registry)
@@ -244,18 +243,4 @@ class Metrics:
     def _histogram(
         self, name: str, text: str, labels: Iterable[str] = (), buckets: tuple[float, ...] = SHORT
     ) -> Histogram:
-        return Histogram(
-            f"asynctask_{name}_seconds", text, labels, buckets=buckets, registry=self._registry
-        )
-
-
-class _WithoutCreated:
-    """A registry without the ``_created`` times, which in plain text would be metrics of their own."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [each for each in metric.samples if not each.name.endswith("_created")]
-            yield metric
+        return Histogram(f"asynctask_{name}_seconds", text, labels, buckets, self._registry)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import random
-from secrets import randbits
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,8 +62,19 @@ LAST_ANSWERS: Final = 2.0
 LAST_CALLBACKS: Final = 2.0
 """Seconds that callbacks under way have to be answered."""
 
+DRAWN: Final = 256
+"""Ids for which chance is drawn at once: a system call each would be a tenth of a request."""
+
 LOOK: Final = 0.05
 """Seconds between two looks whether they have."""
+
+
+def chances() -> Iterator[int]:
+    """Numbers in [0, 2**80), as hard to guess as the system's; it is asked for many of them at a time."""
+    while True:
+        drawn = os.urandom(10 * DRAWN)
+        for begin in range(0, len(drawn), 10):
+            yield int.from_bytes(drawn[begin : begin + 10])
 
 
 class AsyncTask(Service):
@@ -149,7 +159,7 @@ class AsyncTask(Service):
             kinds,
             clock,
             now,
-            lambda: randbits(80),
+            chances().__next__,
             hosts,
             max_waiting,
             metrics,

@@ -51,6 +51,7 @@ MAX_PARAMETERS: Final = 100
 
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_SHIFTS: Final = range(0, 80, 10)
 _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
 TASK_ID: Final = re.compile(rf"task_[0-9]{{10}}[{ALPHABET}]{{20}}")
 
@@ -78,7 +79,7 @@ class Ids:
             self._second, self._count = self._second + 1, 0
         count = self._count
         self._count += 1
-        drawn = "".join(_PAIRS[chance >> shift & 1023] for shift in range(0, 80, 10))
+        drawn = "".join([_PAIRS[chance >> shift & 1023] for shift in _SHIFTS])
         return f"task_{self._second:010d}{_PAIRS[count >> 10]}{_PAIRS[count & 1023]}{drawn}"
 
 

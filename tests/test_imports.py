@@ -52,7 +52,17 @@ ORDER: Final = (
         "statements",
         "sqlite",
     ),
-    *("metrics", "migrations", "tables", "__init__", "registry", "inputs", "annotations", "shapes"),
+    *(
+        "metrics",
+        "tallies",
+        "migrations",
+        "tables",
+        "__init__",
+        "registry",
+        "inputs",
+        "annotations",
+        "shapes",
+    ),
     *("timers", "context", "recorder", "logqueue", "logs", "signing", "deliveries", "addresses", "urls"),
     *("wire", "model"),
 )
