@@ -1,6 +1,6 @@
 """How the schema came to be: one file a step in ``versions``, run by `upgrade`."""
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, inspect, text
 
@@ -58,3 +58,8 @@ def _run(connection: Connection) -> None:
     config.set_main_option("script_location", "asynctask:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, f"{SCHEMA:04d}")
+
+
+def where(condition: str) -> dict[str, Any]:
+    """The rows that an index is about, in each dialect."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}

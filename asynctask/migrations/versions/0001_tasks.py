@@ -3,7 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from asynctask.tables import APPLICATION_ID, TASK_ID, where
+from asynctask.migrations import where
+from asynctask.tables import APPLICATION_ID, TASK_ID
 
 revision = "0001"
 down_revision = None

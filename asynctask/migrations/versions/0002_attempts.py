@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from asynctask.tables import where
+from asynctask.migrations import where
 
 revision = "0002"
 down_revision = "0001"

@@ -5,7 +5,8 @@ from secrets import token_hex
 import sqlalchemy as sa
 from alembic import op
 
-from asynctask.tables import NUMBER, where
+from asynctask.migrations import where
+from asynctask.tables import NUMBER
 
 revision = "0003"
 down_revision = "0002"
