@@ -11,9 +11,12 @@ storeurl       which database a URL names
 api            the routes: parses, calls, renders
 description    the calls, described for programs (``components``, ``schemas``)
 answers        HTTP requests read, answers rendered
+dispatch       from a request to its route's handler, and back
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
-channel        the HTTP connection
+channel        the HTTP connection: its ``heads``, its ``chunks``, its ``request``, what is
+               ``ticking``; twisted.web's is ``stock``
+access         a line in the log for every request
 submissions    the bodies of POSTs, checked against the kinds (``urls``)
 runner         starts accepted tasks and ends them
 attempts       what a task is after an attempt

@@ -1,16 +1,16 @@
-"""HTTP requests read and answers rendered, over twisted.web's request."""
+"""HTTP requests read and answers rendered, over twisted.web's request and our own."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from asynctask import wire
+from asynctask.access import GONE
 from asynctask.guard import check_host, check_origin
 from asynctask.headers import etag, matches
-from asynctask.logqueue import QuickLogger
 from asynctask.metrics import Metrics
 from asynctask.model import (
     ExpectationFailed,
@@ -20,8 +20,7 @@ from asynctask.model import (
     TooLarge,
     UnsupportedMediaType,
 )
-
-log = QuickLogger("asynctask.access")
+from asynctask.request import Request as OwnRequest
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body: what is larger belongs into a file or a store, with its address in the input."""
@@ -32,8 +31,8 @@ MAX_BATCH_BODY: Final = 1024 * 1024
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
-GONE: Final = 499
-"""The status under which a request is counted whose client left before the answer."""
+METHODS: Final = "DELETE, GET, HEAD, OPTIONS, POST"
+"""What `OPTIONS *` is answered."""
 
 
 @implementer(IResource)
@@ -41,7 +40,6 @@ class Guarded(Resource):
     """Checks who asks before anything else is looked at, and counts the requests.
 
     :param seconds: the time, to tell how long each took.
-    :param access_log: whether each is worth a line.
     """
 
     isLeaf = True
@@ -52,52 +50,68 @@ class Guarded(Resource):
         hosts: Collection[str],
         metrics: Metrics,
         seconds: Callable[[], float],
-        access_log: bool = False,
     ) -> None:
         super().__init__()
         self._inner = inner
         self._hosts = frozenset(hosts)
         self._metrics = metrics
         self._seconds = seconds
-        self._access_log = access_log
 
     def render(self, request: Request) -> bytes | int:
         """See `IResource`."""
-        request.notifyFinish().addBoth(self._count, request, self._seconds())
+        began = self._seconds()
+        if isinstance(request, OwnRequest):
+            request.began, request.over = began, self._over
+        else:
+            request.notifyFinish().addBoth(self._count, request, began)
         try:
             self._check(request)
         except Problem as problem:
             request.write(answer_problem(request, problem))
             request.finish()
             return NOT_DONE_YET
+        if request.path == b"*":
+            return answer(request, 204, b"", {"Allow": METHODS})
         rendered: bytes | int = self._inner.render(request)
         return rendered
+
+    def takes(self, request: OwnRequest) -> bool:
+        """Whether the body of a request will be looked at, as far as its head tells."""
+        try:
+            self._check(request)
+        except Problem:
+            return False
+        inner: Any = self._inner
+        taken: bool = inner.takes(request)
+        return taken
+
+    def _over(self, request: OwnRequest) -> None:
+        seconds = self._seconds() - request.began
+        self._metrics.answered(request.method, request.path, request.status or GONE, seconds)
 
     def _count(self, lost: object, request: Request, began: float) -> None:
         status = request.code if lost is None or request.startedWriting else GONE
         seconds = self._seconds() - began
         self._metrics.answered(request.method, request.path, status, seconds)
-        if self._access_log:
-            log.info(
-                "Request",
-                method=request.method.decode("latin-1"),
-                path=request.uri.decode("utf-8", "backslashreplace"),
-                status=status,
-                ms=round(seconds * 1_000, 1),
-                client=getattr(request.getClientAddress(), "host", None),
-            )
 
     def _check(self, request: Request) -> None:
-        fields = request.requestHeaders.getRawHeaders
-        hosts = fields(b"host", [])
+        if not isinstance(request, OwnRequest):
+            self._check_head(request)
+        elif not request.head.allowed:
+            self._check_head(request)
+            request.head.allowed = True
+
+    def _check_head(self, request: Request) -> None:
+        hosts = raw_fields(request, b"host")
         came_in_on = getattr(request.getHost(), "host", "")
         check_host(hosts, request.clientproto, came_in_on, self._hosts)
-        if not hosts:
+        if not hosts and not isinstance(request, OwnRequest):
             # Klein asks for a name, which HTTP/1.0 need not give and a unix socket has not.
             hosts = [b"localhost"]
             request.requestHeaders.setRawHeaders(b"host", hosts)
-        check_origin(request.method, hosts[0], fields(b"origin", []), fields(b"sec-fetch-site", []))
-        if any(value.lower() != b"100-continue" for value in fields(b"expect", [])):
+        origins, sites = raw_fields(request, b"origin"), raw_fields(request, b"sec-fetch-site")
+        check_origin(request.method, hosts[0] if hosts else b"localhost", origins, sites)
+        if any(value.lower() != b"100-continue" for value in raw_fields(request, b"expect")):
             raise ExpectationFailed("Only 'Expect: 100-continue' is understood")
         if not _is_utf8(b"/".join(request.postpath or ())):
             raise NotFound("There is nothing at this path; a path is UTF-8")
@@ -113,9 +127,19 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+def raw_fields(request: Request, name: bytes) -> Sequence[bytes]:
+    """The values of a header field, none where it is missing.
+
+    :param name: in lower case.
+    """
+    if isinstance(request, OwnRequest):
+        return request.head.fields.get(name, ())
+    return request.requestHeaders.getRawHeaders(name, [])
+
+
 def fields(request: Request, name: str) -> list[str]:
-    """The values of a header field, none where it is missing; bytes that are no UTF-8 as ``\\xff``."""
-    values = request.requestHeaders.getRawHeaders(name.encode(), [])
+    """The same as text; bytes that are no UTF-8 as ``\\xff``."""
+    values = raw_fields(request, name.encode())
     return [value.decode("utf-8", "backslashreplace") for value in values]
 
 
@@ -126,11 +150,13 @@ def json_body(request: Request, limit: int) -> bytes:
     :raises UnsupportedMediaType: it says that it is something else.
     :raises TooLarge: it is over the limit.
     """
-    types = request.requestHeaders.getRawHeaders(b"content-type", [])
-    for given in types:
+    for given in raw_fields(request, b"content-type"):
         if given and given.split(b";")[0].strip().lower() != JSON.encode():
             raise UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")
-    body: bytes = request.content.read() if request.content else b""
+    if isinstance(request, OwnRequest):
+        body = request.body
+    else:
+        body = request.content.read() if request.content else b""
     if len(body) > limit:
         raise TooLarge(f"The body must have at most {limit} bytes")
     return body

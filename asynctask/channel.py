@@ -1,120 +1,447 @@
-"""The HTTP connection: twisted.web's Site, with a limit on bodies and a quiet end."""
+"""The HTTP/1.1 connection: bytes to requests, one after another, and their answers back.
 
+A request is taken out of what has come only when the one before it is answered, so that a client that
+asks for much without reading is not read either. Heads are read by `heads`, chunks by `chunks`; here is
+what may wait, for how long, and when a connection ends.
+"""
+
+import time
 from collections.abc import Callable
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, cast
 
-from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableDescriptor,
+    IProtocolNegotiationFactory,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.tcp import Connection as Socket
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
-from twisted.web.server import Request, Site
+from zope.interface import implementer
+
+from asynctask.access import GONE, Access
+from asynctask.chunks import Chunks
+from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
+from asynctask.model import CLOSE, Problem, TooLarge, TooSlow
+from asynctask.request import Request, refusal
+from asynctask.ticking import NEVER, Ticking
 
 IDLE: Final = 60
-"""Seconds that a connection may stay open between requests, or stop in the middle of one."""
+"""Seconds that a connection may stay open between requests, or stop in the middle of a body."""
 
-LINGER: Final = 2.0
-"""Seconds for which the rest of a refused body is read and dropped: closing at once would reset the
+HEAD_TIME: Final = 10
+"""Seconds from the first byte of a head to its last, however they drip."""
+
+BODY_TIME: Final = 300
+"""Seconds from the head to the last byte of the body: at 1 MiB, 3.5 KB/s."""
+
+LINGER: Final = 2
+"""Seconds for which the rest of a refused request is read and dropped: closing at once would reset the
 connection, and the client might never see why."""
 
-Refuse = Callable[[Request], bytes]
+FLUSH: Final = 15
+"""Seconds that the last answer has to go out once a connection is to be closed."""
+
+EAGER: Final = 16 * 1024
+"""Bytes that are read ahead while a request is answered, since who does not read sees no client leave."""
+
+BURST: Final = 32
+"""Requests of one connection that are answered in one go if they have all come; then others have a turn."""
+
+MAX_REMEMBERED: Final = 1_024
+"""Bytes of a head that is kept, should the next one be the same: a client has not many."""
 
 
-class LimitedRequest(Request):
-    """A request whose body is refused as soon as it is known to be too large."""
+@implementer(IPushProducer)
+class Connection(Protocol):
+    """One client's connection.
 
-    limit = 0
-    refuse: Refuse
+    :ivar persistent: whether it may have another request after the one that is answered.
+    """
 
-    _size = 0
-    _refused = False
-    _lingering: IDelayedCall | None = None
+    factory: "Front"
+    transport: Any
 
-    def gotLength(self, length: int | None) -> None:
-        """See `twisted.web.http.IRequest`; None is a chunked body."""
-        super().gotLength(min(length or 0, self.limit))
-        if (length or 0) > self.limit:
-            self._refuse_body()
+    def __init__(self) -> None:
+        self.persistent = True
+        self.deadline = NEVER
+        self._request: Request | None = None
+        self._buffer = b""
+        self._begun = False
+        self._blank = False
+        self._head: Head | None = None
+        self._body: bytearray | Chunks | None = None
+        self._body_ends = NEVER
+        self._last: tuple[bytes, Head | None] = b"", None
+        self._advancing = False
+        self._direct = False
+        self._registered = False
+        self._clogged = False
+        self._paused = False
+        self._dropping = 0
+        self._closing = False
 
-    def handleContentChunk(self, data: bytes) -> None:
-        """A piece of the body has come."""
-        self._size += len(data)
-        if self._refused:
-            return
-        if self._size > self.limit:
-            self._refuse_body()
-        else:
-            super().handleContentChunk(data)
+    @cached_property
+    def peer(self) -> IAddress:
+        """The client's address."""
+        return cast(IAddress, self.transport.getPeer())
 
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The whole request has come."""
-        if not self._refused:
-            super().requestReceived(command, path, version)
-        elif self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
-            self.finish()
+    @cached_property
+    def host(self) -> IAddress:
+        """The address of this end."""
+        return cast(IAddress, self.transport.getHost())
 
-    def connectionLost(self, reason: Failure) -> None:
-        """The client has left."""
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
-        super().connectionLost(reason)
+    @property
+    def busy(self) -> bool:
+        """Whether a request is answered, or on its way."""
+        return self._request is not None or self._head is not None or bool(self._buffer)
 
-    def write(self, data: bytes) -> None:
-        """Write, and after an answer that says so, close."""
-        if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
-            self.channel.persistent = False
-        super().write(data)
-
-    def _refuse_body(self) -> None:
-        """Answer now, and close the connection once the client has had time to read why."""
-        self._refused = True
-        self.clientproto = b"HTTP/1.1"
-        self.requestHeaders.removeHeader(b"Expect")
-        self.setHeader(b"Connection", b"close")
-        body = type(self).refuse(self)
-        self.write(body)
-        self._lingering = self.channel.callLater(LINGER, self.channel.loseConnection)
-
-
-class Connection(HTTPChannel):
-    """One client's connection, on its server's list while it is open."""
+    def isSecure(self) -> bool:
+        """Whether it is encrypted."""
+        return ISSLTransport(self.transport, None) is not None
 
     def connectionMade(self) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""
-        self.factory.connections.add(self)
-        super().connectionMade()
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._direct = isinstance(self.transport, Socket) and not self.transport.TLS
+        self._watch()
+        self.factory.add(self)
+        self.deadline = self.factory.ticks + IDLE
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""
-        self.factory.connections.discard(self)
-        super().connectionLost(reason)
+        self._closing = True
+        self.factory.remove(self)
+        self._buffer, self._head, self._body = b"", None, None
+        request, self._request = self._request, None
+        if request is not None:
+            if self.factory.access is not None:
+                self.factory.log(self, request, request.status or GONE)
+            request.connectionLost(reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        if self._dropping or self._closing:
+            self._drop(len(data))
+        elif self._request is not None:
+            self._buffer += data
+            if len(self._buffer) > EAGER:
+                self._pause()
+        else:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._advance()
+
+    def _advance(self) -> None:
+        """Take requests out of what has come and have them answered, until something is waited for."""
+        if self._advancing:
+            return
+        self._advancing = True
+        turns = BURST
+        try:
+            while self._request is None and self._buffer and not (self._clogged or self._closing):
+                if not turns:
+                    self._pause()
+                    self.factory.clock.callLater(0, self._advance)
+                    return
+                turns -= 1
+                if not (self._take_head() if self._head is None else self._take_body()):
+                    break
+        except Problem as problem:
+            self.refuse(problem)
+        finally:
+            self._advancing = False
+        if self._paused and self._request is None and not (self._clogged or self._closing):
+            self._resume()
+
+    def _take_head(self) -> bool:
+        """Take a head, and its request if that has come too; False while it has not."""
+        buffer = self._buffer
+        if buffer[0] == 13 and not self._blank and b"\r\n".startswith(buffer[:2]):
+            return self._take_blank()
+        end = buffer.find(END, 0, MAX_HEAD)
+        if end < 0:
+            check_beginning(buffer)
+            self._begin_head()
+            return False
+        raw = buffer[: end + 4]
+        last, known = self._last
+        head = known if known is not None and raw == last else parse(raw)
+        if len(raw) <= MAX_REMEMBERED:
+            self._last = raw, head
+        self._begun = self._blank = False
+        self._buffer = buffer = buffer[end + 4 :]
+        self.persistent = head.persistent
+        length = head.length
+        if not length:
+            self._answer(Request(self, head))
+        elif 0 < length <= len(buffer) and length <= self.factory.limit:
+            self._buffer = buffer[length:]
+            self._answer(Request(self, head, buffer[:length]))
+        else:
+            return self._begin_body(head)
+        return True
+
+    def _take_blank(self) -> bool:
+        """One empty line before a head is passed over (RFC 9112 §2.2)."""
+        if len(self._buffer) < 2:
+            self._begin_head()
+            return False
+        self._blank = True
+        self._buffer = self._buffer[2:]
+        return bool(self._buffer)
+
+    def _begin_head(self) -> None:
+        """From its first byte on, a head has its time."""
+        if not self._begun:
+            self._begun = True
+            self.deadline = self.factory.ticks + HEAD_TIME
+
+    def _begin_body(self, head: Head) -> bool:
+        """The body is still to come: refuse it now, or ask for it, or wait."""
+        limit = self.factory.limit
+        self._head = head
+        if head.length > limit:
+            raise TooLarge(f"The body must have at most {limit} bytes", headers=CLOSE)
+        if head.expects and not self._buffer:
+            request = Request(self, head)
+            if not self.factory.takes(request):
+                self.persistent = False
+                self._answer(request)
+                return True
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._body = Chunks(limit) if head.length == CHUNKED else bytearray()
+        self._body_ends = self.factory.ticks + BODY_TIME
+        self.deadline = self.factory.ticks + IDLE
+        return True
+
+    def _take_body(self) -> bool:
+        """Take some of the body, and have the request answered once that is whole."""
+        head, body, data = self._head, self._body, self._buffer
+        assert head is not None
+        self.deadline = min(self.factory.ticks + IDLE, self._body_ends)
+        self._buffer = b""
+        if isinstance(body, Chunks):
+            rest = body.feed(data)
+            if rest is None:
+                return False
+            self._buffer = rest
+            whole = bytes(body.body)
+        else:
+            assert body is not None
+            missing = head.length - len(body)
+            body += data[:missing]
+            if len(data) < missing:
+                return False
+            self._buffer = data[missing:]
+            whole = bytes(body)
+        self._head = self._body = None
+        self._answer(Request(self, head, whole))
+        return True
+
+    def _answer(self, request: Request) -> None:
+        """Have a request answered."""
+        self._request = request
+        self.deadline = NEVER
+        front = self.factory
+        if front.access is not None:
+            request.arrived = front.now()
+        try:
+            request.render(front.resource)
+        except Exception:
+            request.processingFailed(Failure())
+
+    def answered(self, request: Request) -> None:
+        """A request has its whole answer."""
+        front = self.factory
+        if front.access is not None:
+            front.log(self, request, request.code)
+        self._request = None
+        if self.persistent:
+            self.deadline = front.ticks + IDLE
+            if self._buffer or self._paused:
+                self._advance()
+        elif self._head is not None:  # whose body was not asked for, and may come all the same
+            self._linger()
+        else:
+            self.loseConnection()
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer what is not even a request, and listen to nothing else."""
+        head = self._head
+        bodyless = head is not None and head.method == b"HEAD"
+        self.send(refusal(problem, self.factory.date, bodyless=bodyless))
+        if self.factory.access is not None:
+            request = None if head is None else Request(self, head)
+            self.factory.log(self, request, problem.status)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Read on for a moment, so that the client sees the answer, and drop what comes."""
+        left = NEVER
+        if self._head is not None and self._head.length > 0:
+            left = self._head.length - (len(self._body) if isinstance(self._body, bytearray) else 0)
+        self._dropping = left
+        self.persistent = False
+        self.deadline = self.factory.ticks + LINGER
+        buffered, self._buffer, self._head, self._body = len(self._buffer), b"", None, None
+        self._let_go()
+        half_closeable = bool(IHalfCloseableDescriptor.providedBy(self.transport))
+        if half_closeable and not self.isSecure():  # what is encrypted only says that it is
+            self.transport.loseWriteConnection()
+        self._resume()
+        self._drop(buffered)
+
+    def _drop(self, size: int) -> None:
+        """Some bytes that nobody reads have come."""
+        self._dropping -= size
+        if self._dropping <= 0:
+            self.loseConnection()
+
+    def expire(self) -> None:
+        """The deadline is over."""
+        if self._closing:
+            self.abort()
+        elif self._dropping:
+            self.loseConnection()
+        elif self._buffer or self._head is not None:
+            self.refuse(TooSlow("The request did not come to its end in time", headers=CLOSE))
+        else:
+            self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """Close it, once all that was written has gone out."""
+        if not self._closing:
+            self._closing = True
+            self.deadline = self.factory.ticks + FLUSH
+            self._let_go()
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._closing = True
+        self.deadline = NEVER
+        self.transport.abortConnection()
+
+    def send(self, data: bytes) -> None:
+        """Write to the client: at once if nothing else waits for that, or soon will.
+
+        So an answer costs one system call; the reactor would need three, and another turn.
+        """
+        transport = self.transport
+        if self._direct and not (self._buffer or transport.dataBuffer or transport._tempDataBuffer):
+            sent = transport.writeSomeData(data)
+            if type(sent) is int:  # else the connection is lost, which the reactor will see
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        transport.write(data)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """See `twisted.internet.interfaces.IConsumer`: what writes is told by the transport itself."""
+        self._let_go()
+        self._registered = True
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """See `twisted.internet.interfaces.IConsumer`."""
+        self._let_go()
+        if not self._closing:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Be told from now on whether the client reads."""
+        self._registered = True
+        self._clogged = False
+        self.transport.registerProducer(self, True)
+
+    def _let_go(self) -> None:
+        """Let nobody be told any more, without which a connection does not close."""
+        if self._registered:
+            self._registered = False
+            self.transport.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        """The client does not read: neither do we, unless to see it leave."""
+        self._clogged = True
+        if self._request is None:
+            self._pause()
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self._clogged = False
+        if self._request is None:
+            self._resume()
+            self._advance()
+
+    def stopProducing(self) -> None:
+        """See `twisted.internet.interfaces.IProducer`; `connectionLost` follows."""
+
+    def _pause(self) -> None:
+        self._paused = True
+        self.transport.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
 
 
-class Front(Site):
+@implementer(IProtocolNegotiationFactory)
+class Front(Ticking[Connection], ServerFactory):
     """The HTTP server.
 
+    :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body
+        of a request will be taken, if the client waits to know.
     :param limit: bytes that a body may have.
-    :param refuse: answers a body over the limit.
+    :param clock: for the deadlines.
+    :param access: is told of every request that is over.
+    :param now: wall time, seconds since the epoch.
     """
 
     noisy = False
     protocol = Connection  # type: ignore[assignment]
+    displayTracebacks = False
 
-    def __init__(self, resource: IResource, limit: int, refuse: Refuse) -> None:
-        request = type("FrontRequest", (LimitedRequest,), {"limit": limit, "refuse": refuse})
-        super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
-        self.connections: set[Connection] = set()
+    def __init__(
+        self,
+        resource: IResource,
+        limit: int,
+        clock: IReactorTime,
+        access: Access | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock, now)
+        self.resource = resource
+        self.limit = limit
+        self.access = access
+        self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
 
-    def log(self, request: Any) -> None:
-        """Log no requests."""
+    def acceptableProtocols(self) -> list[bytes]:
+        """See `twisted.internet.interfaces.IProtocolNegotiationFactory`: what TLS may agree on."""
+        return [b"http/1.1"]
 
     def close_idle(self) -> int:
         """Close the connections on which nothing is being answered; tell how many are left."""
         busy = 0
         for connection in list(self.connections):
-            if connection.requests:
+            if connection.busy:
                 busy += 1
             else:
                 connection.loseConnection()
         return busy
+
+    def log(self, connection: Connection, request: Request | None, status: int) -> None:
+        """Tell `access` of a request that is over; None was none."""
+        assert self.access is not None
+        if request is None:
+            self.access(b"", b"", status, 0, 0.0, connection.peer)
+        else:
+            seconds = self.now() - request.arrived if request.arrived else 0.0
+            self.access(request.method, request.uri, status, request.sentLength, seconds, connection.peer)

@@ -381,6 +381,18 @@ class Mismatch(Problem):
     status, title = 422, "Unprocessable Content"
 
 
+class TooSlow(Problem):
+    """The request did not come to its end in time."""
+
+    status, title = 408, "Request Timeout"
+
+
+class HeadTooLarge(Problem):
+    """The head of the request is over the limit."""
+
+    status, title = 431, "Request Header Fields Too Large"
+
+
 class TooLarge(Problem):
     """The body is over the limit."""
 

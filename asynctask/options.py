@@ -37,6 +37,7 @@ PARAMETERS: Final = (
     ("keep", None, 7, "days until an ended task is forgotten"),
     ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second ends at once"),
     ("log-format", None, "text", "text or json"),
+    ("http", None, "fast", "fast, or twisted.web for the stock HTTP server"),
     (
         "callback-secret",
         None,
@@ -145,6 +146,8 @@ class Options(usage.Options):
         self["grace"] = self._number("grace", float, 0, LONGEST_GRACE)
         if self["log-format"] not in ("text", "json"):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")
+        if self["http"] not in ("fast", "twisted.web"):
+            raise usage.UsageError(f"--http is fast or twisted.web, not '{self['http']}'")
         self["hosts"] = [self._host(given) for given in self["hosts"]]
         try:
             Allowed(self["callbacks-to"])

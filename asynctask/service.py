@@ -18,7 +18,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from asynctask import listening, logs, outbox, storeurl
+from asynctask import listening, logs, outbox, stock, storeurl
+from asynctask.access import log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
@@ -86,6 +87,8 @@ class AsyncTask(Service):
     :param kinds: the kinds of task that it runs.
     :param seats: attempts at once in each place.
     :param keep: days until an ended task is forgotten.
+    :param http: ``fast`` for our own connection, ``twisted.web`` for the stock one.
+    :param access_log: whether every request has a line in the log.
     :param callbacks_to: what callbacks may reach besides public addresses.
     :param callback_secrets: the first signs callbacks; without any, the store's does.
     """
@@ -105,6 +108,7 @@ class AsyncTask(Service):
         grace: float = 10,
         hosts: tuple[str, ...] = (),
         insecure: bool = False,
+        http: str = "fast",
         access_log: bool = False,
         callbacks_to: Sequence[str] = (),
         callback_secrets: Sequence[str] = (),
@@ -164,7 +168,12 @@ class AsyncTask(Service):
             max_waiting,
             metrics,
         )
-        self._front = Front(api.resource(access_log=access_log), MAX_BATCH_BODY, answer_too_large)
+        access = log_access if access_log else None
+        self._front: Front | stock.Front
+        if http == "fast":
+            self._front = Front(api.routes(), MAX_BATCH_BODY, reactor, access)
+        else:
+            self._front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -387,6 +396,7 @@ def makeService(options: Options) -> Command:
         grace=options["grace"],
         hosts=tuple(options["hosts"]),
         insecure=bool(options["insecure"]),
+        http=options["http"],
         access_log=bool(options["access-log"]),
         callbacks_to=options["callbacks-to"],
         callback_secrets=secrets,

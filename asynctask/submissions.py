@@ -28,11 +28,16 @@ Kinds = Mapping[str, Kind]
 class Body(Struct, frozen=True):
     """What a POST asks for.
 
-    :ivar digest: the same for the same parsed body, whatever its spaces and the order of its keys.
+    :ivar value: the parsed body.
     """
 
     submissions: list[Submission]
-    digest: str
+    value: Any
+
+    @property
+    def digest(self) -> str:
+        """The same for the same parsed body, whatever its spaces and the order of its keys."""
+        return _digest(self.value)
 
 
 def parse_one(body: bytes, kinds: Kinds) -> Body:
@@ -44,7 +49,7 @@ def parse_one(body: bytes, kinds: Kinds) -> Body:
     if not isinstance(value, dict):
         raise Invalid(OBJECT, (FieldError(OBJECT, ""),))
     submission, errors = _read(value, kinds, ())
-    return Body([_sound(submission, errors)], _digest(value))
+    return Body([_sound(submission, errors)], value)
 
 
 def parse_batch(body: bytes, kinds: Kinds) -> Body:
@@ -69,7 +74,7 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
             submissions.append(submission)
     if errors:
         raise Invalid(errors[0].detail, tuple(errors))
-    return Body(submissions, _digest(value))
+    return Body(submissions, value)
 
 
 def _sound(submission: Submission | None, errors: list[FieldError]) -> Submission:

@@ -91,7 +91,7 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         text = body.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = _DECODER.decode(text)
         _check_value(value, 1, surrogates="\\u" in text)
     except (ValueError, RecursionError, OverflowError):
         # UnicodeDecodeError, UnicodeEncodeError and JSONDecodeError are all ValueErrors.
@@ -108,6 +108,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Never:
     raise ValueError(constant)
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+_ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def _check_value(value: Any, depth: int, *, surrogates: bool) -> None:
@@ -163,7 +167,7 @@ def pointer(*path: str | int) -> str:
 
 def dump(value: Any) -> str:
     """JSON text of a value, as it is stored."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 class NotSerializable(Exception):

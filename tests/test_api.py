@@ -88,7 +88,11 @@ class ApiTestCase(SynchronousTestCase):
             self.max_waiting,
             self.metrics,
         )
-        self.treq: Any = StubTreq(api.resource())
+        self.treq: Any = self.client_of(api)
+
+    def client_of(self, api: Api) -> Any:
+        """Whoever asks the service in memory: over twisted.web's connection."""
+        return StubTreq(api.resource())
 
     def now(self) -> float:
         return START + self.clock.seconds()

@@ -1,148 +1,550 @@
-"""The connection, over real sockets: bodies that are too large, and the end."""
+"""Our own connection: over real sockets what both promise, and in memory all else."""
 
-import http.client
 import socket
-from collections.abc import Callable
-from typing import Any, TypeVar
+import ssl
+from itertools import pairwise
+from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.ssl import KeyPair
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
-from asynctask.answers import answer_too_large
-from asynctask.channel import Front
+from asynctask.channel import (
+    BODY_TIME,
+    BURST,
+    EAGER,
+    FLUSH,
+    HEAD_TIME,
+    IDLE,
+    LINGER,
+    Front,
+)
+from asynctask.heads import MAX_FIELDS, MAX_HEAD
+from asynctask.request import Request
+from tests.channel_contract import LIMIT, ChannelContract
+from tests.wires import Answer, Wire, parse_answers
 
-LIMIT = 1_000
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+BAD = b"GET /\r\n\r\n"
 
-T = TypeVar("T")
+
+class OverSockets(ChannelContract, TestCase):
+    """`--http fast`."""
+
+    def front_of(self, resource: Resource) -> Any:
+        clock: Any = reactor
+        return Front(resource, LIMIT, clock)
 
 
-class Echo(Resource):
-    """Answers how many bytes came; at ``/slow`` only when it is told to."""
+class OverTls(TestCase):
+    """The same server behind `ssl:`."""
+
+    def setUp(self) -> None:
+        self.app = Answers()
+        tcp: Any = reactor
+        self.front = Front(self.app, LIMIT, tcp)
+        certificate = KeyPair.generate(size=2048).selfSignedCert(1, CN="localhost")
+        listening = tcp.listenSSL(0, self.front, certificate.options(), interface="127.0.0.1")
+        self.port: int = listening.getHost().port
+        self.addCleanup(listening.stopListening)
+
+    def ask(self, raw: bytes) -> tuple[str | None, bytes]:
+        """What was agreed on, and all that is answered."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        answer = b""
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection,
+            context.wrap_socket(connection) as encrypted,
+        ):
+            encrypted.sendall(raw)
+            while chunk := encrypted.recv(65_536):
+                answer += chunk
+            return encrypted.selected_alpn_protocol(), answer
+
+    async def answers(self, raw: bytes) -> list[Answer]:
+        agreed, answer = await deferToThread(self.ask, raw)
+        while self.front.connections:
+            await deferLater(reactor, 0.01)
+        self.assertEqual(agreed, "http/1.1")
+        return parse_answers(answer)
+
+    async def test_requests_are_answered(self) -> None:
+        last = GET.replace(b"Host", b"Connection: close\r\nHost")
+        answers = await self.answers(POST + last)
+        self.assertEqual([answer.body for answer in answers], [b"POST / abc", b"GET / "])
+        self.assertTrue(self.app.secure)
+
+    async def test_a_large_answer_comes_whole(self) -> None:
+        last = GET.replace(b"/", b"/big", 1).replace(b"Host", b"Connection: close\r\nHost")
+        [answer] = await self.answers(last)
+        self.assertEqual(len(answer.body), 2**20)
+
+    async def test_what_is_refused_is_answered_too(self) -> None:
+        for raw, status in ((BAD, 400), (POST.replace(b"3", b"3000") + b"x" * 2_997, 413)):
+            [answer] = await self.answers(raw)
+            self.assertEqual(answer.status, status)
+
+
+class Answers(Resource):
+    """Answers method, path and body; at ``/slow`` when the test does so; at ``/big`` with a MiB."""
 
     isLeaf = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[Request] = []
+        self.asked: list[Request] = []
+        self.taking = True
+        self.secure = False
 
-    def render(self, request: Request) -> bytes | int:
+    def render(self, request: Any) -> bytes | int:
+        self.asked.append(request)
+        self.secure = request.isSecure()
         if request.path == b"/slow":
-            self.waiting.append(request)
             return NOT_DONE_YET
-        if request.path == b"/last":
-            request.setHeader("Connection", "close")
-        assert request.content is not None
-        return b"%d" % len(request.content.read())
+        if request.path == b"/big":
+            return b"x" * 2**20
+        if request.path == b"/bug":
+            raise ZeroDivisionError
+        return b" ".join((request.method, request.uri, request.content.read()))
+
+    def takes(self, request: Request) -> bool:
+        return self.taking
 
 
-class ChannelTests(TestCase):
-    """A server with a small limit, and clients in threads."""
+class InMemory(SynchronousTestCase):
+    """A server without sockets, and a clock that the test moves."""
 
     def setUp(self) -> None:
-        self.echo = Echo()
-        self.front = Front(self.echo, LIMIT, answer_too_large)
-        tcp: Any = reactor
-        listening = tcp.listenTCP(0, self.front, interface="127.0.0.1")
-        self.port: int = listening.getHost().port
-        self.addCleanup(listening.stopListening)
-        self.addCleanup(self._close_all)
+        self.clock = Clock()
+        self.app = Answers()
+        self.log: list[tuple[Any, ...]] = []
+        self.front = Front(self.app, LIMIT, self.clock, now=lambda: 1_700_000_000)
+        self.wire = Wire(self.front)
 
-    async def _close_all(self) -> None:
-        while self.front.close_idle():
-            await self.pause()
+    def send(self, *pieces: bytes) -> list[int]:
+        """Send, and tell the statuses of all answers so far."""
+        return self.wire.send(*pieces).statuses
 
-    def pause(self) -> Deferred[None]:
-        return deferLater(reactor, 0.01)
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.advance(1)
 
-    async def client(self, run: Callable[..., T], *args: Any) -> T:
-        found: T = await deferToThread(run, *args)
-        return found
+    def assert_refused(self, status: int, wire: Wire | None = None) -> None:
+        wire = wire or self.wire
+        answer = wire.answers[-1]
+        self.assertEqual((answer.status, wire.closed), (status, True), answer)
+        self.assertEqual(answer.fields[b"content-type"], b"application/problem+json")
+        self.assertEqual(answer.fields[b"connection"], b"close")
+        self.assertIn(b'"status":%d' % status, answer.body)
 
-    def raw(self, *pieces: bytes) -> bytes:
-        """Send pieces, and read until the server closes or falls silent."""
-        answer = b""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            try:
-                for piece in pieces:
-                    connection.sendall(piece)
-                while chunk := connection.recv(65_536):
-                    answer += chunk
-            except (TimeoutError, ConnectionError):
-                pass
-        return answer
 
-    def post(self, size: int) -> tuple[int, bytes, str | None]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        connection.request("POST", "/", b"x" * size)
-        response = connection.getresponse()
-        body, close = response.read(), response.getheader("Connection")
-        connection.close()
-        return response.status, body, close
+class Exchanges(InMemory):
+    """Requests and their answers."""
 
-    async def test_a_body_up_to_the_limit_is_taken(self) -> None:
-        self.assertEqual(await self.client(self.post, LIMIT), (200, b"1000", None))
-
-    async def test_a_larger_body_is_refused_and_the_client_reads_why(self) -> None:
-        for size in (LIMIT + 1, 5_000_000):
-            status, body, close = await self.client(self.post, size)
-            self.assertEqual((status, close), (413, "close"))
-            self.assertIn(b'"status":413', body)
-
-    async def test_a_larger_body_in_chunks_is_refused_too(self) -> None:
-        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        chunks = b"100\r\n" + b"x" * 256 + b"\r\n"
-        answer = await self.client(self.raw, head, *[chunks] * 20, b"0\r\n\r\n")
-        self.assertTrue(answer.startswith(b"HTTP/1.1 413"), answer)
-        self.assertEqual(answer.count(b"HTTP/1.1"), 1)
-
-    async def test_a_refused_client_is_not_asked_to_go_on(self) -> None:
-        head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
-        refused = await self.client(self.raw, head % 5_000)
-        self.assertTrue(refused.startswith(b"HTTP/1.1 413"), refused)
-        taken = await self.client(self.raw, head % 5)
-        self.assertTrue(taken.startswith(b"HTTP/1.1 100"), taken)
-
-    async def test_a_client_that_leaves_in_the_middle_of_a_refused_body_disturbs_nothing(self) -> None:
-        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n"
-
-        def leave() -> None:
-            with socket.create_connection(("127.0.0.1", self.port)) as connection:
-                connection.sendall(head + b"x" * 1_500)
-
-        await self.client(leave)
-        self.assertEqual((await self.client(self.post, 1))[0], 200)
-
-    async def test_forms_are_not_parsed(self) -> None:
-        body = b"a=1&b=2"
-        head = (
-            b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n"
-            b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" % len(body)
+    def test_an_answer_is_one_write(self) -> None:
+        self.assertEqual(self.send(POST), [200])
+        [written] = self.wire.transport.writes
+        self.assertEqual(
+            written,
+            b"HTTP/1.1 200 OK\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nContent-Length: 10\r\n"
+            b"Content-Type: text/html\r\n\r\nPOST / abc",
         )
-        answer = await self.client(self.raw, head + body)
-        self.assertTrue(answer.endswith(b"\r\n\r\n7"), answer)
 
-    async def test_at_the_end_idle_connections_are_closed_and_answers_finished(self) -> None:
-        ask = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
-        slow = deferToThread(self.raw, ask)
-        idle = deferToThread(self.raw, b"")
-        while not self.echo.waiting:
-            await self.pause()
-        while self.front.close_idle() != 1 or not idle.called:
-            await self.pause()
-        self.assertFalse(slow.called)
-        self.echo.waiting[0].write(b"done")
-        self.echo.waiting[0].finish()
-        while self.front.close_idle():
-            await self.pause()
-        answer: bytes = await slow
-        self.assertIn(b"done", answer)
+    def test_the_connection_is_kept(self) -> None:
+        self.assertEqual(self.send(GET, POST, GET), [200, 200, 200])
+        self.assertEqual(self.wire.answers[1].body, b"POST / abc")
+        self.assertFalse(self.wire.closed)
 
-    async def test_an_answer_that_says_so_is_the_last(self) -> None:
-        ask = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n"
-        answer = await self.client(self.raw, ask * 2)
-        self.assertEqual(answer.count(b"HTTP/1.1 200"), 1)
+    def test_what_comes_at_once_is_answered_in_order_and_one_after_another(self) -> None:
+        self.assertEqual(self.send(GET + SLOW + POST + GET), [200])
+        self.assertEqual(len(self.app.asked), 2)
+        self.app.asked[1].write(b"then")
+        self.app.asked[1].finish()
+        bodies = [answer.body for answer in self.wire.answers]
+        self.assertEqual(bodies, [b"GET / ", b"then", b"POST / abc", b"GET / "])
+
+    def test_very_many_at_once_let_others_have_a_turn(self) -> None:
+        count = 5 * BURST
+        self.assertEqual(len(self.send(GET * count)), BURST)
+        other = Wire(self.front).send(GET)
+        self.assertEqual(other.statuses, [200])
+        for _ in range(5):
+            self.clock.advance(0)
+        self.assertEqual(len(self.wire.answers), count)
+        self.assertEqual(self.wire.transport.producerState, "producing")
+
+    def test_a_client_that_leaves_between_two_of_very_many_disturbs_nothing(self) -> None:
+        self.send(GET * 2 * BURST)
+        self.wire.leave()
+        self.clock.advance(0)
+        self.assertEqual(len(self.app.asked), BURST)
+
+    def test_very_many_after_a_slow_one_do_so_too(self) -> None:
+        self.send(SLOW + GET * 2 * BURST)
+        self.app.asked[0].finish()
+        self.assertEqual(len(self.wire.answers), 1 + BURST)
+        self.clock.advance(0)
+        self.assertEqual(len(self.wire.answers), 1 + 2 * BURST)
+
+    def test_an_empty_line_before_a_request_is_passed_over(self) -> None:
+        self.assertEqual(self.send(b"\r\n" + GET, b"\r", b"\n", GET), [200, 200])
+        self.assertEqual(self.send(b"\r\n\r\n"), [200, 200, 400])
+
+    def test_close_is_honoured_and_nothing_else_is_answered(self) -> None:
+        last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        self.assertEqual(self.send(last + GET, GET), [200])
+        self.assertEqual(self.wire.answers[0].fields[b"connection"], b"close")
+        self.assertTrue(self.wire.transport.disconnecting)
+
+    def test_http_1_0_closes_unless_asked_not_to(self) -> None:
+        old = b"GET / HTTP/1.0\r\n\r\n"
+        kept = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+        self.assertEqual(self.send(kept, kept, old, kept), [200, 200, 200])
+        self.assertEqual([answer.version for answer in self.wire.answers], [b"HTTP/1.0"] * 3)
+        self.assertEqual(self.wire.answers[0].fields[b"connection"], b"keep-alive")
+        self.assertTrue(self.wire.closed)
+
+    def test_a_stream_to_http_1_0_ends_with_the_connection(self) -> None:
+        self.send(b"GET /slow HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        self.app.asked[0].write(b"a")
+        self.app.asked[0].write(b"b")
+        self.assertFalse(self.wire.closed)
+        self.app.asked[0].finish()
+        self.assertTrue(self.wire.closed)
+        self.assertTrue(self.wire.raw.endswith(b"\r\n\r\nab"))
+        self.assertNotIn(b"chunked", self.wire.raw)
+
+    def test_head_has_the_head_only(self) -> None:
+        self.assertEqual(self.send(GET.replace(b"GET", b"HEAD"), GET), [200, 200])
+        head, get = self.wire.answers
+        self.assertEqual((head.body, head.fields[b"content-length"]), (b"", b"7"))
+        self.assertEqual(get.body, b"GET / ")
+
+    def test_some_answers_have_no_body(self) -> None:
+        for number, code in enumerate((204, 304)):
+            self.send(SLOW)
+            request = self.app.asked[-1]
+            request.setResponseCode(code)
+            request.setHeader("Content-Length", "5")
+            request.write(b"never")
+            request.finish()
+            answer = self.wire.answers[number]
+            self.assertEqual((answer.status, answer.body), (code, b""))
+            self.assertNotIn(b"content-length", answer.fields)
+            self.assertNotIn(b"transfer-encoding", answer.fields)
+
+    def test_chunks_are_one_body(self) -> None:
+        self.assertEqual(
+            self.send(CHUNKED + b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX: y\r\n\r\n" + GET), [200, 200]
+        )
+        self.assertEqual(self.wire.answers[0].body, b"POST / abcde")
+
+    def test_a_bug_is_a_500_and_no_more(self) -> None:
+        self.assertEqual(self.send(GET.replace(b"/ ", b"/bug ", 1), GET), [500, 200])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    @given(st.lists(st.integers(0, 600), max_size=12), st.permutations(range(7)))
+    def test_it_does_not_matter_how_bytes_come(self, cuts: list[int], order: list[int]) -> None:
+        chunked = CHUNKED + b"3\r\nabc\r\n0\r\n\r\n"
+        refused = CHUNKED + b"zz\r\n"
+        all_of = (GET, POST, b"\r\n" + POST, chunked, GET.replace(b"GET", b"HEAD"), BAD, refused)
+        raw = b"".join(all_of[index] for index in order)
+        edges = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
+        whole = Wire(self.front).send(raw)
+        cut = Wire(self.front).send(*(raw[a:b] for a, b in pairwise(edges)))
+        single = Wire(self.front).send(*(bytes([byte]) for byte in raw))
+        self.assertEqual(cut.raw, whole.raw)
+        self.assertEqual(single.statuses, whole.statuses)
+
+
+class Refusals(InMemory):
+    """What is refused by the connection itself."""
+
+    def test_what_is_malformed_ends_the_connection(self) -> None:
+        for raw in (
+            *(BAD, b"\x16\x03\x01\x02", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", GET.replace(b"\r\n", b"\n")),
+            *(CHUNKED + b"g\r\n", CHUNKED + b"3\r\nabcd\r\n", b"GET / HTTP/1.1\r\nX : y\r\n\r\n"),
+        ):
+            wire = Wire(self.front).send(GET, raw + GET, GET)
+            self.assertEqual(wire.statuses, [200, 400], raw)
+            self.assert_refused(400, wire)
+
+    def test_the_answers_before_it_come_first(self) -> None:
+        self.send(SLOW + BAD + GET)
+        self.assertEqual(self.wire.answers, [])
+        self.app.asked[0].finish()
+        self.assertEqual(self.wire.statuses, [200, 400])
+
+    def test_a_head_has_a_limit(self) -> None:
+        room = MAX_HEAD - len(b"GET / HTTP/1.1\r\nX: \r\n\r\n")
+        largest = b"GET / HTTP/1.1\r\nX: " + b"y" * room + b"\r\n\r\n"
+        self.assertEqual(self.send(largest), [200])
+        self.send(largest.replace(b"yyy", b"yyyy", 1))
+        self.assert_refused(431)
+        endless = Wire(self.front).send(*[b"GET / HTTP/1.1\r\nX: " + b"y" * 1_000] + [b"y" * 1_000] * 20)
+        self.assert_refused(431, endless)
+
+    def test_a_head_may_have_so_many_fields(self) -> None:
+        self.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (MAX_FIELDS + 1) + b"\r\n")
+        self.assert_refused(431)
+
+    def test_a_body_has_a_limit_and_is_refused_before_it_comes(self) -> None:
+        self.send(POST.replace(b"3", b"%d" % (LIMIT + 1)))
+        self.assert_refused(413)
+        self.assertEqual(self.app.asked, [])
+        chunked = Wire(self.front).send(CHUNKED + b"%x\r\n" % (LIMIT + 1))
+        self.assert_refused(413, chunked)
+
+    def test_a_refused_head_request_has_no_body(self) -> None:
+        self.send(b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n")
+        self.assertTrue(self.wire.raw.endswith(b"\r\n\r\n"))
+
+    def test_the_rest_of_a_refused_body_is_read_for_a_moment(self) -> None:
+        self.send(POST.replace(b"3", b"2000"))
+        self.assertTrue(self.wire.transport.write_closed)
+        self.assertFalse(self.wire.transport.disconnecting)
+        self.wire.send(b"x" * 1_996)
+        self.assertFalse(self.wire.transport.disconnecting)
+        self.wire.send(b"x")
+        self.assertTrue(self.wire.transport.disconnecting)
+
+    def test_and_not_for_longer(self) -> None:
+        self.send(BAD)
+        self.pass_seconds(LINGER - 1)
+        self.assertFalse(self.wire.transport.disconnecting)
+        self.wire.send(GET)
+        self.pass_seconds(2)
+        self.assertTrue(self.wire.transport.disconnecting)
+        self.assertEqual(len(self.wire.answers), 1)
+
+    def test_an_upgrade_is_passed_over(self) -> None:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        self.assertEqual(self.send(GET[:-2] + upgrade, POST[:-5] + upgrade + b"abc", GET), [200, 200, 200])
+
+
+class Expectations(InMemory):
+    """`Expect: 100-continue`."""
+
+    asking = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+
+    def test_the_client_is_asked_for_the_body(self) -> None:
+        self.wire.send(self.asking)
+        self.assertEqual(self.wire.raw, b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.assertEqual(self.send(b"abc"), [100, 200])
+
+    def test_it_is_not_asked_when_the_body_comes_already(self) -> None:
+        self.assertEqual(self.send(self.asking + b"abc"), [200])
+
+    def test_it_is_asked_only_once_it_has_its_earlier_answers(self) -> None:
+        self.assertEqual(self.send(SLOW + self.asking), [])
+        self.app.asked[0].finish()
+        self.assertEqual(self.wire.statuses, [200, 100])
+
+    def test_it_is_not_asked_for_what_is_too_large(self) -> None:
+        self.send(self.asking.replace(b"3", b"3000"))
+        self.assertEqual(self.wire.statuses, [413])
+
+    def test_it_is_not_asked_for_what_would_be_refused_anyway(self) -> None:
+        self.app.taking = False
+        self.send(self.asking)
+        self.assertEqual(self.wire.statuses, [200])  # whatever the refusal is
+        self.assertEqual(self.wire.answers[0].fields[b"connection"], b"close")
+        self.assertEqual(self.send(b"abc" + GET), [200])
+        self.assertTrue(self.wire.transport.disconnecting)
+
+    def test_http_1_0_has_none(self) -> None:
+        self.assertEqual(self.send(self.asking.replace(b"1.1", b"1.0"), b"abc"), [200])
+
+
+class Times(InMemory):
+    """How long what may take."""
+
+    def test_an_idle_connection_is_closed(self) -> None:
+        self.send(GET)
+        self.pass_seconds(IDLE - 1)
+        self.assertFalse(self.wire.closed)
+        self.pass_seconds(2)
+        self.assertTrue(self.wire.closed)
+        self.assertEqual(self.wire.statuses, [200])
+
+    def test_a_head_has_its_time_from_its_first_byte_and_dripping_gains_none(self) -> None:
+        self.pass_seconds(IDLE - 5)
+        self.send(GET[:1])
+        for index in range(1, HEAD_TIME):
+            self.send(GET[index : index + 1])
+            self.pass_seconds(1)
+        self.assertFalse(self.wire.closed)
+        self.pass_seconds(2)
+        self.assert_refused(408)
+
+    def test_a_body_has_its_time(self) -> None:
+        self.send(POST[:-2])
+        self.pass_seconds(IDLE - 1)
+        self.assertFalse(self.wire.closed)
+        self.send(POST[-2:-1])
+        self.pass_seconds(IDLE - 1)
+        self.assertFalse(self.wire.closed)
+        self.pass_seconds(2)
+        self.assert_refused(408)
+
+    def test_a_body_that_drips_has_its_time_too(self) -> None:
+        self.send(POST.replace(b"3", b"%d" % LIMIT))
+        for _ in range(BODY_TIME // 10 + 1):
+            self.pass_seconds(10)
+            self.send(b"x")
+        self.assert_refused(408)
+
+    def test_an_answer_has_all_the_time_that_it_takes(self) -> None:
+        self.send(SLOW)
+        self.pass_seconds(10 * IDLE)
+        self.assertFalse(self.wire.closed)
+        self.app.asked[0].finish()
+        self.pass_seconds(IDLE - 1)
+        self.assertFalse(self.wire.closed)
+
+    def test_a_client_that_does_not_take_its_last_answer_is_dropped(self) -> None:
+        self.send(BAD)
+        self.pass_seconds(LINGER + FLUSH + 2)
+        self.assertTrue(self.wire.transport.ended)
+
+    def test_the_timer_ends_with_the_last_connection(self) -> None:
+        other = Wire(self.front)
+        self.wire.leave()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        other.leave()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Leaving(InMemory):
+    """Clients that go, and those that do not read."""
+
+    def test_a_request_hears_that_its_client_has_gone(self) -> None:
+        self.send(SLOW)
+        heard: list[Any] = []
+        self.app.asked[0].notifyFinish().addBoth(heard.append)
+        self.wire.leave()
+        self.assertEqual(len(heard), 1)
+        self.assertIsNotNone(heard[0])
+        self.app.asked[0].write(b"nobody reads this")
+        self.assertRaises(RuntimeError, self.app.asked[0].finish)
+        self.assertEqual(self.wire.raw, b"")
+
+    def test_a_request_hears_of_its_end(self) -> None:
+        self.send(SLOW)
+        heard: list[Any] = []
+        self.app.asked[0].notifyFinish().addBoth(heard.append)
+        self.app.asked[0].finish()
+        self.assertEqual(heard, [None])
+        self.wire.leave()
+
+    def test_who_does_not_read_its_answers_is_not_read_either(self) -> None:
+        transport = self.wire.transport
+        self.send(GET)
+        transport.producer.pauseProducing()
+        self.assertEqual(transport.producerState, "paused")
+        self.assertEqual(self.send(GET * 3), [200])
+        transport.producer.resumeProducing()
+        self.assertEqual(transport.producerState, "producing")
+        self.assertEqual(self.wire.statuses, [200] * 4)
+
+    def test_who_sends_much_ahead_has_to_wait(self) -> None:
+        self.send(SLOW, b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
+        self.assertEqual(self.wire.transport.producerState, "producing")
+        self.send(b"x" + GET * (EAGER // len(GET) + 1))
+        self.assertEqual(self.wire.transport.producerState, "paused")
+        self.app.asked[0].finish()
+        while self.clock.getDelayedCalls()[0].getTime() <= self.clock.seconds():
+            self.clock.advance(0)
+        self.assertEqual(self.wire.transport.producerState, "producing")
+        self.assertEqual(len(self.wire.answers), EAGER // len(GET) + 3)
+
+    def test_a_producer_is_told_by_the_transport(self) -> None:
+        self.send(SLOW)
+        request, transport = self.app.asked[0], self.wire.transport
+        producer = Producer()
+        request.registerProducer(producer, True)
+        request.write(b"a")
+        transport.producer.pauseProducing()
+        transport.producer.resumeProducing()
+        self.assertEqual(producer.told, ["pause", "resume"])
+        request.unregisterProducer()
+        request.finish()
+        transport.producer.pauseProducing()
+        self.assertEqual((producer.told, transport.producerState), (["pause", "resume"], "paused"))
+
+    def test_a_producer_may_be_asked_for_each_piece(self) -> None:
+        self.send(SLOW)
+        producer = Producer()
+        self.app.asked[0].registerProducer(producer, False)
+        self.assertFalse(self.wire.transport.streaming)
+        self.wire.transport.producer.resumeProducing()
+        self.assertEqual(producer.told, ["resume"])
+
+    def test_a_producer_that_is_forgotten_does_not_outlive_its_request(self) -> None:
+        self.send(SLOW)
+        producer = Producer()
+        self.app.asked[0].registerProducer(producer, True)
+        self.app.asked[0].finish()
+        self.assertEqual(self.send(GET), [200, 200])
+        self.wire.transport.producer.pauseProducing()
+        self.assertEqual(producer.told, [])
+
+    def test_a_request_may_drop_its_client(self) -> None:
+        self.send(SLOW)
+        transport: Any = self.app.asked[0].transport
+        transport.abortConnection()
+        self.assertTrue(self.wire.transport.ended)
+
+    def test_at_the_end_only_who_waits_for_an_answer_is_left(self) -> None:
+        waiting, sending = Wire(self.front).send(SLOW), Wire(self.front).send(GET[:-1])
+        self.assertEqual(self.front.close_idle(), 2)
+        self.assertEqual([wire.closed for wire in (self.wire, waiting, sending)], [True, False, False])
+
+
+class Producer:
+    """Hears what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.told.append("resume")
+
+    def stopProducing(self) -> None:
+        self.told.append("stop")
+
+
+class Accesses(SynchronousTestCase):
+    """Whoever wants to know of every request."""
+
+    def test_it_is_told_of_all_that_are_over(self) -> None:
+        told: list[tuple[Any, ...]] = []
+        now = iter(range(1_000))
+        app = Answers()
+        front = Front(app, LIMIT, Clock(), lambda *request: told.append(request), now=lambda: next(now))
+        Wire(front).send(GET.replace(b"/", b"/a?b", 1), BAD)
+        Wire(front).send(POST.replace(b"3", b"3000"))
+        gone = Wire(front).send(SLOW)
+        gone.leave()
+        shown = [(method, path, status) for method, path, status, *_ in told]
+        self.assertEqual(
+            shown, [(b"GET", b"/a?b", 200), (b"", b"", 400), (b"POST", b"/", 413), (b"GET", b"/slow", 499)]
+        )
+        self.assertEqual(
+            [(sent, seconds, client.host) for *_, sent, seconds, client in told[:1]], [(9, 1, "127.0.0.1")]
+        )
+        self.assertEqual(len(parse_answers(gone.raw)), 0)

@@ -26,9 +26,10 @@ DEFAULTS: Final[dict[str, Any]] = {
     "keep": 7,
     "grace": 10,
     "log-format": "text",
+    "http": "fast",
+    "access-log": 0,
     "lease": 15,
     "notify-store": None,
-    "access-log": 0,
     "callbacks-to": [],
     "callback-secret": None,
     "show-callback-secret": 0,
@@ -48,6 +49,7 @@ FLAGS = [
     "--max-waiting",
     "--keep",
     "--access-log",
+    "--http",
     "--lease",
     "--notify-store",
     "--callbacks-to",
@@ -93,7 +95,7 @@ class Arguments(OptionsTestCase):
                 *("--grace", "2.5", "--log-format", "json", "--tasks=a", "--tasks", "b.c", "--keep=0.5"),
                 *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
                 *("--lease=2", "--notify-store=postgresql:///x"),
-                "--access-log",
+                *("--access-log", "--http=twisted.web"),
                 *("--callbacks-to=10.0.0.0/8", "--callbacks-to", "a.example", "--callback-secret=s"),
                 "--show-callback-secret",
             ),
@@ -111,9 +113,10 @@ class Arguments(OptionsTestCase):
                 "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
+                "http": "twisted.web",
+                "access-log": 1,
                 "lease": 2,
                 "notify-store": "postgresql:///x",
-                "access-log": 1,
                 "callbacks-to": ["10.0.0.0/8", "a.example"],
                 "callback-secret": "s",
                 "show-callback-secret": 1,
@@ -142,6 +145,7 @@ class Arguments(OptionsTestCase):
 
     def test_a_log_format_is_text_or_json(self) -> None:
         self.assertIn("--log-format is text or json, not 'xml'", self.complaint("--log-format=xml"))
+        self.assertIn("--http is fast or twisted.web, not 'h2'", self.complaint("--http=h2"))
 
     def test_a_host_is_a_name_alone(self) -> None:
         for wrong in ("tasks.example:80", "http://tasks.example", "a/b", "", " ", "[::1]:80"):
@@ -216,9 +220,10 @@ class Variables(OptionsTestCase):
                 KEEP="0.5",
                 GRACE="2.5",
                 LOG_FORMAT="json",
+                HTTP="twisted.web",
+                ACCESS_LOG="yes",
                 LEASE="2",
                 NOTIFY_STORE="postgresql:///x",
-                ACCESS_LOG="1",
                 CALLBACKS_TO="10.0.0.0/8, a.example",
                 CALLBACK_SECRET="s",
             ),
@@ -236,9 +241,10 @@ class Variables(OptionsTestCase):
                 "keep": 0.5,
                 "grace": 2.5,
                 "log-format": "json",
+                "http": "twisted.web",
+                "access-log": 1,
                 "lease": 2,
                 "notify-store": "postgresql:///x",
-                "access-log": 1,
                 "callbacks-to": ["10.0.0.0/8", "a.example"],
                 "callback-secret": "s",
                 "show-callback-secret": 0,

@@ -1,0 +1,368 @@
+"""A request and its answer on our own connection.
+
+It is twisted.web's own, with all that has, but what costs time is made only when it is asked for, and the
+answer's head and the first of its body leave in one write.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from io import BytesIO
+from typing import Any, Final, Protocol, cast
+from urllib.parse import unquote_to_bytes
+from warnings import warn
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import NO_BODY_CODES, RESPONSES, datetimeToString, parse_qs
+from twisted.web.http_headers import Headers
+
+from asynctask.heads import Head
+from asynctask.model import Problem
+from asynctask.wire import problem_json
+
+
+class Server(Protocol):
+    """What a request has to know of the server.
+
+    :ivar date: the field ``Date`` of the answer, as a line.
+    """
+
+    date: bytes
+
+
+class Channel(Protocol):
+    """The connection that a request came on, as the request uses it.
+
+    :ivar persistent: whether it may have another request; the head of the answer decides at last.
+    """
+
+    transport: Any
+    persistent: bool
+
+    @property
+    def factory(self) -> Server: ...
+    @property
+    def peer(self) -> IAddress: ...
+    @property
+    def host(self) -> IAddress: ...
+    def send(self, data: bytes) -> None:
+        """Write to the client."""
+
+    def answered(self, request: "Request") -> None:
+        """The request has its whole answer."""
+
+    def unregisterProducer(self) -> None:
+        """See `twisted.internet.interfaces.IConsumer`."""
+
+    def abort(self) -> None:
+        """Close it at once."""
+
+
+Over = Callable[["Request"], object]
+
+_NAMES: dict[str | bytes, bytes] = {}
+_STATUS: dict[tuple[bytes, int, bytes], bytes] = {}
+MOST_CACHED: Final = 1_000
+"""Names and status lines that are kept rendered: those that the service itself uses are a few dozen."""
+
+CLOSE: Final = b"Connection: close\r\n"
+KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+
+
+def _named(name: str | bytes, value: str | bytes) -> tuple[bytes, bytes]:
+    """A field as twisted.web writes it, without what would begin another one."""
+    headers = Headers()
+    headers.setRawHeaders(cast(str, name), [cast(str, value)])
+    [(written, [clean])] = headers.getAllRawHeaders()
+    return written, clean
+
+
+def canonical(name: str | bytes) -> bytes:
+    """A field's name as twisted.web writes it.
+
+    :raises twisted.web.http_headers.InvalidHeaderName: it is none.
+    """
+    written = _named(name, b"")[0]
+    if len(_NAMES) < MOST_CACHED:
+        _NAMES[name] = written
+    return written
+
+
+def status_line(version: bytes, code: int, message: bytes) -> bytes:
+    """The first line of an answer."""
+    key = (version, code, message)
+    line = _STATUS.get(key)
+    if line is None:
+        line = b"%b %d %b\r\n" % key
+        if len(_STATUS) < MOST_CACHED:
+            _STATUS[key] = line
+    return line
+
+
+def refusal(problem: Problem, date: bytes, *, bodyless: bool) -> bytes:
+    """The answer to what is not even a request; nothing comes after it."""
+    body = problem_json(problem)
+    return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        status_line(b"HTTP/1.1", problem.status, RESPONSES.get(problem.status, b"Refused")) + date,
+        len(body),
+        CLOSE,
+        b"" if bodyless else body,
+    )
+
+
+class Request(server.Request):
+    """A request with its whole body, and the way to answer it.
+
+    :ivar head: what its head says.
+    :ivar body: its body.
+    :ivar arrived: when it had come, where somebody logs that; seconds since the epoch.
+    :ivar began: free for whoever answers it.
+    :ivar over: called once the answer is complete or the client has gone, see `status`.
+    :ivar lost: called as soon as the client has gone.
+    """
+
+    over: Over | None = None
+    lost: Callable[[Failure], object] | None = None
+    arrived = 0.0
+    began = 0.0
+
+    _bodyless = False
+
+    def __init__(self, connection: Channel, head: Head, body: bytes = b"") -> None:
+        # Not twisted.web's own: it makes at once what is made on demand below.
+        Componentized.__init__(self)
+        self.channel: Any = connection
+        self.transport = connection.transport
+        self.head = head
+        self.method = head.method
+        self.uri = head.uri
+        self.path = head.path
+        self.clientproto = head.version
+        self.body = body
+        self._fields: dict[bytes, bytes] = {}
+
+    @cached_property
+    def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
+        """Who waits for the end."""
+        return []
+
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        """See `twisted.web.iweb.IRequest`."""
+        headers = Headers()
+        for name, values in self.head.fields.items():
+            headers.setRawHeaders(name, list(values))
+        return headers
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        """See `twisted.web.iweb.IRequest`."""
+        headers = Headers()
+        for name, value in self._fields.items():
+            headers.setRawHeaders(name, [value])
+        return headers
+
+    @cached_property
+    def content(self) -> BytesIO:  # type: ignore[override]
+        """See `twisted.web.iweb.IRequest`."""
+        return BytesIO(self.body)
+
+    @cached_property
+    def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
+        """The query, parsed."""
+        query: dict[bytes, list[bytes]] = parse_qs(self.uri.partition(b"?")[2], 1)
+        return query
+
+    @cached_property
+    def prepath(self) -> list[bytes]:  # type: ignore[override]
+        """The parts of the path that have led here."""
+        return []
+
+    @cached_property
+    def postpath(self) -> list[bytes]:  # type: ignore[override]
+        """The parts of the path that are left."""
+        return [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
+
+    @cached_property
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]
+        """The client's cookies."""
+        self.received_cookies = {}
+        self.parseCookies()
+        return self.received_cookies
+
+    @cached_property
+    def cookies(self) -> list[bytes]:  # type: ignore[override]
+        """Cookies that the client will be given."""
+        return []
+
+    @cached_property
+    def client(self) -> IAddress:
+        """The client's address."""
+        return cast(Channel, self.channel).peer
+
+    @cached_property
+    def host(self) -> IAddress:
+        """The address of this end."""
+        return cast(Channel, self.channel).host
+
+    @cached_property
+    def site(self) -> Server:  # type: ignore[override]
+        """The server."""
+        return cast(Channel, self.channel).factory
+
+    @property
+    def status(self) -> int | None:
+        """What the client was told; None where it had left before."""
+        return self.code if self.startedWriting else None
+
+    def setHeader(self, name: str | bytes, value: str | bytes) -> None:
+        """See `twisted.web.iweb.IRequest`."""
+        if "responseHeaders" in self.__dict__:
+            super().setHeader(name, value)
+            return
+        known = _NAMES.get(name) or canonical(name)
+        if isinstance(value, str):
+            value = value.encode()
+        if b"\r" in value or b"\n" in value:
+            value = _named(name, value)[1]
+        self._fields[known] = value
+
+    def write(self, data: bytes) -> None:
+        """See `twisted.web.iweb.IRequest`: it leaves at once; the first time with the head, and even if
+        there is nothing else."""
+        if self.finished:
+            raise RuntimeError("Request.write called on a request after Request.finish was called.")
+        if self._disconnected:
+            return
+        head = b""
+        if not self.startedWriting:
+            self.startedWriting = 1
+            head = self._head()
+        if self._bodyless:
+            data = b""
+        if data:
+            self.sentLength += len(data)
+            if self.chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+        if head or data:
+            self.channel.send(head + data)
+
+    def finish(self) -> None:
+        """See `twisted.web.iweb.IRequest`."""
+        if self._disconnected:
+            raise RuntimeError(
+                "Request.finish called on a request after its connection was lost; "
+                "use Request.notifyFinish to keep track of this."
+            )
+        if self.finished:
+            warn("Request.finish called twice.", stacklevel=2)
+            return
+        if not self.startedWriting:
+            self.setHeader(b"Content-Length", b"0")
+            self.write(b"")
+        elif self.chunked:
+            self.channel.send(b"0\r\n\r\n")
+        self.finished = 1
+        if self.producer is not None:
+            self.unregisterProducer()
+        connection, self.channel, self.lost = self.channel, None, None
+        self._tell(None)
+        connection.answered(self)
+
+    def reply(self, body: bytes) -> None:
+        """Answer with a whole body, and be done."""
+        if b"Content-Length" not in self._fields:
+            self.setHeader(b"Content-Length", b"%d" % len(body))
+        self.write(body)
+        self.finish()
+
+    def unregisterProducer(self) -> None:
+        """See `twisted.internet.interfaces.IConsumer`."""
+        self.producer = None
+        if self.channel is not None:
+            self.channel.unregisterProducer()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has gone."""
+        self._disconnected = True
+        self.channel = None
+        lost, self.lost = self.lost, None
+        if lost is not None:
+            lost(reason)
+        self._tell(reason)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """What should have answered has failed; where it had begun, the client sees that it broke off."""
+        if self.startedWriting and not self._disconnected:
+            self._log.failure("", failure=reason)
+            self.channel.abort()
+            return reason
+        if not self._disconnected:
+            super().processingFailed(reason)
+        return reason
+
+    def _tell(self, reason: Failure | None) -> None:
+        if self.over is not None:
+            self.over(self)
+        if "notifications" in self.__dict__:
+            waiting, self.notifications = self.notifications, []
+            for each in waiting:
+                if reason is None:
+                    each.callback(None)
+                else:
+                    each.errback(reason)
+
+    def _head(self) -> bytes:
+        """The head of the answer; whether it has a body, and how that ends, is decided here."""
+        connection: Channel = self.channel
+        head = self.head
+        fields = self._fields
+        every: Iterable[tuple[bytes, bytes]] = fields.items()
+        if not self.__dict__.keys().isdisjoint(_RARE):
+            every = self._rare_fields()
+            fields = dict(every)
+        parts = [status_line(head.version, self.code, self.code_message)]
+        if b"Date" not in fields:
+            parts.append(connection.factory.date)
+        no_body = self.code in NO_BODY_CODES
+        self._bodyless = no_body or head.method == b"HEAD"
+        for name, value in every:
+            if not (no_body and name == b"Content-Length"):
+                parts += (name, b": ", value, b"\r\n")
+        length = fields.get(b"Content-Length")
+        if b"Content-Type" not in fields and length != b"0" and not no_body and self.defaultContentType:
+            parts += (b"Content-Type: ", self.defaultContentType, b"\r\n")
+        if length is None and not self._bodyless:
+            if head.version == b"HTTP/1.1":
+                self.chunked = 1
+                parts.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                connection.persistent = False
+        said = fields.get(b"Connection")
+        if said is not None:
+            if said.lower() == b"close":
+                connection.persistent = False
+        elif not connection.persistent:
+            parts.append(CLOSE)
+        elif head.version == b"HTTP/1.0":
+            parts.append(KEEP_ALIVE)
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def _rare_fields(self) -> list[tuple[bytes, bytes]]:
+        """The fields where some were set in other ways than by `setHeader`."""
+        headers = self.responseHeaders
+        if self.lastModified is not None and not headers.hasHeader(b"Last-Modified"):
+            headers.setRawHeaders(b"Last-Modified", [datetimeToString(self.lastModified)])
+        if self.etag is not None:
+            headers.setRawHeaders(b"ETag", [self.etag])
+        if self.cookies:
+            headers.setRawHeaders(b"Set-Cookie", self.cookies)
+        return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+
+
+_RARE: Final = frozenset({"responseHeaders", "lastModified", "etag", "cookies"})
+"""Attributes that are there once a field was set in another way than by `Request.setHeader`."""

@@ -1,0 +1,138 @@
+"""The HTTP connection as twisted.web has it, with a limit on bodies and a quiet end: the reference."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from asynctask.access import GONE, Access
+
+IDLE: Final = 60
+"""Seconds that a connection may stay open between requests, or stop in the middle of one."""
+
+LINGER: Final = 2.0
+"""Seconds for which the rest of a refused body is read and dropped: closing at once would reset the
+connection, and the client might never see why."""
+
+Refuse = Callable[[Request], bytes]
+
+
+class LimitedRequest(Request):
+    """A request whose body is refused as soon as it is known to be too large."""
+
+    limit = 0
+    refuse: Refuse
+
+    _arrived = 0.0
+    _size = 0
+    _refused = False
+    _lingering: IDelayedCall | None = None
+
+    def gotLength(self, length: int | None) -> None:
+        """See `twisted.web.http.IRequest`; None is a chunked body."""
+        super().gotLength(min(length or 0, self.limit))
+        if (length or 0) > self.limit:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        self._size += len(data)
+        if self._refused:
+            return
+        if self._size > self.limit:
+            self._refuse_body()
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The whole request has come."""
+        self._arrived = time.time()
+        if not self._refused:
+            super().requestReceived(command, path, version)
+        elif self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+            self.finish()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has left."""
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+        elif self._arrived and isinstance(self.site, Front):
+            self.site.tell(self, self.code if self.startedWriting else GONE)
+        super().connectionLost(reason)
+
+    def write(self, data: bytes) -> None:
+        """Write, and after an answer that says so, close."""
+        if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
+            self.channel.persistent = False
+        super().write(data)
+
+    def _refuse_body(self) -> None:
+        """Answer now, and close the connection once the client has had time to read why."""
+        self._refused = True
+        self.clientproto = b"HTTP/1.1"
+        self.requestHeaders.removeHeader(b"Expect")
+        self.setHeader(b"Connection", b"close")
+        body = type(self).refuse(self)
+        self.write(body)
+        self._lingering = self.channel.callLater(LINGER, self.channel.loseConnection)
+
+
+class Connection(HTTPChannel):
+    """One client's connection, on its server's list while it is open."""
+
+    def connectionMade(self) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        self.factory.connections.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        self.factory.connections.discard(self)
+        super().connectionLost(reason)
+
+
+class Front(Site):
+    """The HTTP server.
+
+    :param limit: bytes that a body may have.
+    :param refuse: answers a body over the limit.
+    :param access: is told of every request that is over, but for malformed ones.
+    """
+
+    noisy = False
+    protocol = Connection  # type: ignore[assignment]
+
+    def __init__(
+        self, resource: IResource, limit: int, refuse: Refuse, access: Access | None = None
+    ) -> None:
+        request = type("FrontRequest", (LimitedRequest,), {"limit": limit, "refuse": refuse})
+        super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
+        self.connections: set[Connection] = set()
+        self._access = access
+
+    def log(self, request: Any) -> None:
+        """A request has its answer."""
+        self.tell(request, request.code)
+
+    def tell(self, request: Any, status: int) -> None:
+        """Tell of a request that is over."""
+        if self._access is not None:
+            seconds = time.time() - request._arrived if request._arrived else 0.0
+            self._access(request.method, request.uri, status, request.sentLength, seconds, request.client)
+
+    def close_idle(self) -> int:
+        """Close the connections on which nothing is being answered; tell how many are left."""
+        busy = 0
+        for connection in list(self.connections):
+            if connection.requests:
+                busy += 1
+            else:
+                connection.loseConnection()
+        return busy

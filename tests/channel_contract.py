@@ -1,0 +1,154 @@
+"""What both connections promise, over real sockets: bodies that are too large, and the end."""
+
+import http.client
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+LIMIT = 1_000
+
+T = TypeVar("T")
+
+
+class Echo(Resource):
+    """Answers how many bytes came; at ``/slow`` only when it is told to."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Request] = []
+
+    def render(self, request: Request) -> bytes | int:
+        if request.path == b"/slow":
+            self.waiting.append(request)
+            return NOT_DONE_YET
+        if request.path == b"/last":
+            request.setHeader("Connection", "close")
+        assert request.content is not None
+        return b"%d" % len(request.content.read())
+
+
+if TYPE_CHECKING:
+    Base = TestCase
+else:
+    Base = object
+
+
+class ChannelContract(Base):
+    """A server with a small limit, and clients in threads."""
+
+    def front_of(self, resource: Resource) -> Any:
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        self.echo = Echo()
+        self.front = self.front_of(self.echo)
+        tcp: Any = reactor
+        listening = tcp.listenTCP(0, self.front, interface="127.0.0.1")
+        self.port: int = listening.getHost().port
+        self.addCleanup(listening.stopListening)
+        self.addCleanup(self._close_all)
+
+    async def _close_all(self) -> None:
+        while self.front.close_idle():
+            await self.pause()
+
+    def pause(self) -> Deferred[None]:
+        return deferLater(reactor, 0.01)
+
+    async def client(self, run: Callable[..., T], *args: Any) -> T:
+        found: T = await deferToThread(run, *args)
+        return found
+
+    def raw(self, *pieces: bytes) -> bytes:
+        """Send pieces, and read until the server closes or falls silent."""
+        answer = b""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            try:
+                for piece in pieces:
+                    connection.sendall(piece)
+                while chunk := connection.recv(65_536):
+                    answer += chunk
+            except (TimeoutError, ConnectionError):
+                pass
+        return answer
+
+    def post(self, size: int) -> tuple[int, bytes, str | None]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("POST", "/", b"x" * size)
+        response = connection.getresponse()
+        body, close = response.read(), response.getheader("Connection")
+        connection.close()
+        return response.status, body, close
+
+    async def test_a_body_up_to_the_limit_is_taken(self) -> None:
+        self.assertEqual(await self.client(self.post, LIMIT), (200, b"1000", None))
+
+    async def test_a_larger_body_is_refused_and_the_client_reads_why(self) -> None:
+        for size in (LIMIT + 1, 5_000_000):
+            status, body, close = await self.client(self.post, size)
+            self.assertEqual((status, close), (413, "close"))
+            self.assertIn(b'"status":413', body)
+
+    async def test_a_larger_body_in_chunks_is_refused_too(self) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunks = b"100\r\n" + b"x" * 256 + b"\r\n"
+        answer = await self.client(self.raw, head, *[chunks] * 20, b"0\r\n\r\n")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 413"), answer)
+        self.assertEqual(answer.count(b"HTTP/1.1"), 1)
+
+    async def test_a_refused_client_is_not_asked_to_go_on(self) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        refused = await self.client(self.raw, head % 5_000)
+        self.assertTrue(refused.startswith(b"HTTP/1.1 413"), refused)
+        taken = await self.client(self.raw, head % 5)
+        self.assertTrue(taken.startswith(b"HTTP/1.1 100"), taken)
+
+    async def test_a_client_that_leaves_in_the_middle_of_a_refused_body_disturbs_nothing(self) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n"
+
+        def leave() -> None:
+            with socket.create_connection(("127.0.0.1", self.port)) as connection:
+                connection.sendall(head + b"x" * 1_500)
+
+        await self.client(leave)
+        self.assertEqual((await self.client(self.post, 1))[0], 200)
+
+    async def test_forms_are_not_parsed(self) -> None:
+        body = b"a=1&b=2"
+        head = (
+            b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" % len(body)
+        )
+        answer = await self.client(self.raw, head + body)
+        self.assertTrue(answer.endswith(b"\r\n\r\n7"), answer)
+
+    async def test_at_the_end_idle_connections_are_closed_and_answers_finished(self) -> None:
+        ask = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+        slow = deferToThread(self.raw, ask)
+        idle = deferToThread(self.raw, b"")
+        while not self.echo.waiting:
+            await self.pause()
+        while self.front.close_idle() != 1 or not idle.called:
+            await self.pause()
+        self.assertFalse(slow.called)
+        self.echo.waiting[0].write(b"done")
+        self.echo.waiting[0].finish()
+        while self.front.close_idle():
+            await self.pause()
+        answer: bytes = await slow
+        self.assertIn(b"done", answer)
+
+    async def test_an_answer_that_says_so_is_the_last(self) -> None:
+        ask = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n"
+        answer = await self.client(self.raw, ask * 2)
+        self.assertEqual(answer.count(b"HTTP/1.1 200"), 1)
