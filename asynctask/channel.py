@@ -130,7 +130,7 @@ class Connection(Protocol):
         """See `twisted.internet.interfaces.IProtocol`."""
         if self._dropping or self._closing:
             self._drop(len(data))
-        elif self._request is not None:
+        elif self._request is not None or self._clogged:
             self._buffer += data
             if len(self._buffer) > EAGER:
                 self._pause()

@@ -171,7 +171,7 @@ class AsyncTask(Service):
         access = log_access if access_log else None
         self._front: Front | stock.Front
         if http == "fast":
-            self._front = Front(api.routes(), MAX_BATCH_BODY, reactor, access)
+            self._front = Front(api.routes(), MAX_BATCH_BODY, clock, access)
         else:
             self._front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
         self.port: IListeningPort | None = None

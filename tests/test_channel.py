@@ -458,6 +458,20 @@ class Leaving(InMemory):
         self.assertEqual(transport.producerState, "producing")
         self.assertEqual(self.wire.statuses, [200] * 4)
 
+    def test_that_is_so_too_when_an_answer_fills_the_buffer(self) -> None:
+        transport = self.wire.transport
+        transport.full = True
+        self.assertEqual(self.send(GET * 2), [200])
+        while transport.producerState == "producing":
+            self.assertEqual(self.send(GET), [200])
+        sent = len(self.wire.protocol._buffer)
+        self.assertLessEqual(sent, EAGER + len(GET))
+        transport.full = False
+        transport.producer.resumeProducing()
+        self.clock.pump([0] * (sent // len(GET) // BURST))
+        self.assertEqual(transport.producerState, "producing")
+        self.assertEqual(len(self.wire.answers), 1 + sent // len(GET))
+
     def test_who_sends_much_ahead_has_to_wait(self) -> None:
         self.send(SLOW, b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
         self.assertEqual(self.wire.transport.producerState, "producing")

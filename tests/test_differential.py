@@ -281,7 +281,7 @@ def unexplained(raw: bytes, ours: list[Answer], theirs: list[Answer]) -> str | N
         return None  # ours refuses once the head is whole: `compare` sends that too
     refusal = ours[same] if same + 1 == len(ours) else None
     if refusal is not None and refusal.status in (400, 431):
-        if is_silent_refusal(theirs[same:]):
+        if is_silent_refusal(theirs[same:]) or (has(b"HEAD ")(raw) and not refusal.body):
             return None
         said = re.search(rb'"detail":"The request is malformed: ((?:[^"\\]|\\.)*)"', refusal.body)
         if str(refusal.status) in SAID or (said and said[1].decode().replace('\\"', '"') in SAID):

@@ -33,10 +33,13 @@ class Transport(StringTransport):
         self.writes: list[bytes] = []
         self.write_closed = False
         self.ended = False
+        self.full = False
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
         super().write(data)
+        if self.full and self.producer is not None:
+            self.producer.pauseProducing()
 
     def loseWriteConnection(self) -> None:
         self.write_closed = True
