@@ -118,6 +118,16 @@ class Shop:
     def fails(self, request: Any) -> Deferred[Any]:
         return self.wait()
 
+    @app.route("/failure")
+    def failure(self, request: Any) -> Any:
+        return Failure(Refused("returned"))
+
+    @app.route("/ends/late")
+    async def ends_late(self, request: Any) -> bytes:
+        request.write(b"by itself")
+        request.finish()
+        return b"too late"
+
     @app.route("/bug")
     def bug(self, request: Any) -> bytes:
         raise Unexpected
@@ -290,6 +300,7 @@ class DispatchContract(Base):
         self.ask("/fails")
         self.shop.waiting[1].errback(Refused("failed"))
         self.assertEqual(self.wire.answers[-1].body, b"failed")
+        self.assertEqual(self.said("/failure"), (409, b"returned"))
 
     def test_the_error_of_an_error_handler_goes_on_to_the_next(self) -> None:
         status, _ = self.said("/teapot")
@@ -347,6 +358,26 @@ class OwnDispatch(DispatchContract, SynchronousTestCase):
 
     def front_of(self, app: Klein) -> Any:
         return channel.Front(Routes(app), LIMIT, Clock())
+
+    def expect(self, line: str) -> int:
+        """The first status that a client sees who asks before it sends a body."""
+        wire = Wire(self.front_of(self.shop.app))
+        head = f"{line} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        return wire.send(head.encode()).statuses[0]
+
+    def test_a_body_is_asked_for_where_there_is_a_handler_for_it(self) -> None:
+        for line, status in (
+            ("GET /bytes", 100),
+            ("DELETE /things/a/1", 100),
+            ("GET /folder", 100),
+            ("POST /things/a/1", 405),
+            ("GET /none", 404),
+        ):
+            self.assertEqual(self.expect(line), status, line)
+
+    def test_a_body_after_the_end_is_dropped(self) -> None:
+        self.assertEqual(self.said("/ends/late"), (200, b"by itself"))
+        self.assertEqual(self.said("/bytes"), (200, b"b"))
 
 
 class StockDispatch(DispatchContract, SynchronousTestCase):

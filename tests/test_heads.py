@@ -176,6 +176,17 @@ class Refusing(SynchronousTestCase):
             b"GET / HTTP/1.0\r\n" + coding + b"chunked",
         )
 
+    def test_a_body_with_two_lengths_whatever_llhttp_thinks_of_it(self) -> None:
+        for fields in (
+            {b"transfer-encoding": [b"chunked"], b"content-length": [b"5"]},
+            {b"content-length": [b"5", b"5"]},
+            {b"content-length": [b"+5"]},
+        ):
+            self.assertRaises(Invalid, Head, b"POST", b"/", b"HTTP/1.1", fields)
+
+    def test_a_head_without_an_end(self) -> None:
+        self.assertRaises(Invalid, parse, LINE + HOST)
+
     def test_too_many_fields(self) -> None:
         parse(LINE + b"X: y\r\n" * MAX_FIELDS + b"\r\n")
         with self.assertRaises(HeadTooLarge):

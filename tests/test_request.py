@@ -13,8 +13,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface.verify import verifyClass, verifyObject
 
+from asynctask import request
 from asynctask.channel import Front
-from asynctask.request import Request
+from asynctask.request import MOST_CACHED, Request, status_line
 from tests.wires import CLIENT, SERVER, Answer, Wire
 
 ASK = (
@@ -172,3 +173,16 @@ class Answered(RequestTestCase):
         self.request.processingFailed(Failure(ZeroDivisionError()))
         self.assertTrue(self.wire.transport.ended)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_after_the_client_has_gone_nothing_breaks(self) -> None:
+        self.wire.leave()
+        self.request.unregisterProducer()
+        self.request.processingFailed(Failure(ZeroDivisionError()))
+        self.assertEqual(self.wire.raw, b"")
+
+    def test_very_many_names_and_codes_are_not_all_kept(self) -> None:
+        for number in range(2 * MOST_CACHED):
+            self.request.setHeader(f"X-Name-{number}", "1")
+            status_line(b"HTTP/1.1", 200, b"%d" % number)
+        self.assertEqual(len(self.finished().fields), 2 * MOST_CACHED + 2)
+        self.assertLessEqual(max(len(request._NAMES), len(request._STATUS)), MOST_CACHED)
