@@ -163,6 +163,8 @@ class OfAll(Follower):
         super().__init__(request, feed, clock, None)
         self._store = store
         self._filter = of
+        if position is not None and position > feed.now:
+            position = None  # that was never given
         self._position = position or feed.now
         at = self.start(sse.position_id(feed.epoch, self._position))
         self._at = at if self._position == feed.now else None
@@ -197,6 +199,8 @@ class OfAll(Follower):
 
     async def _catch_up(self) -> None:
         commits = await self._store.events(self._position.seq, COMMITS)
+        if self._left:
+            return
         if commits is None or self._beyond(commits):
             self._reset()
             return
