@@ -88,7 +88,8 @@ class ApiTestCase(SynchronousTestCase):
             self.max_waiting,
             self.metrics,
         )
-        self.treq: Any = StubTreq(api.resource())
+        self.resource = api.resource()
+        self.treq: Any = StubTreq(self.resource)
 
     def now(self) -> float:
         return START + self.clock.seconds()
