@@ -58,7 +58,7 @@ class Report:
 
 
 class Reader:
-    """One who follows all and reads; only the ids are kept, and only as long as they follow on each other."""
+    """One who follows all and reads; only the ids are kept."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -85,6 +85,7 @@ class Crowd:
         self._over = False
         self.readers = [Reader(_connect(port)) for _ in range(readers)]
         self.stopped = [_connect(port, SMALL) for _ in range(stopped)]
+        self._reset: set[socket.socket] = set()
         for reader in self.readers:
             self._selector.register(reader.connection, selectors.EVENT_READ, reader)
         self._thread = Thread(target=self._read, daemon=True)
@@ -99,7 +100,12 @@ class Crowd:
 
     def dropped(self) -> int:
         """How many of those who read nothing were dropped: what they never read, nobody will get."""
-        return sum(_is_reset(connection) for connection in self.stopped)
+        self._reset |= {connection for connection in self.stopped if _is_reset(connection)}
+        return len(self._reset)
+
+    def quiet(self) -> int:
+        """How many of the readers have not got the head of their answer yet."""
+        return sum(not reader.read for reader in self.readers)
 
     def _read(self) -> None:
         while not self._over:
@@ -119,6 +125,7 @@ def _connect(port: int, buffer: int | None = None) -> socket.socket:
 
 
 def _is_reset(connection: socket.socket) -> bool:
+    # The system tells it once.
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
@@ -134,7 +141,8 @@ def run(folder: Path, *, readers: int, stopped: int, seconds: float, rate: float
         report.memory = _memory(server)
         assert server.port is not None
         crowd = Crowd(server.port, readers, stopped)
-        _wait_for_all(server, readers + stopped)
+        while crowd.quiet():
+            time.sleep(0.05)
         report.memory_followed = report.memory_most = _memory(server)
         batch: list[Json] = [{"name": "told", "duration": 0}] * max(1, round(rate / 10))
         ids, began = [], time.monotonic()
@@ -161,12 +169,6 @@ def run(folder: Path, *, readers: int, stopped: int, seconds: float, rate: float
         crowd.close()
         server.kill()
     return report
-
-
-def _wait_for_all(server: Server, count: int) -> None:
-    with server.client() as client:
-        client.get("/health/live")
-    del count
 
 
 def _judge(report: Report, crowd: Crowd) -> None:
