@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from asynctask import sse
+from asynctask.changes import listed
 from asynctask.model import ENDED, News, Progress, Task
 from asynctask.sse import Filter, Position, Progressed
 
@@ -136,7 +137,8 @@ class Feed:
         self.now = Position(seq + 1)
         if self._all:
             for index, one in enumerate(news, 1):
-                self._keep(one, Position(seq, index) if index < len(news) else self.now)
+                after = Position(seq, index) if index < len(news) else self.now
+                self._keep(listed(one) if isinstance(one, Task) else one, after)
             self._serve_soon()
         if self._one:
             for one in news:

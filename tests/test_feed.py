@@ -269,6 +269,13 @@ class FollowedTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(again.told, ["c"])
 
+    def test_what_is_not_told_is_not_kept(self) -> None:
+        Reader(self.feed)
+        large = replace(task("a"), input="x" * 60_000, result="y" * 1_000_000, history="z" * 60_000)
+        self.feed.publish(self.feed.now.seq, [large])
+        (kept,) = [item.news for item in self.feed._ring if item is not None]
+        self.assertEqual(kept, task("a"))
+
     def test_who_has_left_leaves_again_without_harm(self) -> None:
         reader, one = Reader(self.feed), OneReader(self.feed, "task_a")
         for _ in range(2):
