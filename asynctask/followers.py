@@ -175,14 +175,15 @@ class OfAll(Follower):
         super().__init__(request, feed, clock, None)
         self._store = store
         self._filter = of
-        if position is not None and position > feed.now:
-            position = None  # that was never given
         self._position = position or feed.now
         at = self.start(sse.position_id(feed.epoch, self._position))
         self._at = at if self._position == feed.now else None
         if position is None:
             self._reset()
-        self.serve()
+        if self._position > feed.now:  # given by another process, or by none
+            self.read(self._catch_up())
+        else:
+            self.serve()
 
     def _reset(self) -> None:
         self._position = self._feed.now
