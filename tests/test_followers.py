@@ -323,6 +323,23 @@ class AllTests(FollowTestCase):
         self.submit(duration=0)
         self.assertEqual(again.told, ["reset", *LIFE, "completed 1"])
 
+    def test_a_place_that_another_process_told_before_this_one_knows_it_is_no_reset(self) -> None:
+        self.store.published = lambda _seq, _news: None
+        self.submit(duration=0)
+        self.store.published = self.feed.publish
+        commits = self.turns.outcome(self.store.events(self.feed.now.seq, 9))
+        assert commits is not None
+        places = [sse.position_id(self.store.epoch, Position(seq)) for seq, _ in commits]
+        ends = [self.follow_all(Last_Event_ID=place) for place in places]
+        ends.append(
+            self.follow_all(Last_Event_ID=sse.position_id(self.store.epoch, Position(commits[-1][0] + 1)))
+        )
+        life = [*LIFE, "completed 1"]
+        # This process has not heard of the first place's news either.
+        self.assertEqual([following.told for following in ends], [[], life[2:], []])
+        self.submit(duration=0)
+        self.assertEqual([following.told for following in ends], [life * 2, life[2:] + life, life])
+
     def test_filters(self) -> None:
         by_status = self.follow_all("?status=completed,cancelled")
         running = self.follow_all("?status=running")
