@@ -75,8 +75,8 @@ def tell(connection: Connection, news: Sequence[News], now: float) -> int:
     """Keep what this transaction changes for those who follow, and tell its number; 0 for nothing."""
     if not news:
         return 0
-    text = changes.body(news).decode()
-    row: int = connection.exec_driver_sql(_TELL, (now, len(text), text)).lastrowid
+    body = changes.body(news)
+    row: int = connection.exec_driver_sql(_TELL, (now, len(body), body.decode())).lastrowid
     return row
 
 
@@ -129,4 +129,7 @@ def ending(size: int) -> str:
     )
 
 
-_TELL: Final = "INSERT INTO event (at, size, body) VALUES (?, ?, ?)"
+_TELL: Final = (
+    "INSERT INTO event (at, upto, body) "
+    "VALUES (?, coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0) + ?, ?)"
+)

@@ -7,7 +7,19 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from asynctask.model import ACCEPTED, ENDED, RETRYING, RUNNING, Error, News, Status, Task, cancel
+from asynctask.model import (
+    ACCEPTED,
+    CANCELLED,
+    ENDED,
+    RETRYING,
+    RUNNING,
+    WAITING,
+    Callback,
+    Error,
+    News,
+    Task,
+    cancel,
+)
 from asynctask.wire import Change
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -54,7 +66,8 @@ def past(task: Task) -> list[Task]:
     error: Error | None = None
     run_at = task.run_at
     starts = [_seconds(entry.at) if entry.status is RUNNING else None for entry in entries]
-    moved = any(entry.attempt > 1 or entry.status is RETRYING for entry in entries[1:])
+    moved = any(entry.status in WAITING for entry in entries[1:])
+    callback = task.callback and Callback(task.callback.url)
     for number, entry in enumerate(entries, 1):
         at = _seconds(entry.at)
         if entry.status is RUNNING:
@@ -72,7 +85,8 @@ def past(task: Task) -> list[Task]:
                 run_at=run_at,
                 started_at=started,
                 finished_at=at if entry.status in ENDED else None,
-                cancel_requested=entry.status is Status.CANCELLED,
+                cancel_requested=entry.status is CANCELLED,
+                callback=callback,
                 longest_step=None,
                 progress=None,
                 input=None,

@@ -239,6 +239,7 @@ class Client:
                 if body is None:
                     return
                 connected = True
+                events.position = events.position or body.position
                 try:
                     while data := await self._sender.read(body):
                         failures = 0

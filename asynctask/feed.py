@@ -4,6 +4,7 @@ What is told to all who follow all tasks is kept in one ring, which each of them
 who is slower than the ring goes on from the store.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -13,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from asynctask import sse
+from asynctask.changes import listed
 from asynctask.model import ENDED, News, Progress, Task
 from asynctask.sse import Filter, Position, Progressed
 
@@ -129,12 +131,14 @@ class Feed:
 
     def publish(self, seq: int, news: Sequence[News]) -> None:
         """A commit has changed tasks; they are published in the order of their numbers."""
-        if seq != self.now.seq:
-            self._first = self._next  # what was between is in the store
+        if seq != self.now.seq:  # what was between is in the store, and nobody here has read it
+            self._next += 1
+            self._first = self._next
         self.now = Position(seq + 1)
         if self._all:
             for index, one in enumerate(news, 1):
-                self._keep(one, Position(seq, index) if index < len(news) else self.now)
+                after = Position(seq, index) if index < len(news) else self.now
+                self._keep(listed(one) if isinstance(one, Task) else one, after)
             self._serve_soon()
         if self._one:
             for one in news:
@@ -192,11 +196,16 @@ class Feed:
         """Where in the ring that position is, if it reaches so far back."""
         if position == self.now:
             return self._next
-        for number in range(self._first, self._next):
-            item = self._ring[number % len(self._ring)]
-            if item is not None and item.after == position:
-                return number + 1
-        return None
+        kept = range(self._first, self._next)
+        at = bisect_left(kept, position, key=lambda number: self._item(number).after)
+        if at == len(kept) or self._item(kept[at]).after != position:
+            return None
+        return kept[at] + 1
+
+    def _item(self, number: int) -> Item:
+        item = self._ring[number % len(self._ring)]
+        assert item is not None
+        return item
 
     def read(self, of: Filter, at: int) -> Read | None:
         """What is new for a follower, about `CHUNK` bytes of it; None where the ring has lost it."""
@@ -212,8 +221,7 @@ class Feed:
         frames: list[bytes] = []
         size, position = 0, self.now
         while at < self._next and size < CHUNK:
-            item = self._ring[at % len(self._ring)]
-            assert item is not None
+            item = self._item(at)
             at, position = at + 1, item.after
             if of.passes(item.news):
                 if not item.frame:
@@ -240,10 +248,14 @@ class Feed:
             self._serve_soon()
 
     def _beat(self) -> None:
-        followers = [*self._all, *(one for some in self._one.values() for one in some)]
+        self._together.clear()
+        followers = self._everybody()
         self._heart = self._clock.callLater(BEAT, self._beat) if followers else None
         for follower in followers:
             follower.beat()
+
+    def _everybody(self) -> list[Follower]:
+        return [*self._all, *(one for some in self._one.values() for one in some)]
 
     def close(self) -> None:
         """Nobody is to wait any more: the service stops."""
@@ -255,7 +267,7 @@ class Feed:
 
     def end(self) -> None:
         """Nobody is to follow any more: nothing happens from now on."""
-        for follower in [*self._all, *(one for some in self._one.values() for one in some)]:
+        for follower in self._everybody():
             follower.end()
         for call in (self._heart, self._planned):
             if call is not None and call.active():

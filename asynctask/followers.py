@@ -1,6 +1,7 @@
 """Those who follow tasks over HTTP: each is an answer that goes on (Server-Sent Events)."""
 
 from collections.abc import Coroutine, Sequence
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -11,7 +12,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from asynctask import changes, sse
-from asynctask.feed import Feed
+from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
 from asynctask.model import ENDED, Deleted, News, Task, Unavailable
 from asynctask.sse import Filter, Position, Progressed
@@ -23,6 +24,9 @@ QUIET: Final = 15.0
 
 PATIENCE: Final = 15.0
 """Seconds for which a follower may read nothing, until he is dropped."""
+
+UNSENT: Final = 32 * 1024
+"""Bytes that the system may hold back for a follower; left to itself it holds megabytes for each."""
 
 COMMITS: Final = 50
 """Commits that are read at once for one who was away."""
@@ -64,9 +68,17 @@ class Follower:
         """
         self._request.setHeader("Last-Event-ID", position)
         at = self._feed.join(self, self._task_id)
+        self._bound_buffers()
         self._request.registerProducer(self, True)
         self.write(sse.COMMENT)
         return at
+
+    def _bound_buffers(self) -> None:
+        transport: Any = self._request.transport
+        connection = getattr(transport, "socket", None)
+        if connection is not None:
+            connection.setsockopt(SOL_SOCKET, SO_SNDBUF, UNSENT)
+            transport.bufferSize = CHUNK
 
     def write(self, data: bytes) -> None:
         """Send something."""
@@ -168,7 +180,10 @@ class OfAll(Follower):
         self._at = at if self._position == feed.now else None
         if position is None:
             self._reset()
-        self.serve()
+        if self._position > feed.now:  # given by another process, or by none
+            self.read(self._catch_up())
+        else:
+            self.serve()
 
     def _reset(self) -> None:
         self._position = self._feed.now
@@ -197,6 +212,8 @@ class OfAll(Follower):
 
     async def _catch_up(self) -> None:
         commits = await self._store.events(self._position.seq, COMMITS)
+        if self._left:
+            return
         if commits is None or self._beyond(commits):
             self._reset()
             return

@@ -58,8 +58,11 @@ _END: Final = (
 
 _TELL: Final = (
     f"WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER})) "  # noqa: S608
-    "INSERT INTO event (at, size, body) SELECT %s, %s, %s FROM turn RETURNING seq"
+    "INSERT INTO event (at, upto, body) "
+    "SELECT %s, coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0) + %s, %s "
+    "FROM turn RETURNING seq"
 )
+"""Who waits for his turn does not see what came meanwhile, so that ``upto`` is a little less then."""
 
 
 def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -94,8 +97,8 @@ def tell(connection: Connection, news: Sequence[News], now: float) -> int:
     """See `asynctask.batches.tell`."""
     if not news:
         return 0
-    text = changes.body(news).decode()
-    seq: int = connection.exec_driver_sql(_TELL, (now, len(text), text)).scalar_one()
+    body = changes.body(news)
+    seq: int = connection.exec_driver_sql(_TELL, (now, len(body), body.decode())).scalar_one()
     return seq
 
 

@@ -232,8 +232,10 @@ FORGET_KEYS: Final = delete(idempotency).where(
     )
 )
 
+_upto: Final = select(event.c.upto).order_by(event.c.seq.desc()).limit(1).scalar_subquery()
+
 EVENTS: Final = (
-    select(event.c.seq, event.c.size, event.c.body)
+    select(event.c.seq, event.c.body)
     .where(event.c.seq >= bindparam("from_seq"))
     .order_by(event.c.seq)
     .limit(bindparam("limit"))
@@ -242,23 +244,18 @@ EPOCH: Final = select(meta.c.value).where(meta.c.key == "epoch")
 FIRST_EVENT: Final = select(func.min(event.c.seq))
 LAST_EVENT: Final = select(func.max(event.c.seq))
 
-_newer: Final = select(
-    event.c.seq, event.c.at, func.sum(event.c.size).over(order_by=event.c.seq.desc()).label("size")
-).subquery()
-OLD_EVENTS: Final = select(func.max(_newer.c.seq)).where(
-    or_(_newer.c.at < bindparam("before"), _newer.c.size > bindparam("most")),
-    _newer.c.seq < select(func.max(event.c.seq)).scalar_subquery(),
+_oldest: Final = (
+    select(event.c.seq, event.c.at, event.c.upto).order_by(event.c.seq).limit(bindparam("limit")).subquery()
 )
-"""The newest commit that is too old, or too many bytes ago; never the last, which places cursors."""
-
 FORGET_EVENTS: Final = delete(event).where(
-    event.c.seq.in_(
-        select(event.c.seq)
-        .where(event.c.seq <= bindparam("last"))
-        .order_by(event.c.seq)
-        .limit(bindparam("limit"))
-    )
+    event.c.seq
+    <= select(func.max(_oldest.c.seq))
+    .where(or_(_oldest.c.at < bindparam("before"), _oldest.c.upto <= _upto - bindparam("most")))
+    .scalar_subquery(),
+    event.c.seq < select(func.max(event.c.seq)).scalar_subquery(),
 )
+"""Forgets commits that are too old, or too many bytes ago, and all before them; never the last, which
+places cursors."""
 
 _TO_CALL: Final = task.c.callback_due.is_not(None)
 

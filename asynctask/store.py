@@ -142,6 +142,7 @@ class SqlStore:
             self._try_again,
             self._metrics.stored,
             self._publish,
+            self.seq,
         )
         if not isinstance(self._place, Place):
             self._share(self._place)
@@ -431,14 +432,8 @@ class SqlStore:
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
         """See `IStore`."""
 
-        def forget(last: int | None) -> int | Deferred[int]:
-            if last is None:
-                return 0
-            given = {"last": last, "limit": limit}
-            return self._writer.call(lambda db, _: db.execute(statements.FORGET_EVENTS, given).rowcount)
-
-        given = {"before": before, "most": most}
-        return self._read(lambda db: db.scalar(statements.OLD_EVENTS, given)).addCallback(forget)
+        given = {"before": before, "most": most, "limit": limit}
+        return self._writer.call(lambda db, _: db.execute(statements.FORGET_EVENTS, given).rowcount)
 
     def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
         """See `IStore`."""
@@ -448,11 +443,12 @@ class SqlStore:
             if not (first or last + 1) <= seq <= last + 1:
                 return None
             found, size = [], 0
-            for row in db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}).all():
-                found.append((row.seq, row.body))
-                size += row.size
-                if size > PAGE:
-                    break
+            with db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}) as rows:
+                for number, body in rows:
+                    found.append((number, body))
+                    size += len(body)
+                    if size > PAGE:
+                        break
             return found
 
         def decode(found: list[tuple[int, str]] | None) -> list[tuple[int, list[News]]] | None:

@@ -22,9 +22,13 @@ _LINE_END: Final = re.compile(b"\r\n|\r|\n")
 
 
 class Body(Protocol):
-    """The body of an answer, read no faster than it is asked for."""
+    """The body of an answer, read no faster than it is asked for.
+
+    :ivar position: where a stream of events begins, for who is cut off before the first one.
+    """
 
     def __init__(self, response: IResponse) -> None:
+        [self.position] = response.headers.getRawHeaders("last-event-id", [None])[:1]
         self._parts: list[bytes] = []
         self._reader: Deferred[bytes] | None = None
         self._ended: Failure | None = None

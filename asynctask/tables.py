@@ -95,8 +95,8 @@ event: Final = Table(
     # One row a commit; numbers are never used again.
     Column("seq", NUMBER, primary_key=True, autoincrement=True),
     Column("at", Double, nullable=False),
-    # Bytes of the body, which is an array of `asynctask.changes.Entry`.
-    Column("size", Integer, nullable=False),
+    # Bytes of all bodies up to this one, which is read by `asynctask.changes.read`.
+    Column("upto", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
     sqlite_autoincrement=True,
 )

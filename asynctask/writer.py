@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from asynctask import statements
+from asynctask import changes, statements
 from asynctask.batches import End
 from asynctask.model import Deleted, News, OutcomeUnknown, Problem, Status, Task, Unavailable
 from asynctask.wire import dump
@@ -162,6 +162,7 @@ class Writer:
     :param try_again: seconds between two tries to reach a database that failed.
     :param stored: told, in the writer's thread, of how many works a transaction was and its seconds.
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
+    :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
     :ivar began: when the transaction under way began, by the monotonic clock; 0 for none.
@@ -175,10 +176,12 @@ class Writer:
         try_again: float = TRY_AGAIN,
         stored: Callable[[int, float], object] = lambda _works, _seconds: None,
         published: Callable[[int, list[News]], object] = lambda _seq, _news: None,
+        seq: int = 0,
         now: Callable[[], float] = time,
     ) -> None:
         self.healthy = True
         self.began = 0.0
+        self._seq = seq
         self._try_again = try_again
         self._stored = stored
         self._published = published
@@ -327,6 +330,7 @@ class Writer:
         self._stage = "commit"
         connection.commit()
         self.began = 0.0
+        self._seq = seq or self._seq
         return results, Committed(seq, news)
 
     def _result(
@@ -355,11 +359,13 @@ class Writer:
         self._refuse(batch, unknown=at_commit and not self.healthy)
 
     def _probe(self) -> bool:
-        """Commit a small write over whatever a failed commit left, and remove what it may have kept."""
+        """Commit a small write over whatever a failed commit left, remove the tasks that it may have kept,
+        and tell what it did."""
         connection = self._connected()
         news: list[News] = []
         try:
             connection.begin()
+            came_back = self._came_back(connection)
             if self._unknown:
                 back = connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
                 news += [Deleted(row.task_id, row.kind) for row in back]
@@ -370,8 +376,20 @@ class Writer:
             self._roll_back()
             return False
         self._unknown.clear()
+        for number, body in came_back:
+            self._seq = number
+            self._answer([], Committed(number, changes.read(body)))
+        self._seq = seq or self._seq
         self._answer([], Committed(seq, news))
         return True
+
+    def _came_back(self, connection: Connection) -> list[tuple[int, str]]:
+        """What commits that failed have told after all. Where others commit too, whoever reads on from the
+        last number that was told here finds it."""
+        if self._database.shared:
+            return []
+        found = connection.execute(statements.EVENTS, {"from_seq": self._seq + 1, "limit": 100})
+        return [(row.seq, row.body) for row in found]
 
     def _recovers(self) -> bool:
         """Try to reach the failed database again; whoever asked meanwhile is refused."""

@@ -46,6 +46,7 @@ class StoreTestCase(SynchronousTestCase):
         self.waiting: list[Task] = []
         self.cancelling: list[Task] = []
         self.changed: list[tuple[str, Status]] = []
+        self.commits: list[tuple[int, list[News]]] = []
         self.gone: dict[str, int] = {}
         self.store = self.open()
         self.addCleanup(lambda: self.wait(self.store.close()))
@@ -65,7 +66,8 @@ class StoreTestCase(SynchronousTestCase):
         self.gone = store.open(suspects, now, kinds)
         return store
 
-    def publish(self, _seq: int, news: Sequence[News]) -> None:
+    def publish(self, seq: int, news: Sequence[News]) -> None:
+        self.commits.append((seq, list(news)))
         self.changed += [(one.task_id, one.status) for one in news if isinstance(one, Task)]
 
     def reopen(self, suspects: Sequence[Suspect] = (), **given: Any) -> None:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Site
 
 from asynctask.api import Api, shielded
 from asynctask.feed import Feed
@@ -88,7 +89,12 @@ class ApiTestCase(SynchronousTestCase):
             self.max_waiting,
             self.metrics,
         )
+        self.front = self.front_of(api)
         self.treq: Any = self.client_of(api)
+
+    def front_of(self, api: Api) -> Any:
+        """The server that makes connections: twisted.web's."""
+        return Site(api.resource(), reactor=self.clock)
 
     def client_of(self, api: Api) -> Any:
         """Whoever asks the service in memory: over twisted.web's connection."""

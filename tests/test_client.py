@@ -158,6 +158,50 @@ class InMemoryTests(ApiTestCase):
             self.run_until(self.client.get(task_id))
         self.assertEqual((gone.exception.status, gone.exception.detail), (404, "There is no such task"))
 
+    def test_a_task_is_followed_to_its_end(self) -> None:
+        task_id = self.submit_one(duration=2)
+
+        async def follow(position: str | None = None) -> list[Event]:
+            return [told async for told in self.client.events(task_id, last_event_id=position)]
+
+        told = self.run_until(follow())
+        self.assertEqual(
+            [one.task.status if one.task else one.progress and one.progress.step for one in told],
+            ["accepted", "running", 1, 2, "completed"],
+        )
+        self.assertEqual(self.run_until(follow(told[0].id)), [told[1], told[-1]])
+        self.assertEqual(self.run_until(follow(told[-1].id)), [])
+        with self.assertRaises(api.NotFound):
+            self.run_until(anext(self.client.events("task_nobody")))
+
+    def test_all_tasks_are_followed_from_now_on(self) -> None:
+        self.submit_one(duration=0)
+        events = self.client.events(kind="simulate", status=["completed", "cancelled"])
+        first = self.run_until(self.after_a_start(events, duration=0))
+        assert first.task is not None
+        self.assertEqual(first.task.status, "completed")
+        self.run_until(events.aclose())
+        later = self.submit_one(duration=0)
+        again = self.client.events(status="completed", last_event_id=first.id)
+        self.assertEqual(self.run_until(anext(again)).task_id, later)
+        self.run_until(again.aclose())
+        lost = self.client.events(last_event_id="nonsense")
+        self.assertEqual(self.run_until(anext(lost)).type, "reset")
+        self.run_until(lost.aclose())
+        self.settle()
+        self.assertEqual(self.feed.followers, 0)
+
+    async def after_a_start(self, events: AsyncIterator[Event], **given: Any) -> Event:
+        """The first event of a stream that was there before a task was."""
+
+        async def first() -> Event:
+            return await anext(events)
+
+        told = ensureDeferred(first())
+        await deferLater(self.clock, 1)
+        await self.client.submit("a", **given)
+        return await told
+
     def test_kinds_have_their_schema(self) -> None:
         (kind,) = self.run_until(self.client.kinds())
         self.assertEqual((kind.kind, kind.place), ("simulate", "reactor"))
@@ -257,10 +301,12 @@ def hang(request: Request) -> None:
     """Never answer."""
 
 
-def tell(*parts: bytes, then: Step = lose) -> Step:
+def tell(*parts: bytes, then: Step = lose, position: str | None = None) -> Step:
     """A stream of events, in these writes."""
 
     def step(request: Request) -> None:
+        if position is not None:
+            request.setHeader("Last-Event-ID", position)
         request.setHeader("Content-Type", "text/event-stream; charset=utf-8")
         waiting = list(parts)
 
@@ -530,6 +576,16 @@ class EventTests(SocketTestCase):
         self.assertTrue(5 <= asked_for <= 6)
         self.assertLessEqual(after, 0.5)
 
+    async def test_who_is_cut_off_before_the_first_event_goes_on_where_the_stream_began(self) -> None:
+        client = self.serve(
+            tell(b":\n", position="7"),
+            tell(b":\n", position="later"),
+            tell(change("running", "8")),
+            answer(204),
+        )
+        self.assertEqual(await self.collect(client.events()), [("change", "8")])
+        self.assertEqual(self.fake.header("last-event-id"), [None, "7", "7", "8"])
+
     async def test_the_pause_is_the_one_that_the_service_asks_for(self) -> None:
         client = self.serve(tell(b"retry: 3000\n\n"), answer(204))
         self.assertEqual(await self.collect(client.events()), [])
@@ -664,6 +720,31 @@ class RealServerTests(SocketTestCase):
             )
             await sample
         self.assertEqual(self.lines, ["completed {'duration': 1}"])
+
+    async def test_a_task_and_all_are_followed_through_a_kill(self) -> None:
+        server = self.start(self.folder)
+        client = Client(f"http://localhost:{server.port}", reactor)
+        self.addCleanup(lambda: ensureDeferred(client.close()))
+        idle, every = client.events(status="completed"), client.events(status="running,completed")
+        # Nothing is told before the service is killed, and yet nothing is missed afterwards.
+        nothing = ensureDeferred(self.first(idle, 1))
+        accepted = await client.submit("a", delay=2, duration=1)
+        one = client.events(accepted.task_id)
+        told = [await anext(one)]
+        of_all = ensureDeferred(self.first(every, 3))
+        await deferLater(reactor, 0.3)
+        server.kill()
+        self.start(self.folder, server.port or 0)
+        told += [event async for event in one]
+        changes = [event.task.status for event in told if event.task is not None]
+        self.assertEqual(changes, ["accepted", "running", "completed"])
+        self.assertEqual([event.task.status for event in await of_all if event.task], changes[1:])
+        self.assertEqual([event.task_id for event in await nothing], [accepted.task_id])
+        for events in (idle, every):
+            await events.aclose()
+
+    async def first(self, events: AsyncIterator[Event], count: int) -> list[Event]:
+        return [await anext(events) for _ in range(count)]
 
     async def test_the_samples_follow_events(self) -> None:
         progress = {"task_id": "task_1", "attempt": 1, "progress": {"step": 1, "total": 2, "message": ""}}

@@ -10,8 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import httpx
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.faults.server import Server
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,6 +110,42 @@ class ReadmeTests(SynchronousTestCase):
         self.start(run_own)
         task = json.loads(self.run_block(post_own))
         self.assertEqual((task["status"], task["result"]["bytes"]), ("completed", 15))
+
+
+class HttpTests(SynchronousTestCase):
+    """The commands and samples of docs/http.md."""
+
+    def setUp(self) -> None:
+        self.page = ROOT / "docs" / "http.md"
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        self.server = self.enterContext(Server(folder)).ready()
+
+    def test_a_task_is_followed_with_curl(self) -> None:
+        (follow,) = commands(self.page)
+        told = subprocess.run(
+            ["bash", "-ec", follow.replace("localhost:8080", f"localhost:{self.server.port}")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        ).stdout
+        events = [line for line in told.splitlines() if line.startswith("event: ")]
+        kinds = ["change", "change", "progress", "progress", "change"]
+        self.assertEqual(events, [f"event: {kind}" for kind in kinds])
+
+    def test_tasks_are_followed_with_httpx_sse(self) -> None:
+        (sample,) = PYTHON.findall(self.page.read_text("utf-8"))
+        names: dict[str, Any] = {"__name__": "sample"}
+        exec(sample, names)
+        with httpx.Client(base_url=f"http://localhost:{self.server.port}") as client:
+            task_id = client.post("/api/tasks", json={"name": "a", "duration": 1}).json()["task_id"]
+            told = list(names["follow"](client, f"/api/tasks/{task_id}/events"))
+            self.assertEqual([event for event, _ in told], ["change", "change", "progress", "change"])
+            event, _ = next(names["follow"](client, "/api/events", "nonsense"))
+            self.assertEqual(event, "reset")
+            with self.assertRaises(httpx.HTTPStatusError):
+                next(names["follow"](client, "/api/tasks/nonsense/events"))
 
 
 class LinkTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.faults import disk, kill, start, strace, sync, tmpfs
+from tests.faults import disk, follow, kill, start, strace, sync, tmpfs
 from tests.faults.server import DATABASE
 
 
@@ -33,6 +33,17 @@ class KillTests(FaultTestCase):
         self.assertGreaterEqual(report.stops, 1)
         self.assertGreater(report.acknowledged, 0)
         self.assertGreater(report.resumed, 0)
+
+
+class FollowTests(FaultTestCase):
+    """Tasks that are followed."""
+
+    def test_across_a_kill_every_change_is_told_once_and_in_order(self) -> None:
+        report = follow.run(self.folder, tasks=30, kills=1, seed=1)
+        self.assertListEqual(report.violations, [])
+        self.assertGreater(report.cut_off, 0)
+        self.assertGreater(report.connections, 30)
+        self.assertEqual(report.told, report.told_of_all)
 
 
 class StartTests(SynchronousTestCase):

@@ -7,6 +7,7 @@ from asynctask.store import SqlStore
 from tests import postgres
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
+from tests.store_events_contract import EventsContract
 
 
 class OnServer(StoreTestCase):
@@ -19,7 +20,7 @@ class OnServer(StoreTestCase):
         return SqlStore(Server(postgres.url_of(self.database)), self.turns, try_again=0.01)
 
 
-class PostgresStore(StoreContract, ChangesContract, OnServer):
+class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
     """On a server."""
 
 

@@ -1,5 +1,6 @@
 """Tasks that ended long ago are forgotten, a few at a time, over a real store in memory."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from msgspec.structs import replace
@@ -10,7 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import model
 from asynctask.istore import IStore, Key
 from asynctask.model import (
+    Deleted,
     Error,
+    News,
     Query,
     Status,
     Submission,
@@ -127,6 +130,30 @@ class RetentionTests(SynchronousTestCase):
         (planned,) = self.clock.getDelayedCalls()
         self.assertEqual(planned.getTime() - self.clock.seconds(), IDLE)
 
+    def events(self) -> list[tuple[int, list[News]]]:
+        found = self.turns.outcome(self.store.events(1, 9_999))
+        return [] if found is None else [(seq, [*news]) for seq, news in found]
+
+    def test_who_follows_is_told_what_was_forgotten(self) -> None:
+        (task,) = self.keep()
+        self.clock.advance(7 * DAY + 1)
+        self.retention.start()
+        self.advance(PAUSE)
+        self.assertEqual(self.events()[-1][1], [Deleted(task.task_id, task.kind)])
+
+    def test_what_happened_is_kept_for_a_day_and_256_mib_of_it(self) -> None:
+        store = Forgetful(succeed(0))
+        Retention(cast(IStore, store), 7, self.clock, self.now).start()
+        self.clock.advance(PAUSE)
+        self.assertEqual(store.events, [(START + PAUSE - DAY, 256 * 1024 * 1024, BATCH)])
+
+    def test_much_of_it_is_forgotten_in_batches_with_pauses_between_them(self) -> None:
+        store = Forgetful(*map(succeed, [0, 0, 0]), commits=[BATCH, 3, 0])
+        Retention(cast(IStore, store), 7, self.clock, self.now).start()
+        for pause, asked in ((PAUSE, 1), (PAUSE, 2), (PAUSE, 2), (IDLE - PAUSE, 3)):
+            self.clock.advance(pause)
+            self.assertEqual(len(store.events), asked)
+
     def test_keys_that_have_expired_are_forgotten_too(self) -> None:
         key = Key("k", "digest", "answer", START + DAY)
         self.turns.outcome(self.store.add_once([self.new()], [], key, START))
@@ -182,16 +209,19 @@ class RetentionTests(SynchronousTestCase):
 class Forgetful:
     """A store of which one method counts, and answers as it is told."""
 
-    def __init__(self, *answers: Deferred[int]) -> None:
+    def __init__(self, *answers: Deferred[int], commits: Sequence[int] = (0,) * 9) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[float, float, int]] = []
+        self.commits = list(commits)
+        self.events: list[tuple[float, int, int]] = []
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         self.asked.append((before, now, limit))
         return self.answers.pop(0)
 
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
-        return succeed(0)
+        self.events.append((before, most, limit))
+        return succeed(self.commits.pop(0))
 
 
 class Failing(SynchronousTestCase):

@@ -31,6 +31,7 @@ from asynctask.store import SqlStore
 from asynctask.tables import metadata
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
+from tests.store_events_contract import EventsContract, brief
 
 
 class OnFile(StoreTestCase):
@@ -42,7 +43,7 @@ class OnFile(StoreTestCase):
         return SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=0.01)
 
 
-class SqliteStore(StoreContract, ChangesContract, OnFile):
+class SqliteStore(StoreContract, ChangesContract, EventsContract, OnFile):
     """In a file."""
 
 
@@ -83,6 +84,41 @@ class SqliteTroubleTests(OnFile):
         self.assertFalse(self.store.healthy)
         self.recover()
         self.assertIsNone(self.wait(self.store.get(task.task_id)))
+
+    def kept(self) -> list[tuple[int, list[str]]]:
+        """What is kept of each commit, which has to be what was told."""
+        found = self.wait(self.store.events(1, 99))
+        told = [(seq, [brief(one) for one in news]) for seq, news in found]
+        self.assertEqual([(seq, [brief(one) for one in news]) for seq, news in self.commits], told)
+        return told
+
+    def test_a_commit_that_failed_tells_nothing(self) -> None:
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.add(self.new("kept"))
+        self.assertEqual(self.kept(), [(1, ["accepted 1"])])
+
+    def test_tasks_of_a_commit_that_came_back_are_told_and_told_to_be_gone(self) -> None:
+        self.fail_commits(1, reach_disk=True)
+        self.assertRaises(Unavailable, self.wait, self.store.add([self.new()], [self.new()]))
+        self.add(self.new("kept"))
+        came_back = ["accepted 1", "accepted 1", "running 2"]
+        self.assertEqual(self.kept(), [(1, came_back), (2, ["deleted"] * 2), (3, ["accepted 1"])])
+
+    def test_what_came_back_is_told_when_the_store_works_again(self) -> None:
+        self.add(self.new("before"))
+        self.fail_commits(2, reach_disk=True)
+        self.assertRaises(OutcomeUnknown, self.add, self.new("perhaps"))
+        self.recover()
+        self.add(self.new("kept"))
+        self.assertEqual(self.kept()[1:], [(2, ["accepted 1"]), (3, ["deleted"]), (4, ["accepted 1"])])
+
+    def test_an_end_that_came_back_is_told_once(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1, reach_disk=True)
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.assertEqual(self.kept(), [(1, ["accepted 1", "running 2"]), (2, ["completed 3"])])
+        self.assertIs(self.get(task).status, COMPLETED)
 
     def test_a_failing_store_refuses_at_once(self) -> None:
         self.fail_commits(2)
@@ -330,6 +366,13 @@ class QueryPlanTests(SynchronousTestCase):
         plan = self.plan(statements.OUTCOME, of_task="x", of_attempt=1, now=NOW)
         self.assert_indexed(plan, "autoindex_task_1 (task_id=?)")
 
+    def test_events_are_found_by_their_number_and_forgotten_from_the_oldest_on(self) -> None:
+        by_number = "SEARCH event USING INTEGER PRIMARY KEY (rowid>?)"
+        self.assertEqual(self.plan(statements.EVENTS, from_seq=5, limit=9), by_number)
+        for statement in (statements.FIRST_EVENT, statements.LAST_EVENT):
+            self.assertEqual(self.plan(statement), "SEARCH event")
+        self.assertNotIn("B-TREE", self.plan(statements.FORGET_EVENTS, before=NOW, most=9, limit=9))
+
     def test_keys_are_found_by_name_and_by_age(self) -> None:
         self.assertEqual(
             self.plan(statements.KEY, key="k", now=NOW),
@@ -359,7 +402,7 @@ class QueryPlanTests(SynchronousTestCase):
         self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
 
 
-class MemoryStore(StoreContract, ChangesContract, StoreTestCase):
+class MemoryStore(StoreContract, ChangesContract, EventsContract, StoreTestCase):
     """In memory there is no second start, but everything else holds."""
 
     def open_store(self) -> SqlStore:

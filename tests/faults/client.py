@@ -49,7 +49,7 @@ class Client:
         self.port = port
         self._connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
 
-    def post(self, path: str, body: Json) -> Answer:
+    def post(self, path: str, body: Json | list[Json]) -> Answer:
         """POST `body` as JSON.
 
         :raises UnsentError: nobody listens.

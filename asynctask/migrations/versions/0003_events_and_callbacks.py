@@ -17,7 +17,7 @@ def upgrade() -> None:
         "event",
         sa.Column("seq", NUMBER, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Double, nullable=False),
-        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("upto", sa.BigInteger, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sqlite_autoincrement=True,
     )
