@@ -36,7 +36,7 @@ istore         what a store promises
 store          where tasks are kept: `SqlStore`
 recovery       what an earlier process left running
 outbox         callbacks in the store: which are due, what became of them
-writer         the one thread that writes, a transaction for all that waits
+writer         the one thread that writes, a transaction for all that waits (``works``)
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others
 database       the connections to SQLite

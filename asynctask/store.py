@@ -45,7 +45,8 @@ from asynctask.recorder import Suspect
 from asynctask.recovery import charged, running_of, settled
 from asynctask.rows import changed_row, claimed_row, new_row, task_of
 from asynctask.sqlite import BUSY, Place, StartError
-from asynctask.writer import TRY_AGAIN, Database, Writer
+from asynctask.works import Database
+from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server

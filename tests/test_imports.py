@@ -42,6 +42,7 @@ ORDER: Final = (
         "recovery",
         "writer",
         "database",
+        "works",
         "sharing",
         "pulse",
         "postgres",
