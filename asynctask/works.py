@@ -19,12 +19,14 @@ class Add(Struct, gc=False):
     """New tasks, all or none.
 
     :ivar news: what is told of them.
+    :ivar at: when that was asked for, by the monotonic clock.
     """
 
     rows: list[Row]
     news: list[News]
     size: int
     done: Deferred[None]
+    at: float
 
 
 class Save(Struct, gc=False):
@@ -37,11 +39,15 @@ class Save(Struct, gc=False):
 class Call(Struct, gc=False):
     """Anything else to be done in a transaction; answered with what it returns.
 
-    :ivar run: is given a list too, for what it has to tell.
+    :ivar run: is given a list too, for what it has to tell; it may be run again, after a transaction that
+        was rolled back.
+    :ivar order: what it locks; all processes lock in this order, or they would wait for each other.
     """
 
     run: Callable[[Connection, list[News]], Any]
+    order: str
     done: Deferred[Any]
+    at: float
 
 
 Work = Add | Save | Call
@@ -82,8 +88,8 @@ class Database(Protocol):
     def prepare(self, connection: Connection) -> None:
         """Before the schema is brought up, in its transaction."""
 
-    def register(self, connection: Connection) -> None:
-        """Let other processes know of this one."""
+    def start(self, connection: Connection) -> None:
+        """Let other processes know of this one, in the transaction of its start."""
 
     def start_reading(self) -> None:
         """Start the threads that read."""
@@ -91,8 +97,8 @@ class Database(Protocol):
     def stop_reading(self) -> None:
         """Wait for reads under way, and close."""
 
-    def read(self, run: Callable[[Connection], T]) -> T:
-        """Read, in a thread that reads; `Unavailable` if that fails."""
+    def read(self, run: Callable[[Connection], T], since: float) -> T:
+        """Read, in a thread that reads; `Unavailable` if that fails, or would take too long since then."""
 
     def connect(self) -> Connection:
         """Open a connection that writes."""
@@ -105,6 +111,15 @@ class Database(Protocol):
 
     def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """Keep what the transaction changes for those who follow, and tell its number."""
+
+    def waiting_since(self, since: float) -> None:
+        """Somebody waits for what is written since then, by the monotonic clock; 0 for nobody."""
+
+    def commit(self, connection: Connection) -> None:
+        """Commit."""
+
+    def probe(self, connection: Connection) -> None:
+        """Write something small, wherever it shows that tasks can be written."""
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever transaction is open."""
