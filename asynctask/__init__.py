@@ -39,11 +39,12 @@ istore         what a store promises
 store          where tasks are kept: `SqlStore`
 recovery       what an earlier process left running
 outbox         callbacks in the store: which are due, what became of them
-writer         the one thread that writes, a transaction for all that waits
+writer         the one thread that writes, a transaction for all that waits (``works``)
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others
 database       the connections to SQLite
-postgres       those to PostgreSQL; many processes are ``sharing`` it, each with a ``pulse``
+postgres       those to PostgreSQL (``pgreaders``), on a ``leash``; many processes are ``sharing``
+               it, each with a ``heart`` and a ``pulse``
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -86,8 +87,19 @@ class Sqlite:
     def prepare(self, connection: Connection) -> None:
         """Before the schema is brought up: nobody else is there."""
 
-    def register(self, connection: Connection) -> None:
+    def start(self, connection: Connection) -> None:
         """Nobody else is there who would have to know."""
+
+    def waiting_since(self, since: float) -> None:
+        """A file keeps nobody waiting for longer than the busy timeout."""
+
+    def commit(self, connection: Connection) -> None:
+        """Commit, and sync."""
+        connection.commit()
+
+    def probe(self, connection: Connection) -> None:
+        """Write something small over whatever a failed commit left."""
+        connection.execute(statements.PROBE, {"at": str(monotonic())})
 
     def start_reading(self) -> None:
         """Start the threads that read, and make sure that a new file survives a power cut."""
@@ -104,7 +116,7 @@ class Sqlite:
             self.readers.stop()
         self._reading.dispose()
 
-    def read(self, run: Callable[[Connection], T]) -> T:
+    def read(self, run: Callable[[Connection], T], since: float) -> T:  # noqa: ARG002
         """Read; all is fetched when ``run`` returns.
 
         :raises Unavailable: the database cannot be read.

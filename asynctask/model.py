@@ -290,8 +290,20 @@ def crash(task: Task, now: float) -> Task:
     crashed = replace(task, crashes=task.crashes + 1)
     if crashed.crashes <= CRASHES_ALLOWED:
         return interrupt(crashed, now)
-    message = f"The process died in this task's handler {crashed.crashes} times"
-    return fail(crashed, Error("Crashed", message), now)
+    return fail(crashed, _crashed(crashed), now)
+
+
+def blame(task: Task, now: float) -> Task:
+    """An earlier attempt killed its process, as in `crash`, and another process has gone on since.
+
+    :raises InvalidTransition: the task is neither running nor about to try again.
+    """
+    crashed = replace(task, crashes=task.crashes + 1)
+    return crashed if crashed.crashes <= CRASHES_ALLOWED else fail(crashed, _crashed(crashed), now)
+
+
+def _crashed(task: Task) -> Error:
+    return Error("Crashed", f"The process died in this task's handler {task.crashes} times")
 
 
 def _move(task: Task, move: Move) -> Status:

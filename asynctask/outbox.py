@@ -19,7 +19,7 @@ from asynctask.model import ENDED, News, Task
 from asynctask.rows import task_of
 from asynctask.signing import new_secret
 from asynctask.sqlite import BUSY, Place, StartError, check
-from asynctask.writer import Database
+from asynctask.works import Database
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server

@@ -31,11 +31,15 @@ def _cast(name: str) -> str:
     return "::boolean" if name == "cancel_requested" else ""
 
 
+_NEW: Final = _casts(NEW_COLUMNS)
+_OWNER: Final = NEW_COLUMNS.index("owner")
+_NEW[_OWNER] = f"CASE WHEN {_NEW[_OWNER]} IS NOT NULL THEN %s::text END"
+
 _ADD: Final = (
     f"INSERT INTO task ({', '.join((*NEW_COLUMNS, 'crashes'))}) "  # noqa: S608
-    f"SELECT {', '.join(_casts(NEW_COLUMNS))}, {NEW_CONSTANTS['crashes']} "
-    "FROM json_array_elements(%s::json)"
+    f"SELECT {', '.join(_NEW)}, {NEW_CONSTANTS['crashes']} FROM json_array_elements(%s::json)"
 )
+"""With the owner that we are by now: the lease may have been lost since the rows were made."""
 
 _RUNNING: Final = (
     "SELECT task.task_id, asked.attempt, task.status, task.cancel_requested, task.n "
@@ -47,9 +51,11 @@ _RUNNING: Final = (
 )
 """Which of these attempts are still running, or were ended by us when the answer to it was lost."""
 
-_PLAIN: Final = [name for name in ENDED_COLUMNS if name not in ("task_id", "change")]
+_PLAIN: Final = [name for name in ENDED_COLUMNS if name not in ("task_id", "crashes", "change")]
 _END: Final = (
     f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in _PLAIN)}, "  # noqa: S608
+    # Another process may have charged the task meanwhile.
+    "crashes = greatest(task.crashes, saved.crashes), "
     "owner = NULL, ended_by = concat(%s::text, '.', task.attempt), changes = "
     f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
     f"FROM (SELECT {', '.join(map(' AS '.join, zip(_casts(ENDED_COLUMNS), ENDED_COLUMNS, strict=True)))} "
@@ -65,10 +71,13 @@ _TELL: Final = (
 """Who waits for his turn does not see what came meanwhile, so that ``upto`` is a little less then."""
 
 
-def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """See `asynctask.batches.add`."""
+def add(connection: Connection, rows: Sequence[tuple[Any, ...]], owner: str) -> None:
+    """See `asynctask.batches.add`.
+
+    :param owner: of those that start.
+    """
     if rows:
-        connection.exec_driver_sql(_ADD, (_text(rows),))
+        connection.exec_driver_sql(_ADD, (owner, _text(rows)))
 
 
 def end(connection: Connection, ends: Sequence[End], news: list[News], owner: str) -> list[Status | None]:

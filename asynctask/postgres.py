@@ -1,7 +1,5 @@
 """PostgreSQL under the store: one connection that writes, a few that read, and one that keeps the lease."""
 
-import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -12,21 +10,24 @@ from typing import Any, Final, TypeVar
 import psycopg
 from msgspec import Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 from twisted.python.threadpool import ThreadPool
 
 from asynctask import __version__, pgbatches, statements
 from asynctask.batches import End
-from asynctask.model import News, Status, Unavailable
+from asynctask.leash import Keeper, Leash
+from asynctask.model import News, Status
+from asynctask.pgreaders import Readers
 from asynctask.sqlite import StartError
-
-READERS: Final = 4
-"""Connections that read, each on a thread."""
 
 PATIENCE: Final = 1.5
 """Seconds that a statement may take, or wait for a lock: a client's 503 waits for it."""
+
+IDLE: Final = 1.0
+"""Seconds that a transaction may rest between two statements: whoever is frozen in the middle of one must
+not hold up all others."""
 
 CONNECT: Final = 2
 """Seconds for a new connection, the least that libpq can count."""
@@ -36,8 +37,6 @@ MIGRATING: Final = 0x61746B6D
 
 SECONDS: Final = "extract(epoch FROM clock_timestamp())"
 """The time by the database's clock, which all processes share."""
-
-NO_ANSWER: Final = "The store does not answer now; try again later"
 
 T = TypeVar("T")
 
@@ -113,6 +112,8 @@ def connect(url: str, **given: Any) -> "psycopg.Connection[Any]":
         "keepalives_interval": 1,
         "keepalives_count": 3,
         "tcp_user_timeout": int(PATIENCE * 1_000),
+        # Of several hosts the one that takes writes.
+        "target_session_attrs": "read-write",
         **known,
     }
     return psycopg.connect(make_conninfo("", **settings), prepare_threshold=None, **given)
@@ -122,70 +123,94 @@ class Postgres:
     """The connections to one database.
 
     :ivar owner: this process, as the rows of its tasks name it; another one after its lease was lost.
+    :ivar lost: told, in the thread that writes, that the others have taken this process for dead, with the
+        owner that it was; it is another one already.
     :ivar readers: the threads that read.
+    :ivar keeper: cuts connections off that take too long.
     """
 
     shared = True
     orphans = statements.ABANDONED
     cut_off = statements.CUT_OFF_ABANDONED
-    add = staticmethod(pgbatches.add)
     tell = staticmethod(pgbatches.tell)
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self.owner = token_hex(8)
-        self.readers: ThreadPool | None = None
+        self.lost: Callable[[str], object] = lambda _owner: None
+        self.keeper = Keeper()
         self._is_registered = False
-        self._writing = self._engine(NullPool)
-        event.listen(self._writing, "begin", self._begin)
-        self._reading = self._engine(QueuePool, pool_size=READERS, max_overflow=0, pool_pre_ping=True)
-        event.listen(self._reading, "begin", _be_patient)
-        self._driver: psycopg.Connection[Any] | None = None
-
-    def _engine(self, pool: type[NullPool] | type[QueuePool], **options: Any) -> Engine:
-        return create_engine(
-            "postgresql+psycopg://",
-            creator=lambda: connect(self._server.url),
-            poolclass=pool,
-            **options,
+        self._warned = ""
+        self._leash = self.keeper.leash()
+        self._writing = create_engine(
+            "postgresql+psycopg://", creator=lambda: self._open(self._leash), poolclass=NullPool
         )
+        event.listen(self._writing, "begin", self._begin)
+        self._readers = Readers(self.keeper, self._open, _begin_reading)
+        self.readers: ThreadPool | None = self._readers.threads
+
+    def _open(self, leash: Leash) -> "psycopg.Connection[Any]":
+        """Open a connection that begins its transactions itself, since it has more to say then."""
+        driver = connect(self._server.url, autocommit=True)
+        driver.add_notice_handler(self._notice)
+        leash.hold(driver)
+        return driver
+
+    def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warned = notice.message_primary or "a warning"
 
     def open(self) -> None:
         """Nothing is to be held: many processes share the database."""
+        self.keeper.start()
 
     def close(self) -> None:
         """Say good-bye, so that nobody waits for the lease to end."""
         if self._is_registered:
             try:
-                with connect(self._server.url, autocommit=True) as goodbye:
+                with self._leash.waiting(), connect(self._server.url, autocommit=True) as goodbye:
+                    self._leash.hold(goodbye)
                     goodbye.execute("DELETE FROM process WHERE id = %s", (self.owner,))
             except psycopg.Error:
                 pass  # the lease ends by itself
+        self.keeper.stop()
+
+    def waiting_since(self, since: float) -> None:
+        """Somebody waits for the connection that writes."""
+        self._leash.since = since
 
     def connect(self) -> Connection:
         """Open the connection that writes, and make sure that this process is among those alive."""
         connection = self._writing.connect()
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        self._driver = driver
-        if self._is_registered and not self._is_alive(driver):
+        if self._is_registered and not self._is_alive(_driver_of(connection)):
+            before, self.owner = self.owner, token_hex(8)
             self._is_registered = False
-            self.owner = token_hex(8)
+            self.lost(before)
             with connection.begin():
                 self.register(connection)
         return connection
 
     def _is_alive(self, driver: "psycopg.Connection[Any]") -> bool:
-        """Whether the others take this process for alive."""
-        with _wrapped("connect"):
-            found = driver.execute("SELECT 1 FROM process WHERE id = %s", (self.owner,)).fetchone()
+        """Whether the others take this process for alive.
+
+        It waits until a transaction that an earlier connection left has ended: each of them holds this row,
+        and from then on it is known what it has written.
+        """
+        with _wrapped("connect", driver):
+            mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR UPDATE"  # noqa: S608
+            found = _last(driver, f"{_PATIENT}; {mine}")
             driver.rollback()
         return found is not None
 
     def prepare(self, connection: Connection) -> None:
         """Before the schema is brought up: one process after another."""
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+        _take_time(connection)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
+
+    def start(self, connection: Connection) -> None:
+        """Be among those alive, in a transaction that counts all tasks."""
+        _take_time(connection)
+        self.register(connection)
 
     def register(self, connection: Connection) -> None:
         """Be among those alive."""
@@ -201,13 +226,32 @@ class Postgres:
         :raises OperationalError: this process is taken for dead, and others may run its tasks.
         """
         driver = _driver_of(connection)
-        with _wrapped("begin"):
-            driver.execute(_PATIENT)
+        with _wrapped("begin", driver):
             if not self._is_registered:
+                driver.execute(_PATIENT.encode())
                 return
-            alive = driver.execute("SELECT 1 FROM process WHERE id = %s FOR KEY SHARE", (self.owner,))
-            if alive.fetchone() is None:
+            mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR KEY SHARE"  # noqa: S608
+            if _last(driver, f"{_PATIENT}; {mine}") is None:
                 raise psycopg.OperationalError("the lease was lost")
+
+    def commit(self, connection: Connection) -> None:
+        """Commit.
+
+        :raises OperationalError: it failed, or the server has not waited for its replicas.
+        """
+        self._warned = ""
+        connection.commit()
+        if self._warned:
+            raise OperationalError("commit", None, psycopg.OperationalError(self._warned))
+
+    def probe(self, connection: Connection) -> None:
+        """Write something small, and make sure that nobody keeps our tables from us."""
+        connection.exec_driver_sql("LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE")
+        connection.exec_driver_sql(f"UPDATE process SET seen = {SECONDS} WHERE id = %s", (self.owner,))  # noqa: S608
+
+    def add(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """See `asynctask.batches.add`."""
+        pgbatches.add(connection, rows, self.owner)
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """See `asynctask.batches.end`."""
@@ -215,59 +259,60 @@ class Postgres:
 
     def start_reading(self) -> None:
         """Start the threads that read."""
-        self.readers = ThreadPool(0, READERS, "asynctask-reader")
-        self.readers.start()
+        self._readers.start()
 
     def stop_reading(self) -> None:
         """Wait for reads under way, and close."""
-        if self.readers is not None:
-            self.readers.stop()
-        self._reading.dispose()
+        self._readers.stop()
 
-    def read(self, run: Callable[[Connection], T]) -> T:
-        """Read; all is fetched when ``run`` returns.
-
-        :raises Unavailable: the database cannot be read.
-        """
-        try:
-            with self._reading.connect() as connection:
-                return run(connection)
-        except DBAPIError:
-            raise Unavailable(NO_ANSWER) from None
+    def read(self, run: Callable[[Connection], T], since: float) -> T:
+        """See `Readers.read`."""
+        return self._readers.read(run, since)
 
     def keep_log_short(self, connection: Connection) -> None:
         """The server does that by itself."""
 
     def roll_back(self, connection: Connection) -> None:
-        """Undo whatever is open."""
+        """Undo whatever is open; where it failed to begin, only the driver knows of it."""
         connection.rollback()
-
-    def cut(self) -> None:
-        """Cut the writing connection off, from another thread: its transaction takes too long."""
-        driver = self._driver
-        if driver is not None and not driver.closed:
-            with socket.socket(fileno=os.dup(driver.fileno())) as wire:
-                wire.shutdown(socket.SHUT_RDWR)
+        with _wrapped("rollback", _driver_of(connection)):
+            _driver_of(connection).rollback()
 
 
 @contextmanager
-def _wrapped(what: str) -> Iterator[None]:
+def _wrapped(what: str, driver: "psycopg.Connection[Any]") -> Iterator[None]:
     """The driver's errors, as SQLAlchemy tells them."""
     try:
         yield
     except psycopg.Error as error:
-        raise OperationalError(what, None, error) from error
+        raise OperationalError(what, None, error, connection_invalidated=driver.closed) from error
+
+
+def _last(driver: "psycopg.Connection[Any]", statements: str) -> Any:
+    """Run statements in one message; the first row of the last one, or None."""
+    cursor = driver.execute(statements.encode())
+    while cursor.nextset():
+        pass
+    return cursor.fetchone()
 
 
 _MILLISECONDS: Final = int(PATIENCE * 1_000)
 _PATIENT: Final = (
-    f"SET LOCAL statement_timeout = {_MILLISECONDS}; SET LOCAL lock_timeout = {_MILLISECONDS}".encode()
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
+    f"SET LOCAL statement_timeout = {_MILLISECONDS}; SET LOCAL lock_timeout = {_MILLISECONDS}; "
+    f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1_000)}"
 )
 
 
-def _be_patient(connection: Connection) -> None:
-    with _wrapped("begin"):
-        _driver_of(connection).execute(_PATIENT)
+def _take_time(connection: Connection) -> None:
+    """Nobody waits for this transaction."""
+    for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        connection.exec_driver_sql(f"SET LOCAL {name} = 0")
+
+
+def _begin_reading(connection: Connection) -> None:
+    with _wrapped("begin", _driver_of(connection)):
+        _driver_of(connection).execute(_PATIENT.encode())
 
 
 def _driver_of(connection: Connection) -> "psycopg.Connection[Any]":

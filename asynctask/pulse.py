@@ -1,7 +1,6 @@
-"""The process's pulse on a shared database: it shows that it is alive, and looks at what others have done.
+"""The process's looks at a shared database: what others have done, and hints to them.
 
-All of it in a thread of its own with a connection of its own, so that neither a busy loop nor a long
-transaction can make a living process look dead.
+In a thread of its own with a connection of its own, so that no transaction holds it up.
 """
 
 import selectors
@@ -17,7 +16,7 @@ import psycopg
 from msgspec import Struct
 from twisted.logger import Logger
 
-from asynctask.postgres import PATIENCE, SECONDS, Postgres, Server, connect
+from asynctask.postgres import PATIENCE, Postgres, Server, connect
 
 log = Logger(namespace="asynctask.store")
 
@@ -29,15 +28,6 @@ POLL: Final = 1.0
 HINTS: Final = 0.05
 """Seconds between two hints to others: a NOTIFY takes a lock at its commit."""
 
-BEATS: Final = 4
-"""Heartbeats of one lease: some may be lost."""
-
-LONGEST: Final = 1.7
-"""Seconds that a transaction may take: its client has its 503 within 2."""
-
-LOOK: Final = 0.1
-"""Seconds between two looks at the transaction under way."""
-
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
@@ -46,19 +36,19 @@ class Seen(Struct, frozen=True):
     """What a look has found.
 
     :ivar processes: those that are alive.
+    :ivar polled: whether it was time for a look, not only a hint.
     :ivar due: kinds of which tasks wait that are due.
     :ivar cancelled: tasks of this process that are to end, each with its attempt.
     :ivar seq: the number of the last commit that changed tasks.
     """
 
     processes: frozenset[str]
+    polled: bool
     due: frozenset[str]
     cancelled: frozenset[tuple[str, int]]
     seq: int
 
 
-_BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s".encode()  # noqa: S608
-_REAP: Final = f"DELETE FROM process WHERE seen < {SECONDS} - %s".encode()  # noqa: S608
 _PROCESSES: Final = b"SELECT id FROM process"
 _DUE: Final = (
     b"SELECT kind FROM unnest(%s::text[]) AS kinds (kind) WHERE EXISTS (SELECT FROM task "
@@ -70,41 +60,12 @@ _CANCELLED: Final = (
 _SEQ: Final = b"SELECT coalesce(max(seq), 0) FROM event"
 
 
-class Patience:
-    """Cuts a transaction off that takes too long: only its statements end by themselves, no COMMIT does.
-
-    :param began: tells when the transaction under way began, by the monotonic clock; 0 for none.
-    :param cut: cuts it off.
-    """
-
-    def __init__(self, began: Callable[[], float], cut: Callable[[], object]) -> None:
-        self._began = began
-        self._cut = cut
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asynctask-patience", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Cut no more."""
-        self._end.set()
-
-    def _run(self) -> None:
-        cut = 0.0
-        while not self._end.wait(LOOK):
-            began = self._began()
-            if began and began != cut and monotonic() - began > LONGEST:
-                cut = began
-                log.warn("Store takes too long, and was cut off", seconds=LONGEST)
-                self._cut()
-
-
 class Pulse:
     """The thread.
 
     :param kinds: what this process runs.
     :param now: wall time, seconds since the epoch.
     :param seen: told, in this thread, of what each look has found.
-    :param lost: told, in this thread, when the others have taken this process for dead.
     """
 
     def __init__(
@@ -114,18 +75,16 @@ class Pulse:
         kinds: Sequence[str],
         now: Callable[[], float],
         seen: Callable[[Seen], object],
-        lost: Callable[[str], object],
     ) -> None:
         self._server = server
         self._database = database
         self._kinds = list(kinds)
         self._now = now
         self._seen = seen
-        self._lost = lost
         self._ending = False
         self._wanted = False
         self._hinted = 0.0
-        self._told_lost = ""
+        self._leash = database.keeper.leash()
         self._name = token_hex(8).encode()
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
@@ -140,7 +99,7 @@ class Pulse:
             self._ring()
 
     def stop(self) -> None:
-        """End; the lease ends with the process's row."""
+        """Look no more."""
         self._ending = True
         self._ring()
         self._thread.join(2 * PATIENCE)
@@ -153,34 +112,38 @@ class Pulse:
         failing = False
         while not self._ending:
             try:
-                with connect(self._server.url, autocommit=True) as beating:
-                    # In a session of its own, where no pooler changes the server under it.
-                    beating.execute(f"SET statement_timeout = {int(PATIENCE * 1_000)}".encode())
-                    with connect(self._server.listen or self._server.url, autocommit=True) as listening:
-                        failing = False
-                        self._watch(beating, listening)
+                with (
+                    connect(self._server.url, autocommit=True) as looking,
+                    connect(self._server.listen or self._server.url, autocommit=True) as listening,
+                ):
+                    self._leash.hold(looking)
+                    failing = False
+                    self._watch(looking, listening)
             except psycopg.Error as error:
                 if not failing:
-                    log.warn("Store does not answer the heartbeat", error=" ".join(str(error).split()))
+                    log.warn("Store does not tell what others do", error=" ".join(str(error).split()))
                 failing = True
                 self._wait([], TRY_AGAIN)
+            finally:
+                self._leash.let_go()
 
-    def _watch(self, beating: "psycopg.Connection[Any]", listening: "psycopg.Connection[Any]") -> None:
+    def _watch(self, looking: "psycopg.Connection[Any]", listening: "psycopg.Connection[Any]") -> None:
         self._listen(listening)
-        beat = look = monotonic()
+        poll = look = monotonic()
         while not self._ending:
             now = monotonic()
-            if now >= beat:
-                self._beat(beating)
-                beat = now + self._server.lease / BEATS
             if self._wanted and now >= self._hinted + HINTS:
                 self._wanted = False
                 self._hinted = now
-                beating.execute(b"SELECT pg_notify(%s, %s)", (CHANNEL, self._name.decode()))
+                with self._leash.waiting():
+                    looking.execute(b"SELECT pg_notify(%s, %s)", (CHANNEL, self._name.decode()))
             if now >= look:
-                self._look(beating)
-                look = now + POLL
-            pause = min(beat, look) - monotonic()
+                with self._leash.waiting():
+                    self._look(looking, polled=now >= poll)
+                if now >= poll:
+                    poll = now + POLL
+                look = poll
+            pause = look - monotonic()
             if self._wanted:
                 pause = min(pause, self._hinted + HINTS - now)
             if self._wait([listening], max(0.0, pause)) and self._notified(listening):
@@ -213,24 +176,19 @@ class Pulse:
             raise psycopg.OperationalError("the connection was lost")
         return found
 
-    def _beat(self, beating: "psycopg.Connection[Any]") -> None:
+    def _look(self, looking: "psycopg.Connection[Any]", *, polled: bool) -> None:
         owner = self._database.owner
-        if not beating.execute(_BEAT, (owner,)).rowcount and owner != self._told_lost:
-            self._told_lost = owner
-            self._lost(owner)
-        if beating.execute(_REAP, (self._server.lease,)).rowcount:
-            log.warn("Another process is silent, and its tasks go on elsewhere")
-            self.hint()
-
-    def _look(self, beating: "psycopg.Connection[Any]") -> None:
-        owner = self._database.owner
-        processes = beating.execute(_PROCESSES).fetchall()
-        due = beating.execute(_DUE, (self._kinds, self._now())).fetchall()
-        cancelled = beating.execute(_CANCELLED, (owner,)).fetchall()
-        (last,) = beating.execute(_SEQ).fetchone() or (0,)
+        with looking.transaction():
+            # Within the transaction, where no pooler changes the server under it.
+            looking.execute(f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}".encode())
+            processes = looking.execute(_PROCESSES).fetchall()
+            due = looking.execute(_DUE, (self._kinds, self._now())).fetchall()
+            cancelled = looking.execute(_CANCELLED, (owner,)).fetchall()
+            (last,) = looking.execute(_SEQ).fetchone() or (0,)
         self._seen(
             Seen(
                 frozenset(one for (one,) in processes),
+                polled,
                 frozenset(kind for (kind,) in due),
                 frozenset((task_id, attempt) for task_id, attempt in cancelled),
                 last,

@@ -5,10 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Select
 
-from asynctask import statements
-from asynctask.model import Task, crash, interrupt
+from asynctask import model, statements
+from asynctask.changes import listed
+from asynctask.model import FAILED, News, Task, crash, interrupt
 from asynctask.recorder import Suspect
-from asynctask.rows import task_of
+from asynctask.rows import changed_row, task_of
 
 
 def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> Iterator[Task]:
@@ -17,6 +18,17 @@ def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> 
         row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
         if row is not None:
             yield crash(task_of(row), now)
+
+
+def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news: list[News]) -> None:
+    """Charge the attempts with which other processes have gone on since; one too many ends its task."""
+    for suspect in suspects:
+        row = connection.execute(statements.BLAMED, suspect._asdict()).one_or_none()
+        if row is not None:
+            after = model.blame(task_of(row), now)
+            ended = after.status is FAILED
+            connection.execute(statements.CHANGE, changed_row(after, now, moved=ended))
+            news += [listed(after)] if ended else []
 
 
 def settled(

@@ -7,9 +7,10 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from asynctask.heart import Heart
 from asynctask.model import News, Task, Unavailable
 from asynctask.postgres import Postgres, Server
-from asynctask.pulse import Patience, Pulse, Seen
+from asynctask.pulse import Pulse, Seen
 
 log = Logger(namespace="asynctask.store")
 
@@ -17,7 +18,7 @@ COMMITS: Final = 200
 """Commits of others that are read at once."""
 
 COUNT_EVERY: Final = 30
-"""Looks between two counts of all tasks that have not ended, of which others accept and end some."""
+"""Polls between two counts of all tasks that have not ended, of which others accept and end some."""
 
 
 class Store(Protocol):
@@ -58,7 +59,6 @@ class Sharing:
         kinds: Sequence[str],
         now: Callable[[], float],
         from_thread: Callable[..., object],
-        began: Callable[[], float],
     ) -> None:
         self._store = store
         self._kinds = kinds
@@ -69,21 +69,17 @@ class Sharing:
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
         self._looks = 0
         self._stopped = False
-        self._patience = Patience(began, database.cut)
-        self._pulse = Pulse(
-            server,
-            database,
-            kinds,
-            now,
-            lambda seen: from_thread(self._look, seen),
-            lambda owner: from_thread(self._lost, owner),
+        database.lost = lambda owner: from_thread(self._lost, owner)
+        self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
+        self._heart = Heart(
+            server, database, lambda: from_thread(self._find_out), lambda: from_thread(self._pulse.hint)
         )
 
     def stop(self) -> None:
         """Look no more."""
         self._stopped = True
         self._pulse.stop()
-        self._patience.stop()
+        self._heart.stop()
 
     def committed(self, seq: int, news: Sequence[News]) -> None:
         """A commit of our own has changed tasks."""
@@ -103,12 +99,15 @@ class Sharing:
             self._store.orphaned()
         if due := self._kinds if gone else [kind for kind in self._kinds if kind in seen.due]:
             self._store.due(due)
+        if seen.polled:
+            # Once more: its attempt may only have begun since, or the task could not be read.
+            self._cancelled = frozenset()
         for task_id, attempt in seen.cancelled - self._cancelled:
             self._start(self._cancel(task_id, attempt))
         self._cancelled = seen.cancelled
         self._reach(seen.seq)
-        self._looks += 1
-        if self._looks % COUNT_EVERY == 0:
+        self._looks += seen.polled
+        if seen.polled and self._looks % COUNT_EVERY == 0:
             self._start(self._count())
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
@@ -145,9 +144,14 @@ class Sharing:
             self._reading = False
 
     def _lost(self, owner: str) -> None:
-        log.error("The other processes took this one for dead; its attempts are stopped", owner=owner)
-        self._store.lost()
-        self._start(self._register())
+        if not self._stopped:
+            log.error("The other processes took this one for dead; its attempts are stopped", owner=owner)
+            self._store.lost()
+
+    def _find_out(self) -> None:
+        """Let a transaction meet whatever the heart has met: it is what the store's health goes by."""
+        if not self._stopped:
+            self._start(self._register())
 
     async def _register(self) -> None:
         await self._store.register()

@@ -35,6 +35,9 @@ KEPT_CHANGES: Final = 1_000
 """Entries of a task's history that are kept, the first ones: a task that a broken machine restarts
 all day must not grow without bound."""
 
+SETTLED: Final = 100
+"""Tasks of processes that are gone that one transaction settles: a client's 503 waits for it."""
+
 _LISTED: Final = [
     column
     for column in task.c
@@ -45,6 +48,9 @@ _WAITING: Final = text("status IN ('accepted', 'retrying')")
 _RUNNING: Final = text("status = 'running'")
 
 GET: Final = select(*_WHOLE).where(task.c.task_id == bindparam("task_id"))
+
+GET_LOCKED: Final = GET.with_for_update()
+"""For a change that depends on what is read, where many processes change tasks."""
 
 PROBE: Final = text(
     "INSERT INTO meta (key, value) VALUES ('probe', :at) "
@@ -338,14 +344,30 @@ CUT_OFF_ABANDONED: Final = (
         _ownerless,
         or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
     )
+    .limit(SETTLED)
     .with_for_update(skip_locked=True, of=task)
 )
 """The same where many share a database: those of processes that are gone. Another process may have the
 kinds that this one has not."""
 
-SUSPECT: Final = select(*_WHOLE).where(
-    task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt")
+SUSPECT: Final = (
+    select(*_WHOLE)
+    .where(task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt"))
+    .with_for_update()
 )
+
+BLAMED: Final = (
+    select(*_WHOLE)
+    .where(
+        task.c.task_id == bindparam("task_id"),
+        or_(
+            and_(_RUNNING, task.c.attempt > bindparam("attempt")),
+            and_(text("status = 'retrying'"), task.c.attempt >= bindparam("attempt")),
+        ),
+    )
+    .with_for_update()
+)
+"""A task in whose attempt a process died, and with which others have gone on since."""
 
 
 def page(query: Query) -> Any:

@@ -1,7 +1,7 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict, replace
@@ -42,10 +42,11 @@ from asynctask.model import (
 )
 from asynctask.outbox import Outbox
 from asynctask.recorder import Suspect
-from asynctask.recovery import charged, running_of, settled
+from asynctask.recovery import blame, charged, running_of, settled
 from asynctask.rows import changed_row, claimed_row, new_row, task_of
 from asynctask.sqlite import BUSY, Place, StartError
-from asynctask.writer import TRY_AGAIN, Database, Writer
+from asynctask.works import Database
+from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server
@@ -120,7 +121,7 @@ class SqlStore:
                 self._database.prepare(connection)
                 upgrade(connection)
             with connection.begin():
-                self._database.register(connection)
+                self._database.start(connection)
                 failed = self._recover(connection, suspects, now)
                 self.outbox.open(connection)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
@@ -155,13 +156,7 @@ class SqlStore:
 
         assert isinstance(self._database, Postgres)
         self._sharing = Sharing(
-            self,
-            server,
-            self._database,
-            self._kinds,
-            self._now,
-            self._reactor.callFromThread,
-            lambda: self._writer.began,
+            self, server, self._database, self._kinds, self._now, self._reactor.callFromThread
         )
 
     def _settled(self, connection: Connection, now: float) -> Iterator[Task]:
@@ -169,7 +164,10 @@ class SqlStore:
 
     def _recover(self, connection: Connection, suspects: Iterable[Suspect], now: float) -> list[Task]:
         """Settle what an earlier process left running; the tasks that have failed for it."""
+        suspects = list(suspects)
         news: list[News] = []
+        if self._database.shared:
+            blame(connection, suspects, now, news)
         for tasks in (charged(connection, suspects, now), self._settled(connection, now)):
             self._database.end(connection, [End(task, now) for task in tasks], news)
         self._database.tell(connection, news, now)
@@ -192,7 +190,7 @@ class SqlStore:
 
     def register(self) -> Deferred[None]:
         """Be among the living processes again: the next transaction sees to it."""
-        return self._writer.call(lambda _db, _news: None)
+        return self._writer.call(_do_nothing)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""
@@ -254,7 +252,7 @@ class SqlStore:
                 self.waiting([*waiting, *starting])
             return failure
 
-        added = self._writer.call(run, _size(rows))
+        added = self._writer.call(run, _size(rows), f"key {key.key}")
         self.unfinished += len(rows)
         return added.addCallbacks(tell, undo)
 
@@ -296,7 +294,11 @@ class SqlStore:
                 self._let_go(claimed, now)
             return failure
 
-        done = self._writer.call(lambda db, news: self._claim(db, news, claimed, kind, limit, now, total))
+        def run(db: Connection, news: list[News]) -> Claim:
+            claimed.clear()
+            return self._claim(db, news, claimed, kind, limit, now, total)
+
+        done = self._writer.call(run, order=f"kind {kind}")
         return done.addCallbacks(begin, undo)
 
     def _claim(
@@ -315,22 +317,24 @@ class SqlStore:
                 return Claim([], more=False, next_due=None, orphans=True, full=True)
         given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         orphans = kind not in self._without_orphans
+        unsettled = False
         if orphans:
             if self._database.shared:
                 ends = [End(task, now) for task in self._settled(connection, now)]
                 self._database.end(connection, ends, news)
+                unsettled = len(ends) == statements.SETTLED
             left = connection.execute(self._database.orphans, {**given, "limit": limit})
             found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, left)]
             task_ids = wire.dump([task.task_id for task in found])
             rows = connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})
             claimed += map(task_of, rows)
             news += found
-            orphans = len(claimed) == limit
+            orphans = unsettled or len(claimed) == limit
         rows = connection.execute(statements.CLAIM_DUE, {**given, "limit": limit - len(claimed)})
         claimed += sorted(map(task_of, rows), key=lambda task: (task.run_at, task.task_id))
         news += map(listed, claimed)
         next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
-        return Claim(claimed, len(claimed) == limit, next_due, orphans)
+        return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans)
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
@@ -370,7 +374,7 @@ class SqlStore:
         """Read a task, decide, and write what was decided, in one transaction."""
 
         def run(db: Connection, news: list[News]) -> Decided:
-            before = _find(db, task_id)
+            before = _find(db, task_id, locked=True)
             if before is None:
                 return None
             try:
@@ -399,13 +403,13 @@ class SqlStore:
                 self.waiting([task])
             return self._with_progress(task)
 
-        return self._writer.call(run).addCallback(tell)
+        return self._writer.call(run, order=f"task {task_id}").addCallback(tell)
 
     def delete(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""
 
         def run(db: Connection, news: list[News]) -> Task | None:
-            task = _find(db, task_id)
+            task = _find(db, task_id, locked=True)
             if task is not None and task.status in ENDED:
                 db.execute(statements.DELETE, {"of_task": task_id})
                 news.append(Deleted(task_id, task.kind))
@@ -416,7 +420,7 @@ class SqlStore:
                 raise InvalidTransition(task.status)
             return task
 
-        return self._writer.call(run).addCallback(tell)
+        return self._writer.call(run, order=f"task {task_id}").addCallback(tell)
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         """See `IStore`."""
@@ -485,7 +489,8 @@ class SqlStore:
     def _read(self, read: Callable[[Connection], T]) -> Deferred[T]:
         if self._database.readers is None:
             return self._write(read)
-        return deferToThreadPool(self._reactor, self._database.readers, self._database.read, read)
+        readers = self._database.readers
+        return deferToThreadPool(self._reactor, readers, self._database.read, read, monotonic())
 
 
 def _database_of(place: "Place | Server", busy: float) -> Database:
@@ -526,6 +531,15 @@ def _size(rows: Iterable[tuple[Any, ...]]) -> int:
     return sum(BYTES_BESIDE + len(row[1]) + len(row[3]) for row in rows)
 
 
-def _find(connection: Connection, task_id: str) -> Task | None:
-    row = connection.execute(statements.GET, {"task_id": task_id}).one_or_none()
+def _do_nothing(_connection: Connection, _news: list[News]) -> None:
+    """A transaction that only shows that it can be made."""
+
+
+def _find(connection: Connection, task_id: str, *, locked: bool = False) -> Task | None:
+    """Read a task.
+
+    :param locked: so that no other process changes it before this transaction ends.
+    """
+    statement = statements.GET_LOCKED if locked else statements.GET
+    row = connection.execute(statement, {"task_id": task_id}).one_or_none()
     return None if row is None else task_of(row)

@@ -7,22 +7,33 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
+from math import inf
 from time import monotonic, time
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from asynctask import changes, statements
 from asynctask.batches import End
-from asynctask.model import Deleted, News, OutcomeUnknown, Problem, Status, Task, Unavailable
+from asynctask.model import (
+    RUNNING,
+    Deleted,
+    News,
+    OutcomeUnknown,
+    Problem,
+    Status,
+    Task,
+    Unavailable,
+    interrupt,
+)
 from asynctask.wire import dump
+from asynctask.works import NOTHING, Add, Call, Committed, Database, Row, Save, Work
 
 log = Logger(namespace="asynctask.store")
 
@@ -45,6 +56,19 @@ TRY_AGAIN: Final = 0.5
 LOOK_AT_LOG: Final = 1.0
 """Seconds between two looks at the size of the write-ahead log."""
 
+LATE: Final = 0.8
+"""Seconds that somebody may have waited for a shared database until a transaction takes his work: later it
+is refused, while there is time for an answer."""
+
+REPEATS: Final = 3
+"""Times that a transaction is begun again which met another process's."""
+
+COLLISIONS: Final = ("40001", "40P01")
+"""What tells so: a serialization failure, a deadlock (the SQLSTATEs of PostgreSQL, appendix A)."""
+
+MAX_KEPT: Final = 256 * 1024 * 1024
+"""Bytes of results that may wait while the database fails; the tasks of others are run again."""
+
 OWN_FAULT: Final = (IntegrityError, DataError, InterfaceError, ProgrammingError)
 """Errors of the database that one row is to blame for."""
 
@@ -52,106 +76,7 @@ CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try 
 MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
-Row = tuple[Any, ...]
 T = TypeVar("T")
-
-
-class Add(Struct, gc=False):
-    """New tasks, all or none.
-
-    :ivar news: what is told of them.
-    """
-
-    rows: list[Row]
-    news: list[News]
-    size: int
-    done: Deferred[None]
-
-
-class Save(Struct, gc=False):
-    """How an attempt ended; answered with the status that it left, None if it was given up before."""
-
-    end: End
-    done: Deferred[Status | None]
-
-
-class Call(Struct, gc=False):
-    """Anything else to be done in a transaction; answered with what it returns.
-
-    :ivar run: is given a list too, for what it has to tell.
-    """
-
-    run: Callable[[Connection, list[News]], Any]
-    done: Deferred[Any]
-
-
-Work = Add | Save | Call
-
-
-class Committed(Struct, gc=False):
-    """What a transaction has to tell, and its number among all of them."""
-
-    seq: int
-    news: list[News]
-
-
-NOTHING: Final = Committed(0, [])
-
-
-class Database(Protocol):
-    """A database under the store.
-
-    :ivar owner: this process, as the rows of its tasks name it.
-    :ivar shared: whether other processes may use it too.
-    :ivar orphans: the statement that finds tasks of processes that are gone.
-    :ivar cut_off: the statement that finds running tasks that nobody is to run again.
-    :ivar readers: the threads that read; None where only the writer can.
-    """
-
-    owner: str
-    shared: bool
-    orphans: Any
-    cut_off: Any
-    readers: ThreadPool | None
-
-    def open(self) -> None:
-        """Take what is this process's alone."""
-
-    def close(self) -> None:
-        """Give it back."""
-
-    def prepare(self, connection: Connection) -> None:
-        """Before the schema is brought up, in its transaction."""
-
-    def register(self, connection: Connection) -> None:
-        """Let other processes know of this one."""
-
-    def start_reading(self) -> None:
-        """Start the threads that read."""
-
-    def stop_reading(self) -> None:
-        """Wait for reads under way, and close."""
-
-    def read(self, run: Callable[[Connection], T]) -> T:
-        """Read, in a thread that reads; `Unavailable` if that fails."""
-
-    def connect(self) -> Connection:
-        """Open a connection that writes."""
-
-    def add(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Insert new tasks."""
-
-    def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
-        """Write how attempts ended: the status of each task, None for one that was given up before."""
-
-    def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """Keep what the transaction changes for those who follow, and tell its number."""
-
-    def roll_back(self, connection: Connection) -> None:
-        """Undo whatever transaction is open."""
-
-    def keep_log_short(self, connection: Connection) -> None:
-        """Shorten the write-ahead log where it has become too long."""
 
 
 class Writer:
@@ -165,7 +90,6 @@ class Writer:
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
-    :ivar began: when the transaction under way began, by the monotonic clock; 0 for none.
     """
 
     def __init__(
@@ -180,9 +104,8 @@ class Writer:
         now: Callable[[], float] = time,
     ) -> None:
         self.healthy = True
-        self.began = 0.0
         self._seq = seq
-        self._try_again = try_again
+        self._pause = self._try_again = try_again
         self._stored = stored
         self._published = published
         self._now = now
@@ -191,8 +114,9 @@ class Writer:
         self._from_thread = from_thread
         self._asked: deque[Add | Call] = deque()
         self._saves: deque[Save] = deque()
-        self._wakeup = threading.Condition()
+        self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
         self._bytes = 0
+        self._kept = 0
         self._adds_alone = False
         self._closing = False
         self._stage = ""
@@ -212,25 +136,34 @@ class Writer:
         if not self.healthy or self._bytes + size > MAX_WAITING:
             raise Unavailable(CANNOT_STORE)
         done: Deferred[None] = Deferred()
-        self._put(Add(rows, news, size, done), size)
+        self._put(Add(rows, news, size, done, monotonic()), size)
         return done
 
     def save(self, task: Task, at: float) -> Deferred[Status | None]:
-        """Write how an attempt ended, sooner or later; there is always room for it."""
+        """Write how an attempt ended, sooner or later; there is always room for it.
+
+        Where there is no room for its result, the task is to run again.
+        """
         done: Deferred[Status | None] = Deferred()
+        if task.result is not None and self._kept + len(task.result) > MAX_KEPT:
+            log.warn("Too many results wait for the store; a task is to run again", task_id=task.task_id)
+            task = interrupt(replace(task, status=RUNNING, result=None, finished_at=None), at)
         self._put(Save(End(task, at), done))
         return done
 
-    def call(self, run: Callable[[Connection, list[News]], T], size: int = 0) -> Deferred[T]:
+    def call(
+        self, run: Callable[[Connection, list[News]], T], size: int = 0, order: str = ""
+    ) -> Deferred[T]:
         """Do something else in the next transaction.
 
         :param size: about how many bytes it adds.
+        :param order: what it locks.
         :raises Unavailable: the store fails, or too much waits already.
         """
         if not self.healthy or (size and self._bytes + size > MAX_WAITING):
             raise Unavailable(NO_ANSWER)
         done: Deferred[T] = Deferred()
-        self._put(Call(run, done), size)
+        self._put(Call(run, order, done, monotonic()), size)
         return done
 
     def close(self) -> Deferred[None]:
@@ -244,6 +177,7 @@ class Writer:
         with self._wakeup:
             if isinstance(work, Save):
                 self._saves.append(work)
+                self._kept += len(work.end.task.result or "")
             else:
                 self._asked.append(work)
             self._bytes += size
@@ -259,12 +193,19 @@ class Writer:
                 self._asked = deque(work for work in self._asked if not isinstance(work, Add))
                 self._bytes -= sum(work.size for work in adds)
                 return [*adds]
-            batch: list[Work] = [*self._asked]
+            batch: list[Work] = self._take_asked()
+            room = FEWEST if batch else BATCH
+            saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
+            self._kept -= sum(len(save.end.task.result or "") for save in saves)
+        return batch + saves
+
+    def _take_asked(self) -> list[Work]:
+        """All that somebody waits for."""
+        with self._wakeup:
+            asked: list[Work] = [*self._asked]
             self._asked.clear()
             self._bytes = 0
-            room = FEWEST if batch else BATCH
-            batch += [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
-        return batch
+        return asked
 
     def _waits(self) -> bool:
         return bool(self._asked or self._saves)
@@ -272,10 +213,12 @@ class Writer:
     def _run(self) -> None:
         while self._wait():
             if self.healthy or self._recovers():
-                self._write(self._take())
+                self._write(self._in_time(self._take()))
+                self._database.waiting_since(0.0)
         if not self.healthy and self._recovers():
             while self.healthy and self._waits():
                 self._write(self._take())
+                self._database.waiting_since(0.0)
         self._disconnect()
         self._from_thread(self._closed.callback, None)
 
@@ -285,16 +228,28 @@ class Writer:
             if self.healthy:
                 self._wakeup.wait_for(lambda: self._waits() or self._closing)
                 return self._waits() or not self._closing
-            self._wakeup.wait_for(lambda: self._closing, self._try_again)
+            self._wakeup.wait_for(lambda: self._closing, self._pause)
+            self._pause = self._try_again
             return not self._closing
 
-    def _write(self, batch: list[Work]) -> None:
-        began = self.began = monotonic()
+    def _in_time(self, batch: list[Work]) -> list[Work]:
+        """Refuse those who have waited for too long already: their answer would come too late."""
+        latest = monotonic() - LATE
+        if self._database.shared and any(_since(work) < latest for work in batch):
+            self._refuse([work for work in batch if _since(work) < latest], unknown=False)
+            batch = [work for work in batch if _since(work) >= latest]
+        return batch
+
+    def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
+        began = monotonic()
+        self._database.waiting_since(min([began, *map(_since, batch)]))
         try:
             results, committed = self._transact(batch)
         except Exception as error:
             self._roll_back()
-            if isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
+            if repeats and getattr(getattr(error, "orig", None), "sqlstate", None) in COLLISIONS:
+                self._write(batch, repeats - 1)
+            elif isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
                 self._failed(batch, error)
             elif len(batch) > 1:
                 self._one_by_one(batch)
@@ -325,20 +280,14 @@ class Writer:
         news = [one for work in batch if isinstance(work, Add) for one in work.news]
         saves = [work.end for work in batch if isinstance(work, Save)]
         ends = iter(self._database.end(connection, saves, news))
-        results = [self._result(work, ends, connection, news) for work in batch]
+        calls = [work for work in batch if isinstance(work, Call)]
+        done = {id(call): call.run(connection, news) for call in sorted(calls, key=_order)}
+        results = [next(ends) if isinstance(work, Save) else done.get(id(work)) for work in batch]
         seq = self._database.tell(connection, news, self._now())
         self._stage = "commit"
-        connection.commit()
-        self.began = 0.0
+        self._database.commit(connection)
         self._seq = seq or self._seq
         return results, Committed(seq, news)
-
-    def _result(
-        self, work: Work, ends: Iterator[Status | None], connection: Connection, news: list[News]
-    ) -> Any:
-        if isinstance(work, Save):
-            return next(ends)
-        return work.run(connection, news) if isinstance(work, Call) else None
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
@@ -348,7 +297,9 @@ class Writer:
             # What came back after all is no longer ours to remove: others may run it already.
             self._disconnect()
             self.healthy = False
+            self._pause = 0.0
             self._refuse(batch, unknown=at_commit)
+            self._refuse(self._take_asked(), unknown=False)
             return
         if at_commit:
             adds = [work for work in batch if isinstance(work, Add)]
@@ -370,8 +321,8 @@ class Writer:
                 back = connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
                 news += [Deleted(row.task_id, row.kind) for row in back]
             seq = self._database.tell(connection, news, self._now())
-            connection.execute(statements.PROBE, {"at": str(monotonic())})
-            connection.commit()
+            self._database.probe(connection)
+            self._database.commit(connection)
         except Exception:
             self._roll_back()
             return False
@@ -393,12 +344,16 @@ class Writer:
 
     def _recovers(self) -> bool:
         """Try to reach the failed database again; whoever asked meanwhile is refused."""
-        self._refuse(self._take(), unknown=False)
+        self._refuse(self._take_asked(), unknown=False)
+        self._database.waiting_since(monotonic())
         try:
             self._connection = self._database.connect()
         except DBAPIError:
+            self._database.waiting_since(0.0)
             return False
+        self._database.waiting_since(monotonic())
         self.healthy = self._probe()
+        self._database.waiting_since(0.0)
         if self.healthy:
             log.info("Store works again")
         else:
@@ -413,6 +368,7 @@ class Writer:
             work.end = work.end._replace(again=True)
         with self._wakeup:
             self._saves.extendleft(reversed(saves))
+            self._kept += sum(len(save.end.task.result or "") for save in saves)
         refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
         if refused:
             self._answer(refused, NOTHING)
@@ -422,7 +378,6 @@ class Writer:
         return self._connection
 
     def _roll_back(self) -> None:
-        self.began = 0.0
         try:
             self._database.roll_back(self._connected())
         except Exception as error:
@@ -456,3 +411,12 @@ class Writer:
             work.done.callback(result)
         if rest := answers[ANSWERS:]:
             self._from_thread(self._fire, rest, NOTHING)
+
+
+def _since(work: Work) -> float:
+    """Since when somebody waits for it: for the end of an attempt nobody does."""
+    return inf if isinstance(work, Save) else work.at
+
+
+def _order(call: Call) -> str:
+    return call.order

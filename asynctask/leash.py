@@ -1,0 +1,100 @@
+"""Connections on a leash: what takes too long is cut off, since only statements end by themselves.
+
+No COMMIT does, nor does the silence of a server that hangs.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any, Final
+
+import psycopg
+from twisted.logger import Logger
+
+log = Logger(namespace="asynctask.store")
+
+LONGEST: Final = 1.7
+"""Seconds that somebody waits for a connection: a client has its 503 within 2."""
+
+LOOK: Final = 0.1
+"""Seconds between two looks at what is under way."""
+
+
+class Leash:
+    """Holds one connection after the other, and cuts the one at hand off when somebody has waited too long.
+
+    :ivar since: since when that somebody waits, by the monotonic clock; 0 for nobody.
+    """
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self._wire: socket.socket | None = None
+        self._is_cut = False
+
+    def hold(self, connection: "psycopg.Connection[Any]") -> None:
+        """Cut this connection off from now on."""
+        self.let_go()
+        self._is_cut = False
+        # A descriptor of our own, since the number of the other may mean another socket at any time.
+        self._wire = socket.socket(fileno=os.dup(connection.fileno()))
+
+    def let_go(self) -> None:
+        """The connection is closed."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    @contextmanager
+    def waiting(self, since: float | None = None) -> Iterator[None]:
+        """Somebody waits for what is done here."""
+        self.since = monotonic() if since is None else since
+        try:
+            yield
+        finally:
+            self.since = 0.0
+
+    def look(self, now: float) -> None:
+        """Cut the connection off, from another thread, if it is time."""
+        since, wire = self.since, self._wire
+        if since and wire is not None and not self._is_cut and now - since > LONGEST:
+            self._is_cut = True
+            log.warn("Store takes too long, and was cut off", seconds=round(now - since, 1))
+            with suppress(OSError):  # it was closed just now
+                wire.shutdown(socket.SHUT_RDWR)
+
+
+class Keeper:
+    """Looks after leashes, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._leashes: list[Leash] = []
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def leash(self) -> Leash:
+        """A new one."""
+        leash = Leash()
+        self._leashes.append(leash)
+        return leash
+
+    def start(self) -> None:
+        """Cut off from now on."""
+        self._thread = threading.Thread(target=self._run, name="asynctask-leash", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Cut off no more."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+        for leash in self._leashes:
+            leash.let_go()
+
+    def _run(self) -> None:
+        while not self._end.wait(LOOK):
+            now = monotonic()
+            for leash in list(self._leashes):
+                leash.look(now)

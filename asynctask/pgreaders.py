@@ -1,0 +1,121 @@
+"""The threads that read from PostgreSQL, each on a connection of its own."""
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from twisted.python.threadpool import ThreadPool
+
+from asynctask.leash import LONGEST, Keeper, Leash
+from asynctask.model import Unavailable
+
+READERS: Final = 4
+"""Threads that read."""
+
+TRY_AGAIN: Final = 0.5
+"""Seconds until a database that could not be reached is tried again by those who read."""
+
+NO_ANSWER: Final = "The store does not answer now; try again later"
+
+T = TypeVar("T")
+
+
+class Reader(threading.local):
+    """What a thread reads with."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.leash = keeper.leash()
+        self.connection: Connection | None = None
+
+
+class Readers:
+    """Reads, so that nobody waits longer than a leash is.
+
+    :param connect: opens a connection, and puts it on a leash.
+    :param begin: begins a transaction that reads.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        connect: "Callable[[Leash], psycopg.Connection[Any]]",
+        begin: Callable[[Connection], None],
+    ) -> None:
+        self.threads = ThreadPool(0, READERS, "asynctask-reader")
+        self._mine = Reader(keeper)
+        self._engine: Engine = create_engine(
+            "postgresql+psycopg://", creator=lambda: connect(self._mine.leash), poolclass=NullPool
+        )
+        event.listen(self._engine, "begin", begin)
+        self._opened: list[Connection] = []
+        self._unreachable_until = 0.0
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.threads.start()
+
+    def stop(self) -> None:
+        """Wait for reads under way, and close."""
+        self.threads.stop()
+        for connection in self._opened:
+            connection.close()
+
+    def read(self, run: Callable[[Connection], T], since: float) -> T:
+        """Read; all is fetched when ``run`` returns.
+
+        :param since: when it was asked for, by the monotonic clock.
+        :raises Unavailable: the database cannot be read, or not in time.
+        """
+        now = monotonic()
+        if now - since > LONGEST or now < self._unreachable_until:
+            raise Unavailable(NO_ANSWER)
+        try:
+            with self._mine.leash.waiting(since):
+                return self._read(run)
+        except DBAPIError:
+            raise Unavailable(NO_ANSWER) from None
+
+    def _read(self, run: Callable[[Connection], T]) -> T:
+        """Read; once more on a new connection where the kept one was lost meanwhile."""
+        kept = self._mine.connection
+        if kept is not None:
+            try:
+                return self._run(kept, run)
+            except DBAPIError as error:
+                self._close(kept)
+                if not error.connection_invalidated:
+                    raise
+        opened = self._open()
+        try:
+            return self._run(opened, run)
+        except DBAPIError:
+            self._close(opened)
+            raise
+
+    def _run(self, connection: Connection, run: Callable[[Connection], T]) -> T:
+        with connection.begin() as transaction:
+            found = run(connection)
+            transaction.rollback()
+        return found
+
+    def _open(self) -> Connection:
+        try:
+            connection = self._engine.connect()
+        except DBAPIError:
+            self._unreachable_until = monotonic() + TRY_AGAIN
+            raise
+        self._mine.connection = connection
+        self._opened.append(connection)
+        return connection
+
+    def _close(self, connection: Connection) -> None:
+        self._mine.connection = None
+        self._opened.remove(connection)
+        self._mine.leash.let_go()
+        connection.invalidate()
+        connection.close()

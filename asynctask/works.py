@@ -1,0 +1,128 @@
+"""What the writer is asked to do, and what it needs of a database."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.python.threadpool import ThreadPool
+
+from asynctask.batches import End
+from asynctask.model import News, Status
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class Add(Struct, gc=False):
+    """New tasks, all or none.
+
+    :ivar news: what is told of them.
+    :ivar at: when that was asked for, by the monotonic clock.
+    """
+
+    rows: list[Row]
+    news: list[News]
+    size: int
+    done: Deferred[None]
+    at: float
+
+
+class Save(Struct, gc=False):
+    """How an attempt ended; answered with the status that it left, None if it was given up before."""
+
+    end: End
+    done: Deferred[Status | None]
+
+
+class Call(Struct, gc=False):
+    """Anything else to be done in a transaction; answered with what it returns.
+
+    :ivar run: is given a list too, for what it has to tell; it may be run again, after a transaction that
+        was rolled back.
+    :ivar order: what it locks; all processes lock in this order, or they would wait for each other.
+    """
+
+    run: Callable[[Connection, list[News]], Any]
+    order: str
+    done: Deferred[Any]
+    at: float
+
+
+Work = Add | Save | Call
+
+
+class Committed(Struct, gc=False):
+    """What a transaction has to tell, and its number among all of them."""
+
+    seq: int
+    news: list[News]
+
+
+NOTHING: Final = Committed(0, [])
+
+
+class Database(Protocol):
+    """A database under the store.
+
+    :ivar owner: this process, as the rows of its tasks name it.
+    :ivar shared: whether other processes may use it too.
+    :ivar orphans: the statement that finds tasks of processes that are gone.
+    :ivar cut_off: the statement that finds running tasks that nobody is to run again.
+    :ivar readers: the threads that read; None where only the writer can.
+    """
+
+    owner: str
+    shared: bool
+    orphans: Any
+    cut_off: Any
+    readers: ThreadPool | None
+
+    def open(self) -> None:
+        """Take what is this process's alone."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+    def prepare(self, connection: Connection) -> None:
+        """Before the schema is brought up, in its transaction."""
+
+    def start(self, connection: Connection) -> None:
+        """Let other processes know of this one, in the transaction of its start."""
+
+    def start_reading(self) -> None:
+        """Start the threads that read."""
+
+    def stop_reading(self) -> None:
+        """Wait for reads under way, and close."""
+
+    def read(self, run: Callable[[Connection], T], since: float) -> T:
+        """Read, in a thread that reads; `Unavailable` if that fails, or would take too long since then."""
+
+    def connect(self) -> Connection:
+        """Open a connection that writes."""
+
+    def add(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Insert new tasks."""
+
+    def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
+        """Write how attempts ended: the status of each task, None for one that was given up before."""
+
+    def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
+        """Keep what the transaction changes for those who follow, and tell its number."""
+
+    def waiting_since(self, since: float) -> None:
+        """Somebody waits for what is written since then, by the monotonic clock; 0 for nobody."""
+
+    def commit(self, connection: Connection) -> None:
+        """Commit."""
+
+    def probe(self, connection: Connection) -> None:
+        """Write something small, wherever it shows that tasks can be written."""
+
+    def roll_back(self, connection: Connection) -> None:
+        """Undo whatever transaction is open."""
+
+    def keep_log_short(self, connection: Connection) -> None:
+        """Shorten the write-ahead log where it has become too long."""
