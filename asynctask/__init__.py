@@ -5,8 +5,10 @@ The way of a task, and the module for each part of it; imports go only downwards
 =============  =========================================================================
 service        the one place where everything is put together, started and ended
 options        what the command takes
+command        its log, its signals, its last words
 pidfile        a PID file that a crash left behind
 listening      where it listens
+supervisor     many processes as one: each is a ``member``, and ``ties`` are what they say
 storeurl       which database a URL names
 api            the routes: parses, calls, renders
 description    the calls, described for programs (``components``, ``schemas``)
@@ -27,7 +29,8 @@ places         where an attempt runs: ``steps`` on the reactor, ``threads``, the
 callbacks      tells how tasks ended: ``lanes`` say whose turn it is, ``deliveries`` what an
                answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
                allowed and that ``names`` have
-metrics        what happens in numbers, for Prometheus (``tallies``)
+metrics        what happens in numbers (``tallies``), for Prometheus; ``numbers`` of many
+               processes as one's
 seats          the free seats; where ``api`` and ``runner`` meet
 feed           who waits for which change, or follows all; ``followers`` are those over HTTP
 sse            events as they are sent

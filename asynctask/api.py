@@ -381,7 +381,7 @@ class Api:
     async def metrics(self, request: Request) -> bytes:
         """Tell the numbers, to Prometheus."""
         openmetrics = headers.wants_openmetrics(fields(request, "accept"))
-        body, content_type = self._metrics.exposition(openmetrics=openmetrics)
+        body, content_type = await self._metrics.exposition(openmetrics=openmetrics)
         return answer(request, 200, body, {"Vary": "Accept"}, content_type)
 
     @app.handle_errors(Problem)

@@ -6,8 +6,10 @@ import os
 import socket
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactor
@@ -17,16 +19,36 @@ from asynctask.sqlite import StartError
 INSECURE: Final = "{} can be reached from other machines, by everybody; if that is meant, add --insecure"
 
 
+UNSHARED: Final = "--processes needs a TCP port, which --listen {} is not"
+
+
+class Shared(Struct, frozen=True):
+    """What many processes listen on together.
+
+    :ivar port: each opens this TCP port, and the kernel deals connections out (SO_REUSEPORT).
+    :ivar descriptor: or each accepts from this open socket that it was handed, of this address family.
+    """
+
+    port: int = 0
+    descriptor: int | None = None
+    family: int = socket.AF_INET
+
+
 def describe(port: int, listen: str | None) -> str:
     """The endpoint that the options ask for, as a string."""
     return listen or f"tcp:{port}:interface=127.0.0.1"
 
 
-def endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IStreamServerEndpoint:
     """The endpoint that a string describes.
 
+    :param shared: how this process listens on it together with others.
     :raises StartError: it describes none.
     """
+    if shared is not None:
+        if shared.descriptor is not None:
+            return AdoptedStreamServerEndpoint(reactor, shared.descriptor, shared.family)
+        reactor = _Sharing(reactor, shared.port)
     try:
         found: IStreamServerEndpoint = serverFromString(reactor, description)
         return found
@@ -34,25 +56,35 @@ def endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
 
 
-def check(description: str, *, insecure: bool) -> None:
+def check(description: str, *, insecure: bool, shared: bool = False) -> None:
     """Look whether it could be listened on now, and leave everything as it is.
 
+    :param shared: whether many processes are to listen on it.
     :raises StartError: it could not, or it may not.
     """
     recorder = MemoryReactor()
     asked = endpoint(recorder, description)
     if isinstance(asked, AdoptedStreamServerEndpoint):
+        if shared and asked.addressFamily not in (socket.AF_INET, socket.AF_INET6):
+            raise StartError(UNSHARED.format(description))
         return
     try:
         asked.listen(Factory())
     except Exception as error:
         raise StartError(f"--listen {description} cannot be used ({error})") from None
-    for number, *_, interface in [(port, interface) for port, _, _, interface in recorder.tcpServers] + [
-        (port, interface) for port, _, _, _, interface in recorder.sslServers
-    ]:
+    ports = _tcp_ports(recorder)
+    if shared and (len(ports) != 1 or recorder.unixServers):
+        raise StartError(UNSHARED.format(description))
+    for number, interface in ports:
         _check_tcp(number, interface, insecure=insecure)
     for path, *_ in recorder.unixServers:
         _check_unix(os.fspath(path))
+
+
+def _tcp_ports(recorder: MemoryReactor) -> list[tuple[int, str]]:
+    """The ports that an endpoint has opened, and their interfaces."""
+    plain = [(port, interface) for port, _, _, interface in recorder.tcpServers]
+    return plain + [(port, interface) for port, _, _, _, interface in recorder.sslServers]
 
 
 def _check_tcp(port: int, interface: str, *, insecure: bool) -> None:
@@ -69,6 +101,71 @@ def _check_tcp(port: int, interface: str, *, insecure: bool) -> None:
             raise StartError(f"{where} does not exist; ports go up to 65535") from None
         except OSError as error:
             raise _cannot_listen(where, error) from None
+
+
+def reserve(description: str) -> tuple[Shared, socket.socket | None]:
+    """Take the TCP port that processes will listen on together, without listening on it; after `check`.
+
+    :returns: what they need to know, and the socket that holds the port, which is to be kept.
+    :raises StartError: it cannot be had.
+    """
+    recorder = MemoryReactor()
+    asked = endpoint(recorder, description)
+    if isinstance(asked, AdoptedStreamServerEndpoint):
+        return Shared(descriptor=asked.fileno, family=asked.addressFamily), None
+    asked.listen(Factory())
+    [(port, interface)] = _tcp_ports(recorder)
+    try:
+        held = _bind(port, interface)
+    except OSError as error:
+        raise _cannot_listen(f"Port {port} on {interface or 'all interfaces'}", error) from None
+    return Shared(held.getsockname()[1]), held
+
+
+def _bind(port: int, interface: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+    bound = socket.socket(family)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((interface, port))
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+class _Sharing:
+    """A reactor whose TCP port is that of other processes too.
+
+    :param port: opened instead of the one that an endpoint asks for.
+    """
+
+    def __init__(self, reactor: Any, port: int) -> None:
+        self._reactor = reactor
+        self._port = port
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, _port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """See `twisted.internet.interfaces.IReactorTCP`."""
+        try:
+            with _bind(self._port, interface) as bound:
+                bound.listen(backlog)
+                return self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory)
+        except OSError as error:
+            raise CannotListenError(interface, self._port, error) from None
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> Any:
+        """See `twisted.internet.interfaces.IReactorSSL`."""
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
+        encrypted = TLSMemoryBIOFactory(contextFactory, False, factory)
+        return self.listenTCP(port, encrypted, backlog, interface)
 
 
 def _cannot_listen(where: str, error: OSError) -> StartError:

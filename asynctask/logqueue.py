@@ -67,6 +67,7 @@ class LogQueue:
     :param write: takes lines; raises OSError where it cannot.
     :param render: makes a line, without its end.
     :param patience: seconds at the end, after which a reader who does not read is not waited for.
+    :param pause: seconds that lines wait for more.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class LogQueue:
         write: Callable[[bytes], object],
         render: Callable[[LogEvent], str],
         patience: float = LAST_WORDS,
+        pause: float = PAUSE,
     ) -> None:
         self._write = write
         self._render = render
         self._patience = patience
+        self._pause = pause
         self._waiting: deque[LogEvent | str] = deque()
         self._characters = 0
         self._lost = 0
@@ -100,6 +103,11 @@ class LogQueue:
             self._lose(1)
         if not self._wake.is_set():
             self._wake.set()
+
+    def pass_on(self, lines: str) -> None:
+        """Write lines that another process has made, without the end of the last one."""
+        self._take(lines)
+        self._wake.set()
 
     def start(self) -> None:
         """From now on keep lines for a moment."""
@@ -133,7 +141,7 @@ class LogQueue:
         """What the thread does."""
         while not self._end.is_set():
             self._wake.wait()
-            self._end.wait(PAUSE)
+            self._end.wait(self._pause)
             self._wake.clear()
             while self._waiting:
                 with self._writing:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, TextIO
 
@@ -109,7 +110,12 @@ def json_line(event: LogEvent) -> str:
 _to_json: Final = json.JSONEncoder(default=str).encode
 """Made once: `json.dumps` would make one for each line."""
 
-RENDERERS: Final = {"text": text_line, "json": json_line}
+RENDERERS: Final[dict[str, Callable[[LogEvent], str]]] = {"text": text_line, "json": json_line}
+
+
+def with_field(render: Callable[[LogEvent], str], name: str, value: object) -> Callable[[LogEvent], str]:
+    """The same with a field more in each line."""
+    return lambda event: render({**event, name: value})
 
 
 def _message(event: LogEvent) -> str:

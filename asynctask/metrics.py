@@ -12,11 +12,14 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client import generate_latest as prometheus_text
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
+from twisted.internet.defer import Deferred
 
 from asynctask import __version__
 from asynctask.model import ACCEPTED, CANCELLED, COMPLETED, FAILED, Status
+from asynctask.numbers import Families, Family, Sample
 from asynctask.tallies import Counter, Histogram
 
 OTHER: Final = "other"
@@ -70,7 +73,10 @@ class Metrics:
 
     :param kinds: names of the kinds that have labels of their own.
     :ivar longest_step: seconds of the longest step of a handler on the reactor since the start.
+    :ivar everyone: asks for the numbers of all processes; None where this one is alone.
     """
+
+    everyone: Callable[[], Deferred[Families]] | None = None
 
     def __init__(self, kinds: Collection[str] = ()) -> None:
         self.longest_step = 0.0
@@ -191,11 +197,26 @@ class Metrics:
         counted[0]()
         counted[1](max(0.0, seconds))
 
-    def exposition(self, *, openmetrics: bool) -> tuple[bytes, str]:
+    def families(self) -> list[Family]:
+        """The numbers of this process."""
+        return [
+            Family(
+                metric.name,
+                metric.type,
+                metric.documentation,
+                [Sample(one.name, one.labels, float(one.value)) for one in metric.samples],
+            )
+            for metric in self._registry.collect()
+        ]
+
+    async def exposition(self, *, openmetrics: bool) -> tuple[bytes, str]:
         """All numbers as text, and its media type."""
+        shown: CollectorRegistry | _Together = self._registry
+        if self.everyone is not None:
+            shown = _Together(await self.everyone())
         if openmetrics:
-            return openmetrics_text(self._registry), OPENMETRICS_TYPE
-        return prometheus_text(self._registry), TEXT_TYPE
+            return openmetrics_text(shown), OPENMETRICS_TYPE
+        return prometheus_text(shown), TEXT_TYPE
 
     def _count_tasks(self, kinds: Collection[str]) -> None:
         accepted = self._counter("tasks_accepted", "Tasks accepted, anew by a retry too.", ("kind",))
@@ -244,3 +265,17 @@ class Metrics:
         self, name: str, text: str, labels: Iterable[str] = (), buckets: tuple[float, ...] = SHORT
     ) -> Histogram:
         return Histogram(f"asynctask_{name}_seconds", text, labels, buckets, self._registry)
+
+
+class _Together:
+    """The numbers of many processes."""
+
+    def __init__(self, families: Families) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.text, family.kind)
+            for one in family.samples:
+                metric.add_sample(one.name, one.labels, one.value)
+            yield metric

@@ -31,6 +31,7 @@ PARAMETERS: Final = (
         "?synchronous=full, normal or off says what a commit waits for; or postgresql://…, for any number "
         "of processes on many machines",
     ),
+    ("processes", None, 1, "processes on one port, each with the --concurrency (PostgreSQL only)"),
     ("lease", None, 15, "seconds after which a silent process is taken for dead (PostgreSQL only)"),
     ("notify-store", None, None, "a direct URL for LISTEN where a pooler stands before --store"),
     ("max-waiting", None, 10_000_000, "tasks that may be there without having ended; above that, 503"),
@@ -50,6 +51,7 @@ PARAMETERS: Final = (
 FLAGS: Final = (
     ("insecure", None, "listen beyond loopback, where everybody who can connect may use it"),
     ("access-log", None, "write a line a request into the log"),
+    ("no-http", None, "listen nowhere: a pure worker"),
 )
 
 HIGHEST_PORT: Final = 65_535
@@ -71,7 +73,11 @@ class Options(usage.Options):
 
     Each has a variable, such as ASYNCTASK_PORT for --port; the command line overrides it. The
     variables of repeatable options have commas between their values.
+
+    :ivar given: the arguments.
     """
+
+    given: list[str]
 
     synopsis = "[options]"
     longdesc = (
@@ -91,7 +97,7 @@ class Options(usage.Options):
         self["callbacks-to"] = []
         self["concurrency"] = SEATS
         self["threads"] = THREADS
-        self["processes"] = len(os.sched_getaffinity(0))
+        self["spawned"] = None
         self._environment = environment
 
     def opt_host(self, name: str) -> None:
@@ -109,7 +115,7 @@ class Options(usage.Options):
 
     def opt_concurrency(self, value: str) -> None:
         """attempts at once: N on the reactor (1000000; 0 only accepts, everywhere), threads=N (32),
-        processes=N (the CPUs); repeatable"""
+        processes=N (the CPUs, shared by --processes); repeatable"""
         place, separator, number = value.rpartition("=")
         highest = {"": MOST_SEATS, "threads": MOST_THREADS, "processes": MOST_PROCESSES}
         if bool(separator) != bool(place) or place not in highest:
@@ -118,14 +124,14 @@ class Options(usage.Options):
             raise usage.UsageError(
                 f"--concurrency takes a whole number from 0 to {highest[place]}, not '{number}'"
             )
-        self[place or "concurrency"] = int(number)
+        self[{"": "concurrency", "processes": "spawned"}.get(place, place)] = int(number)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read variables, then the command line.
 
         :raises SystemExit: with one sentence.
         """
-        given = sys.argv[1:] if options is None else list(options)
+        given = self.given = sys.argv[1:] if options is None else list(options)
         try:
             super().parseOptions([*self._from_environment(), *given])
         except usage.UsageError as error:
@@ -141,8 +147,13 @@ class Options(usage.Options):
         self["lease"] = self._number("lease", float, 1, LONGEST_LEASE)
         self["max-waiting"] = self._number("max-waiting", int, 0, 10**9)
         self["keep"] = self._number("keep", float, 0, LONGEST_KEPT)
+        self["processes"] = self._number("processes", int, 1, MOST_PROCESSES)
+        if self["spawned"] is None:
+            self["spawned"] = max(1, len(os.sched_getaffinity(0)) // self["processes"])
         if self["concurrency"] == 0:
-            self["threads"] = self["processes"] = 0
+            self["threads"] = self["spawned"] = 0
+            if self["no-http"]:
+                raise usage.UsageError("--no-http with --concurrency 0 would do nothing")
         self["grace"] = self._number("grace", float, 0, LONGEST_GRACE)
         if self["log-format"] not in ("text", "json"):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")

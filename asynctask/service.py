@@ -1,24 +1,21 @@
 """Puts the service together, starts it, and ends it in order. Only here is the global reactor touched."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from random import random
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.application.service import IServiceCollection, Service
+from twisted.application.service import Service
 from twisted.internet.defer import inlineCallbacks
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
-from twisted.logger import ILogObserver, Logger
-from twisted.python.components import Componentized
+from twisted.logger import Logger
 
-from asynctask import listening, logs, outbox, stock, storeurl
+from asynctask import listening, outbox, stock, storeurl, ties
 from asynctask.access import log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
@@ -26,8 +23,9 @@ from asynctask.api import Api
 from asynctask.callbacks import Callbacks
 from asynctask.channel import Front
 from asynctask.collector import Collector
+from asynctask.command import OfCommand, Supervising, log_lines, log_of
 from asynctask.feed import Feed
-from asynctask.logqueue import LogQueue
+from asynctask.member import Spawner
 from asynctask.metrics import Metrics
 from asynctask.names import Names
 from asynctask.options import Options
@@ -42,8 +40,10 @@ from asynctask.signing import SecretError, Signer, read_secrets
 from asynctask.spawned import starter
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
+from asynctask.ties import Setting, Tie
 from asynctask.timers import Wheel
 from asynctask.watch import Watchdog
+from asynctask.worker import die_with
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server
@@ -82,7 +82,7 @@ class AsyncTask(Service):
     """The service.
 
     :param place: where its tasks are kept.
-    :param description: the endpoint to listen on.
+    :param description: the endpoint to listen on; None for none.
     :param reactor: the reactor that runs it.
     :param kinds: the kinds of task that it runs.
     :param seats: attempts at once in each place.
@@ -98,7 +98,7 @@ class AsyncTask(Service):
     def __init__(
         self,
         place: "Place | Server",
-        description: str,
+        description: str | None,
         reactor: Any,
         *,
         kinds: Mapping[str, Kind] = KINDS,
@@ -175,6 +175,7 @@ class AsyncTask(Service):
         else:
             self._front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
         self.port: IListeningPort | None = None
+        self._shared: listening.Shared | None = None
 
     def privilegedStartService(self) -> None:
         """Open the port; nothing comes in before the reactor runs.
@@ -222,15 +223,23 @@ class AsyncTask(Service):
 
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""
-        assert self.port is not None
         self._watchdog.start()
-        log.info("Listening on {url}", url=listening.url(self.port, self._description))
+        if self.port is None or self._description is None:
+            self._tell_that_it_serves(None)
+        else:
+            self._tell_that_it_serves(listening.url(self.port, self._description))
+
+    def _tell_that_it_serves(self, url: str | None) -> None:
+        if url is None:
+            log.info("Working without HTTP, on no port")
+        else:
+            log.info("Listening on {url}", url=url)
 
     def _listen(self) -> None:
-        if self.port is not None:
+        if self.port is not None or self._description is None:
             return
         opened: list[Any] = []
-        endpoint = listening.endpoint(self._reactor, self._description)
+        endpoint = listening.endpoint(self._reactor, self._description, self._shared)
         endpoint.listen(self._front).addBoth(opened.append)
         port = opened[0]
         if not IListeningPort.providedBy(port):
@@ -248,8 +257,8 @@ class AsyncTask(Service):
         self._feed.close()
         yield self._runner.drain(self._grace)
         self._feed.end()
-        assert self.port is not None
-        yield self.port.stopListening()
+        if self.port is not None:
+            yield self.port.stopListening()
         yield self._finish_answers()
         yield self._callbacks.stop(LAST_CALLBACKS)
         self._names.stop()
@@ -269,118 +278,123 @@ class AsyncTask(Service):
             yield deferLater(self._clock, LOOK)
 
 
-class Command(AsyncTask):
+class Command(OfCommand, AsyncTask):
     """The service as ``twistd`` and ``python -m asynctask`` run it.
 
-    With its own log, with signals of which the second ends at once, and with errors in one sentence.
+    :ivar tie: to the supervisor, where this process is one of many.
     """
 
-    observer: LogQueue | None = None
-    pid_file: Path | None = None
     _collector: Collector | None = None
-    _process = 0
+    tie: Tie | None = None
 
-    def setServiceParent(self, parent: IServiceCollection) -> None:
-        """See `twisted.application.service.IService`."""
-        if self.observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self.observer)
-        self._process = os.getpid()
-        super().setServiceParent(parent)
-
-    def privilegedStartService(self) -> None:
-        """See `AsyncTask`."""
-        with self._one_sentence():
-            super().privilegedStartService()
-
-    def startService(self) -> None:
-        """See `AsyncTask`."""
-        with self._one_sentence():
-            super().startService()
+    def join(self, setting: Setting) -> None:
+        """Be one of many processes."""
+        self._shared = setting.shared
+        self.tie = Tie(self._metrics.families, lambda: self._reactor.callLater(0, self._stop))
+        self._metrics.everyone = self.tie.everyone
 
     def _serving(self) -> None:
-        if self.observer is not None:
-            self.observer.start()
+        self.begin(self._reactor, supervised=self.tie is not None)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
-        self._watch_signals()
         super()._serving()
 
-    @inlineCallbacks
     def stopService(self) -> Any:
         """See `AsyncTask`."""
         if self._collector is not None:
             self._collector.stop()
-        try:
-            yield super().stopService()
-        finally:
-            if self.observer is not None:
-                self.observer.stop()
+        return super().stopService()
 
-    @contextmanager
-    def _one_sentence(self) -> Iterator[None]:
-        """In front, an error is its sentence; behind, twistd tells the error to who started it."""
-        try:
-            yield
-        except StartError as error:
-            if os.getpid() != self._process:
-                raise
-            sys.exit(f"asynctask: {error}")
+    def _tell_that_it_serves(self, url: str | None) -> None:
+        if self.tie is None:
+            super()._tell_that_it_serves(url)
+        else:
+            self.tie.hold(self._reactor)
+            self.tie.up(url)
 
-    def _watch_signals(self) -> None:
-        """Twisted's own handlers stop the reactor at the first signal; a second one ends at once."""
-        seen: list[int] = []
+    def _stop(self) -> None:
+        if self._reactor.running and self.running:
+            self._reactor.stop()
 
-        def watch(number: int) -> None:
-            stop = signal.getsignal(number)
-            if not callable(stop):  # ignored, as in the background of a script
-                return
-
-            def handle(number: int, _frame: FrameType | None) -> None:
-                if seen:
-                    self._end_now(128 + number)
-                seen.append(number)
-                # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
-                self._reactor.callFromThread(stop, number, None)
-
-            signal.signal(number, handle)
-
-        watch(signal.SIGTERM)
-        watch(signal.SIGINT)
-
-    def _end_now(self, status: int) -> None:
+    def end_now(self, status: int) -> None:
         """End the process at once: what was accepted is on disk, and no task is to blame."""
         self._recorder.clear()
-        if self.pid_file is not None:
-            self.pid_file.unlink(missing_ok=True)
-        if self.observer is not None:
-            self.observer.flush()
-        os._exit(status)
+        super().end_now(status)
 
 
-def makeService(options: Options) -> Command:
+def makeService(options: Options) -> Service:
     """Make the service that the options describe; whatever keeps it from starting ends the program."""
     from twisted.internet import reactor
 
+    setting = ties.read(os.environ.pop(ties.VARIABLE, None))
+    if setting is not None:
+        die_with(setting.parent)
     twistd: Any = getattr(options, "parent", None) or {}
     folder = Path.cwd() / twistd.get("rundir", ".")
-    description = listening.describe(options["port"], options["listen"])
+    description = None if options["no-http"] else listening.describe(options["port"], options["listen"])
+    start, number = (os.getcwd(), None) if setting is None else (setting.start, setting.number)
     try:
         place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
-        secrets = _secrets(options["callback-secret"])
+        secrets = _secrets(setting.start if setting else "", options["callback-secret"])
         if options["show-callback-secret"]:
             sys.stdout.write("\n".join(secrets or [outbox.show_secret(place)]) + "\n")
             sys.exit(0)
+        _check_together(place, options)
         storeurl.check(place)
-        listening.check(description, insecure=bool(options["insecure"]))
+        if description is not None and setting is None:
+            shared = options["processes"] > 1
+            listening.check(description, insecure=bool(options["insecure"]), shared=shared)
         # Modules are looked for beside the user who starts it, which twistd does not do.
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, start)
         kinds = load(options["modules"])
         if any(kind.place == "process" for kind in kinds.values()):
             starter()
-        observer = _observer(twistd, options["log-format"])
+        observer = log_of(twistd, options["log-format"], number, many=options["processes"] > 1)
     except (StartError, SecretError, RegistryError, ImportError) as error:
         sys.exit(f"asynctask: {error}")
-    service = Command(
+    service: Command | Supervising
+    if options["processes"] > 1 and setting is None:
+        spawner = Spawner(reactor, description, options.given, os.environ, start)
+        service = Supervising(
+            options["processes"],
+            spawner.open,
+            spawner.spawn,
+            log_lines if observer is None else observer.pass_on,
+            reactor,
+            time.monotonic,
+            options["grace"],
+        )
+    else:
+        service = _make(options, place, description, reactor, kinds, secrets)
+        if setting is not None:
+            service.join(setting)
+    service.observer = observer
+    if twistd.get("pidfile"):
+        service.pid_file = folder / twistd["pidfile"]
+    return service
+
+
+def _check_together(place: "Place | Server", options: Options) -> None:
+    """Look whether options make sense together that do so each alone.
+
+    :raises StartError: they do not.
+    """
+    if isinstance(place, Place):
+        if options["processes"] > 1:
+            raise StartError("--processes needs --store postgresql://…; a SQLite file has one process")
+        if options["no-http"] and place.path is None:
+            raise StartError("--no-http with a store in memory would never get a task")
+
+
+def _make(
+    options: Options,
+    place: "Place | Server",
+    description: str | None,
+    reactor: Any,
+    kinds: Mapping[str, Kind],
+    secrets: Sequence[str],
+) -> Command:
+    return Command(
         place,
         description,
         reactor,
@@ -389,7 +403,7 @@ def makeService(options: Options) -> Command:
             "reactor": options["concurrency"],
             "asyncio": options["concurrency"],
             "thread": options["threads"],
-            "process": options["processes"],
+            "process": options["spawned"],
         },
         max_waiting=options["max-waiting"],
         keep=options["keep"],
@@ -401,33 +415,13 @@ def makeService(options: Options) -> Command:
         callbacks_to=options["callbacks-to"],
         callback_secrets=secrets,
     )
-    service.observer = observer
-    if twistd.get("pidfile"):
-        service.pid_file = folder / twistd["pidfile"]
-    return service
 
 
-def _secrets(file: str | None) -> list[str]:
+def _secrets(start: str, file: str | None) -> list[str]:
     """The secrets of a file; none without a file.
+
+    :param start: where its path begins.
 
     :raises SecretError: they cannot be used.
     """
-    return [] if file is None else read_secrets(Path(file))
-
-
-def _observer(twistd: Any, log_format: str) -> LogQueue | None:
-    """The log that twistd's options ask for; None where they ask for one of twistd's own.
-
-    :raises StartError: its file cannot be written.
-    """
-    if not twistd or twistd.get("logger") or twistd.get("syslog"):
-        return None
-    path = twistd.get("logfile")
-    if path == "-" and not twistd["nodaemon"]:
-        raise StartError("A daemon has no standard output; give --logfile a file")
-    to_stdout = path == "-" or (not path and twistd["nodaemon"])
-    path = None if to_stdout else path or "twistd.log"
-    try:
-        return LogQueue(logs.destination(path).write, logs.RENDERERS[log_format])
-    except OSError as error:
-        raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None
+    return [] if file is None else read_secrets(Path(start, file))

@@ -79,7 +79,7 @@ class Raised(NamedTuple):
 
 def serve_handlers(pipe: Connection, parent: int) -> None:
     """Run one call after the other; the process's main function."""
-    _die_with(parent)
+    die_with(parent)
     # What Ctrl-C and a service manager send to all processes is for the parent to decide upon. A function,
     # since the programs that a handler starts would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -135,7 +135,8 @@ class _Mouth:
             self._pipe.send_bytes(said)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """End at once when the parent does (``prctl(2)``, PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before that

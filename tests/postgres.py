@@ -4,9 +4,10 @@ import os
 import tempfile
 from functools import cache
 from itertools import count
+from urllib.parse import urlencode
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -56,6 +57,11 @@ def template() -> str:
 def url_of(database: str) -> str:
     """The URL of a database of the server."""
     return make_conninfo(server(), dbname=database)
+
+
+def uri_of(database: str) -> str:
+    """The same as the command takes it."""
+    return f"postgresql:///?{urlencode(conninfo_to_dict(url_of(database)))}"
 
 
 def new_database() -> str:

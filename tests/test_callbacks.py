@@ -133,7 +133,7 @@ class CallbacksTestCase(SynchronousTestCase):
         ]
 
     def number(self, sample: str, **labels: str) -> float | None:
-        text, _ = self.metrics.exposition(openmetrics=False)
+        text, _ = self.successResultOf(Deferred.fromCoroutine(self.metrics.exposition(openmetrics=False)))
         return value(text, sample, **labels)
 
 

@@ -114,6 +114,12 @@ class StartErrorTests(CommandTestCase):
         sentence = "--tasks broken cannot be imported: ZeroDivisionError: division by zero ("
         self.assert_refused(sentence, "--tasks", "broken", "--port", "0")
 
+    def test_many_processes_on_one_file(self) -> None:
+        self.assert_refused("--processes needs --store postgresql://…; a SQLite file", "--processes", "2")
+
+    def test_a_worker_whose_store_nobody_else_can_reach(self) -> None:
+        self.assert_refused("would never get a task", "--no-http", "--store", "sqlite://")
+
     def test_a_store_that_is_in_use(self) -> None:
         with Server(self.folder) as first:
             first.ready()
@@ -130,6 +136,7 @@ class LifeTests(CommandTestCase):
         listener = self.listen
         server = Server(self.folder, options=options, store=store, listener=listener).ready()
         self.addCleanup(server.__exit__)
+        self.server = server
         return server
 
     def listen(self, line: LogLine) -> None:
@@ -214,6 +221,23 @@ class LifeTests(CommandTestCase):
             while client.get(f"/api/tasks/{task_id}").body["status"] != "completed":
                 time.sleep(0.02)
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_without_http_it_runs_what_waits_in_the_file_and_listens_nowhere(self) -> None:
+        with self.start("--concurrency", "0").client() as client:
+            client.post("/api/tasks", {"name": "a", "duration": 0})
+        self.server.kill()
+        self.events.clear()
+        worker = Server(
+            self.folder, options=["--no-http"], store="sqlite:///t.sqlite", listener=self.listen
+        )
+        self.addCleanup(worker.__exit__)
+        self.wait_for("Working without HTTP, on no port")
+        self.wait_for("Task completed")
+        self.assertEqual(
+            [event for event in self.events if "istening" in event or "starting on" in event], []
+        )
+        os.kill(worker.pid, signal.SIGTERM)
+        self.assertEqual(worker.wait(), -signal.SIGTERM)
 
     def test_the_log_can_be_json(self) -> None:
         server = subprocess.Popen(

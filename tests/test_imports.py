@@ -12,7 +12,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("client", "sending", "stream", "answered"),
-    *("options", "api", "followers", "channel", "stock", "listening", "runner", "callbacks", "retention"),
+    *("options", "command", "supervisor", "member", "ties"),
+    *("api", "followers", "channel", "stock", "listening", "runner", "callbacks", "retention"),
     *("collector", "watch"),
     *(
         "description",
@@ -62,17 +63,8 @@ ORDER: Final = (
         "statements",
         "sqlite",
     ),
-    *(
-        "metrics",
-        "tallies",
-        "migrations",
-        "tables",
-        "__init__",
-        "registry",
-        "inputs",
-        "annotations",
-        "shapes",
-    ),
+    *("metrics", "tallies", "numbers", "migrations", "tables", "__init__"),
+    *("registry", "inputs", "annotations", "shapes"),
     *("timers", "context", "recorder", "logqueue", "logs", "signing", "deliveries", "addresses", "urls"),
     *("wire", "model"),
 )
@@ -87,6 +79,7 @@ PURE: Final = (
     "answered",
     "changes",
     "sse",
+    "numbers",
     "deliveries",
     "addresses",
     "urls",

@@ -7,13 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import KeyPair
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from asynctask import listening
+from asynctask.listening import Shared
 from asynctask.sqlite import StartError
 from tests.test_sqlite import nobody
 
@@ -201,6 +205,92 @@ class UnixSockets(ListeningTestCase):
 
     def test_a_folder_that_is_missing_is_named(self) -> None:
         self.assertIn(f"{self.folder}/none", self.complaint(f"unix:{self.folder}/none/a.sock"))
+
+
+class Dealing:
+    """A reactor that keeps the sockets which it is to accept from."""
+
+    def __init__(self) -> None:
+        self.adopted: list[socket.socket] = []
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: Factory) -> socket.socket:
+        self.adopted.append(socket.socket(family, fileno=os.dup(descriptor)))
+        return self.adopted[-1]
+
+
+class Together(ListeningTestCase):
+    """Many processes on one port."""
+
+    def listen(self, description: str, shared: Shared) -> socket.socket:
+        dealing = Dealing()
+        listening.endpoint(dealing, description, shared).listen(Factory())
+        [found] = dealing.adopted
+        self.addCleanup(found.close)
+        return found
+
+    def reserve(self, description: str) -> Shared:
+        shared, held = listening.reserve(description)
+        if held is not None:
+            self.addCleanup(held.close)
+        return shared
+
+    def test_each_gets_some_of_the_connections_and_nobody_else_any(self) -> None:
+        description = "tcp:0:interface=127.0.0.1"
+        shared = self.reserve(description)
+        self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", shared.port))
+        ports = [self.listen(description, shared) for _ in range(2)]
+        for _ in range(64):
+            with socket.create_connection(("127.0.0.1", shared.port)):
+                pass
+        for port in ports:  # else this raises, since there is none
+            port.accept()[0].close()
+        ports[0].close()
+        socket.create_connection(("127.0.0.1", shared.port)).close()
+
+    def test_the_port_that_was_asked_for_is_the_one(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            number = free.getsockname()[1]
+        self.assertEqual(self.reserve(f"tcp:{number}:interface=127.0.0.1"), Shared(number))
+
+    def test_others_see_that_it_is_taken(self) -> None:
+        description = "tcp:0:interface=127.0.0.1"
+        shared = self.reserve(description)
+        self.listen(description, shared)
+        self.assertIn("is taken", self.complaint(f"tcp:{shared.port}:interface=127.0.0.1"))
+
+    def test_a_port_that_was_taken_meanwhile_is_named(self) -> None:
+        number = self.taken()
+        with self.assertRaises(StartError) as caught:
+            listening.reserve(f"tcp:{number}:interface=127.0.0.1")
+        self.assertIn(f"Port {number} on 127.0.0.1 is taken", str(caught.exception))
+
+    def test_tls_can_be_shared(self) -> None:
+        pem = Path(tempfile.mkdtemp()) / "key.pem"
+        self.addCleanup(shutil.rmtree, pem.parent)
+        made = KeyPair.generate(size=2048)
+        certificate = made.selfSignedCert(1, CN=b"localhost")
+        pem.write_bytes(made.dump(FILETYPE_PEM) + certificate.dumpPEM())
+        description = f"ssl:0:interface=127.0.0.1:privateKey={pem}"
+        shared = self.reserve(description)
+        for _ in range(2):
+            self.assertEqual(self.listen(description, shared).getsockname()[1], shared.port)
+
+    def test_a_socket_that_was_handed_over_is_handed_on(self) -> None:
+        given = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(given.close)
+        dealing = Dealing()
+        handed = Shared(descriptor=os.dup(given.fileno()))
+        listening.endpoint(dealing, "systemd:domain=INET:index=0", handed).listen(Factory())
+        [port] = dealing.adopted
+        self.addCleanup(port.close)
+        self.assertEqual(port.getsockname(), given.getsockname())
+
+    def test_what_has_no_tcp_port_cannot_be_shared(self) -> None:
+        for description in ("unix:/tmp/a.sock", "stdio:"):
+            with self.assertRaises(StartError):
+                listening.check(description, insecure=False, shared=True)
+        listening.check("tcp:0:interface=127.0.0.1", insecure=False, shared=True)
 
 
 class Urls(SynchronousTestCase):

@@ -221,6 +221,10 @@ class Queued(QueueTestCase):
         self.quick.info("out")
         self.assertEqual(self.next_lines(), ["", "warn Log lines were lost lines=3", "info out"])
 
+    def test_lines_of_another_process_are_passed_on_as_they_are(self) -> None:
+        self.queue.pass_on("a x=1\nb {y}")
+        self.assertEqual(self.sink.written.get(timeout=PATIENCE), b"a x=1\nb {y}\n")
+
     def test_nothing_to_write_is_no_write(self) -> None:
         self.assertRaises(Empty, self.sink.written.get, timeout=2 * PAUSE)
 

@@ -18,7 +18,16 @@ from twisted.python.log import LogPublisher as LegacyPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.logqueue import LogQueue
-from asynctask.logs import FILES_KEPT, RENDERERS, ROTATE_AT, Rotating, destination, json_line, text_line
+from asynctask.logs import (
+    FILES_KEPT,
+    RENDERERS,
+    ROTATE_AT,
+    Rotating,
+    destination,
+    json_line,
+    text_line,
+    with_field,
+)
 
 HEAD = "2026-11-24T18:00:00.123Z info "
 
@@ -126,6 +135,22 @@ class TextLines(SynchronousTestCase):
 
     def test_no_failure_has_no_traceback(self) -> None:
         self.assertEqual(text_line(event("Task failed", log_failure=None)), HEAD + "Task failed")
+
+
+class Together(SynchronousTestCase):
+    """The log of many processes."""
+
+    def test_each_line_says_whose_it_is(self) -> None:
+        told = event("Task progress", step=1)
+        self.assertEqual(
+            [with_field(render, "process", 2)(told) for render in (text_line, json_line)],
+            [
+                HEAD + "Task progress step=1 process=2",
+                '{"time": "2026-11-24T18:00:00.123Z", "level": "info", "message": "Task progress", '
+                '"step": 1, "process": 2}',
+            ],
+        )
+        self.assertNotIn("process", told)
 
 
 class JsonLines(SynchronousTestCase):

@@ -477,5 +477,5 @@ class ServiceTests(SynchronousTestCase):
         first, second = Metrics(["a"]), Metrics(["a"])
         first.became("a", ACCEPTED)
         for metrics, expected in ((first, 1), (second, 0)):
-            text, _ = metrics.exposition(openmetrics=False)
+            text, _ = self.successResultOf(Deferred.fromCoroutine(metrics.exposition(openmetrics=False)))
             self.assertEqual(value(text, "tasks_accepted_total", kind="a"), expected)

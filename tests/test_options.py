@@ -21,7 +21,9 @@ DEFAULTS: Final[dict[str, Any]] = {
     "modules": [],
     "concurrency": 1_000_000,
     "threads": 32,
-    "processes": len(os.sched_getaffinity(0)),
+    "processes": 1,
+    "spawned": len(os.sched_getaffinity(0)),
+    "no-http": 0,
     "max-waiting": 10_000_000,
     "keep": 7,
     "grace": 10,
@@ -55,6 +57,8 @@ FLAGS = [
     "--callbacks-to",
     "--callback-secret",
     "--show-callback-secret",
+    "--processes",
+    "--no-http",
 ]
 
 RESERVED = ("tokens", "TOKENS")
@@ -94,10 +98,11 @@ class Arguments(OptionsTestCase):
                 *("--host=Other.Example", "--insecure", "--store", "sqlite://", "--concurrency", "3"),
                 *("--grace", "2.5", "--log-format", "json", "--tasks=a", "--tasks", "b.c", "--keep=0.5"),
                 *("--concurrency=threads=4", "--concurrency", "processes=1", "--max-waiting=9"),
-                *("--lease=2", "--notify-store=postgresql:///x"),
-                *("--access-log", "--http=twisted.web"),
+                "--http=twisted.web",
                 *("--callbacks-to=10.0.0.0/8", "--callbacks-to", "a.example", "--callback-secret=s"),
                 "--show-callback-secret",
+                *("--lease=2", "--notify-store=postgresql:///x", "--processes=4"),
+                *("--access-log", "--no-http"),
             ),
             {
                 "port": 0,
@@ -108,7 +113,9 @@ class Arguments(OptionsTestCase):
                 "modules": ["a", "b.c"],
                 "concurrency": 3,
                 "threads": 4,
-                "processes": 1,
+                "spawned": 1,
+                "processes": 4,
+                "no-http": 1,
                 "max-waiting": 9,
                 "keep": 0.5,
                 "grace": 2.5,
@@ -138,6 +145,19 @@ class Arguments(OptionsTestCase):
     def test_concurrency_is_a_whole_number(self) -> None:
         for wrong in ("-1", "many", "1.5", "10000001", "threads=x", "threads=1001", "cores=4", "=4", "4="):
             self.assertIn("--concurrency", self.complaint(f"--concurrency={wrong}"))
+
+    def test_processes_are_a_whole_number(self) -> None:
+        for wrong in ("0", "257", "-1", "many", "2.0"):
+            told = self.complaint(f"--processes={wrong}")
+            self.assertIn("--processes takes a whole number from 1 to 256", told)
+
+    def test_the_processes_share_the_cpus_for_handlers_in_processes(self) -> None:
+        self.assertEqual(options("--processes=256")["spawned"], 1)
+        self.assertEqual(options("--concurrency=processes=9", "--processes=3")["spawned"], 9)
+        self.assertEqual(options("--concurrency=0", "--processes=2")["spawned"], 0)
+
+    def test_one_that_neither_takes_tasks_nor_runs_any_is_refused(self) -> None:
+        self.assertIn("would do nothing", self.complaint("--no-http", "--concurrency=0"))
 
     def test_grace_is_a_number(self) -> None:
         for wrong in ("-0.1", "nan", "inf", "86401", "long"):
@@ -226,6 +246,8 @@ class Variables(OptionsTestCase):
                 NOTIFY_STORE="postgresql:///x",
                 CALLBACKS_TO="10.0.0.0/8, a.example",
                 CALLBACK_SECRET="s",
+                PROCESSES="4",
+                NO_HTTP="1",
             ),
             {
                 "port": 0,
@@ -236,7 +258,9 @@ class Variables(OptionsTestCase):
                 "modules": ["a", "b.c"],
                 "concurrency": 3,
                 "threads": 4,
-                "processes": 1,
+                "spawned": 1,
+                "processes": 4,
+                "no-http": 1,
                 "max-waiting": 9,
                 "keep": 0.5,
                 "grace": 2.5,

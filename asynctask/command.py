@@ -1,0 +1,187 @@
+"""A service as ``twistd`` and ``python -m asynctask`` run it: its log, its signals, its last words."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from twisted.application.service import IServiceCollection, Service
+from twisted.internet.defer import inlineCallbacks
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+
+from asynctask import logs
+from asynctask.logqueue import PAUSE, LogQueue
+from asynctask.sqlite import StartError
+from asynctask.supervisor import Supervisor
+
+log = Logger(namespace="asynctask")
+
+AT_ONCE: Final = 1.0
+"""Seconds that processes have to end at once, before they are killed."""
+
+LOOK: Final = 0.02
+"""Seconds between two looks whether they have."""
+
+
+class OfCommand(Service):
+    """With its own log, with signals of which the second ends at once, and with errors in one sentence.
+
+    Mixed into a service, before it.
+
+    :ivar observer: the log; None where twistd writes one of its own.
+    :ivar pid_file: removed at the end, whatever the end is.
+    """
+
+    observer: LogQueue | None = None
+    pid_file: Path | None = None
+    _process = 0
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """See `twisted.application.service.IService`."""
+        if self.observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.observer)
+        self._process = os.getpid()
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """See `twisted.application.service.IService`."""
+        with self._one_sentence():
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        """See `twisted.application.service.IService`."""
+        with self._one_sentence():
+            super().startService()
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """See `twisted.application.service.IService`."""
+        try:
+            yield super().stopService()
+        finally:
+            if self.observer is not None:
+                self.observer.stop()
+
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        """In front, an error is its sentence; behind, twistd tells the error to who started it."""
+        try:
+            yield
+        except StartError as error:
+            if os.getpid() != self._process:
+                raise
+            self._complain(str(error))
+            sys.exit(1)
+
+    def _complain(self, sentence: str) -> None:
+        if os.getpid() == self._process and sys.__stderr__ is not None:
+            # Not the one that twistd has turned into a log.
+            sys.__stderr__.write(f"asynctask: {sentence}\n")
+            sys.__stderr__.flush()
+        else:
+            log.critical("Cannot go on: {sentence}", sentence=sentence)
+
+    def fail(self, sentence: str) -> None:
+        """End the process with one sentence, once the reactor runs."""
+        self._complain(sentence)
+        self.end_now(1)
+
+    def begin(self, reactor: Any, *, supervised: bool = False) -> None:
+        """The reactor runs: the log may have its thread, and signals are ours.
+
+        :param supervised: the first signal may come twice, from a supervisor and from what ended that;
+            what ends at once is SIGQUIT.
+        """
+        if self.observer is not None:
+            self.observer.start()
+        seen: list[int] = []
+
+        def watch(number: int) -> None:
+            stop = signal.getsignal(number)
+            if not callable(stop):  # ignored, as in the background of a script
+                return
+
+            def handle(number: int, _frame: FrameType | None) -> None:
+                if seen and not supervised:
+                    self.end_now(128 + number)
+                if not seen:
+                    # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
+                    reactor.callFromThread(stop, number, None)
+                seen.append(number)
+
+            signal.signal(number, handle)
+
+        watch(signal.SIGTERM)
+        watch(signal.SIGINT)
+        if supervised:
+            signal.signal(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
+
+    def end_now(self, status: int) -> None:
+        """End the process at once."""
+        if self.pid_file is not None:
+            self.pid_file.unlink(missing_ok=True)
+        if self.observer is not None:
+            self.observer.flush()
+        os._exit(status)
+
+
+class Supervising(OfCommand, Supervisor):
+    """Many of them."""
+
+    def _serving(self) -> None:
+        self.begin(self._reactor)
+        super()._serving()
+
+    def end_now(self, status: int) -> None:
+        """End all processes at once, and this one."""
+        self.quit()
+        until = time.monotonic() + AT_ONCE
+        while time.monotonic() < until and any(map(_lives, self.pids)):
+            time.sleep(LOOK)
+        for pid in filter(_lives, self.pids):
+            os.kill(pid, signal.SIGKILL)
+        super().end_now(status)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a child of ours has not ended; does not take its exit code from the reactor."""
+    with suppress(ChildProcessError):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return False
+
+
+def log_lines(lines: str) -> None:
+    """Log what other processes have logged, where twistd writes a log of its own."""
+    for line in lines.splitlines():
+        log.info("{line}", line=line)
+
+
+def log_of(twistd: Any, log_format: str, number: int | None, *, many: bool) -> LogQueue | None:
+    """The log that twistd's options ask for; None where they ask for one of twistd's own.
+
+    :param number: of this process among many.
+    :param many: whether there are many.
+    :raises StartError: its file cannot be written.
+    """
+    if not twistd or twistd.get("logger") or twistd.get("syslog"):
+        return None
+    path = twistd.get("logfile")
+    if path == "-" and not twistd["nodaemon"]:
+        raise StartError("A daemon has no standard output; give --logfile a file")
+    to_stdout = path == "-" or (not path and twistd["nodaemon"])
+    path = None if to_stdout else path or "twistd.log"
+    try:
+        render = logs.RENDERERS[log_format]
+        if number is not None:
+            render = logs.with_field(render, "process", number)
+        # Where lines go through two queues each takes half of the time that they have.
+        pause = PAUSE / 2 if many else PAUSE
+        return LogQueue(logs.destination(path).write, render, pause=pause)
+    except OSError as error:
+        raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None

@@ -1,0 +1,168 @@
+"""What a supervisor and its processes say to each other, over two pipes; and the process's end of them."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.python.failure import Failure
+
+from asynctask.listening import Shared
+from asynctask.numbers import Families, Family
+
+VARIABLE: Final = "_ASYNCTASK_SUPERVISED"
+"""Carries the `Setting` from the supervisor to its processes."""
+
+HEARS, SAYS, LISTENS = 3, 4, 5
+"""File descriptors of a process: from its supervisor, to it, and a socket that it was handed."""
+
+
+class Setting(Struct, frozen=True):
+    """What makes a process one of many.
+
+    :ivar number: from 1.
+    :ivar parent: the supervisor's process id.
+    :ivar start: the folder in which the supervisor was started.
+    :ivar shared: what it listens on together with the others; None for nothing.
+    """
+
+    number: int
+    parent: int
+    start: str
+    shared: Shared | None
+
+
+class Up(Struct, tag=True, frozen=True):
+    """The process serves.
+
+    :ivar url: where it listens; None for nowhere.
+    """
+
+    url: str | None
+
+
+class Asked(Struct, tag=True, frozen=True):
+    """Somebody wants the numbers of all processes."""
+
+    question: int
+
+
+class Told(Struct, tag=True, frozen=True):
+    """The numbers of this process."""
+
+    question: int
+    families: list[Family]
+
+
+class Tell(Struct, tag=True, frozen=True):
+    """The numbers of this process are wanted."""
+
+    question: int
+
+
+class Sum(Struct, tag=True, frozen=True):
+    """The numbers of all."""
+
+    question: int
+    families: list[Family]
+
+
+Upwards = Up | Asked | Told
+Downwards = Tell | Sum
+
+_upwards: Final = msgspec.json.Decoder(Upwards)
+_downwards: Final = msgspec.json.Decoder(Downwards)
+
+
+def encode(setting: Setting) -> str:
+    """As the variable says it."""
+    return msgspec.json.encode(setting).decode()
+
+
+def read(setting: str | None) -> Setting | None:
+    """What the variable says."""
+    return None if setting is None else msgspec.json.decode(setting, type=Setting)
+
+
+def dump(word: Upwards | Downwards) -> bytes:
+    """A word as it is sent: a line."""
+    return msgspec.json.encode(word) + b"\n"
+
+
+def heard_from_below(line: bytes) -> Upwards:
+    """A word of a process."""
+    word: Upwards = _upwards.decode(line)
+    return word
+
+
+class Lines:
+    """Cuts what comes in pieces into lines."""
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+
+    def take(self, data: bytes) -> bytes:
+        """All lines that are whole by now, with their ends."""
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._rest.append(data)
+            return b""
+        whole = b"".join((*self._rest, data[:end]))
+        self._rest = [data[end:]] if end < len(data) else []
+        return whole
+
+    def rest(self) -> bytes:
+        """What came after the last end of a line."""
+        left, self._rest = b"".join(self._rest), []
+        return left
+
+
+class Tie(Protocol):
+    """The process's end.
+
+    :param families: tells the numbers of this process.
+    :param lost: told when the supervisor has gone.
+    """
+
+    def __init__(self, families: Callable[[], list[Family]], lost: Callable[[], object]) -> None:
+        self._families = families
+        self._lost = lost
+        self._lines = Lines()
+        self._questions = count()
+        self._waiting: dict[int, Deferred[Families]] = {}
+
+    def hold(self, reactor: Any) -> None:
+        """Use the two pipes."""
+        StandardIO(self, HEARS, SAYS, reactor)  # type: ignore[call-arg]  # mypy sees that of Windows
+
+    def up(self, url: str | None) -> None:
+        """Tell that this process serves."""
+        self._say(Up(url))
+
+    def everyone(self) -> Deferred[Families]:
+        """The numbers of all processes."""
+        question = next(self._questions)
+        answer = self._waiting[question] = Deferred()
+        self._say(Asked(question))
+        return answer
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        for line in self._lines.take(data).splitlines():
+            word = _downwards.decode(line)
+            if isinstance(word, Tell):
+                self._say(Told(word.question, self._families()))
+            elif (waiting := self._waiting.pop(word.question, None)) is not None:
+                waiting.callback(word.families)
+
+    def connectionLost(self, _reason: Failure = connectionDone) -> None:
+        """See `twisted.internet.interfaces.IProtocol`."""
+        self._lost()
+
+    def _say(self, word: Upwards) -> None:
+        assert self.transport is not None
+        self.transport.write(dump(word))

@@ -1,0 +1,87 @@
+"""What a supervisor and its processes say to each other."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import ties
+from asynctask.listening import Shared
+from asynctask.numbers import Family, Sample
+from asynctask.ties import Asked, Lines, Setting, Sum, Tell, Tie, Told, Up
+
+FAMILIES = [Family("asynctask_x", "counter", "X.", [Sample("asynctask_x_total", {"kind": "a\nb"}, 2.5)])]
+
+
+class Cutting(SynchronousTestCase):
+    """Lines, from pieces."""
+
+    @given(st.lists(st.binary(max_size=5)))
+    def test_nothing_is_lost_and_no_line_is_torn(self, pieces: list[bytes]) -> None:
+        lines = Lines()
+        taken = [lines.take(piece) for piece in pieces]
+        for whole in taken:
+            self.assertTrue(not whole or whole.endswith(b"\n"))
+        rest = lines.rest()
+        self.assertNotIn(b"\n", rest)
+        self.assertEqual(b"".join(taken) + rest, b"".join(pieces))
+        self.assertEqual(lines.rest(), b"")
+
+
+class TheSetting(SynchronousTestCase):
+    """What makes a process one of many."""
+
+    def test_it_comes_as_it_was_given(self) -> None:
+        given = Setting(2, 17, "/srv/näh", Shared(descriptor=5))
+        self.assertEqual(ties.read(ties.encode(given)), given)
+
+    def test_a_process_that_is_alone_has_none(self) -> None:
+        self.assertIsNone(ties.read(None))
+
+
+class TheTie(SynchronousTestCase):
+    """The process's end."""
+
+    def setUp(self) -> None:
+        self.lost = 0
+        self.tie = Tie(lambda: FAMILIES, self.lose)
+        self.transport = StringTransport()
+        self.tie.makeConnection(self.transport)
+
+    def lose(self) -> None:
+        self.lost += 1
+
+    def said(self) -> list[ties.Upwards]:
+        words = [ties.heard_from_below(line) for line in self.transport.value().splitlines()]
+        self.transport.clear()
+        return words
+
+    def test_it_tells_that_it_serves(self) -> None:
+        self.tie.up("http://127.0.0.1:1")
+        self.tie.up(None)
+        self.assertEqual(self.said(), [Up("http://127.0.0.1:1"), Up(None)])
+
+    def test_it_tells_its_numbers_when_asked(self) -> None:
+        self.tie.dataReceived(ties.dump(Tell(9)))
+        self.assertEqual(self.said(), [Told(9, FAMILIES)])
+
+    def test_each_question_has_its_answer_in_whatever_pieces(self) -> None:
+        first, second = self.tie.everyone(), self.tie.everyone()
+        asked = [word.question for word in self.said() if isinstance(word, Asked)]
+        answers = ties.dump(Sum(asked[1], FAMILIES)) + ties.dump(Sum(asked[0], []))
+        self.tie.dataReceived(answers[:10])
+        self.assertNoResult(second)
+        self.tie.dataReceived(answers[10:])
+        self.assertEqual(self.successResultOf(first), [])
+        self.assertEqual(self.successResultOf(second), FAMILIES)
+
+    def test_an_answer_that_nobody_waits_for_any_more_is_dropped(self) -> None:
+        asked = self.tie.everyone()
+        asked.addErrback(lambda _: None)
+        asked.cancel()
+        self.tie.dataReceived(ties.dump(Sum(0, [])) + ties.dump(Sum(5, [])))
+        self.assertEqual(len(self.said()), 1)
+
+    def test_it_hears_that_the_supervisor_has_gone(self) -> None:
+        self.tie.connectionLost()
+        self.assertEqual(self.lost, 1)
