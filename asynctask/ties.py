@@ -1,5 +1,6 @@
 """What a supervisor and its processes say to each other, over two pipes; and the process's end of them."""
 
+import os
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
@@ -136,7 +137,9 @@ class Tie(Protocol):
         self._waiting: dict[int, Deferred[Families]] = {}
 
     def hold(self, reactor: Any) -> None:
-        """Use the two pipes."""
+        """Use the two pipes, which no program that a handler starts may hold open."""
+        for descriptor in (HEARS, SAYS):
+            os.set_inheritable(descriptor, False)
         StandardIO(self, HEARS, SAYS, reactor)  # type: ignore[call-arg]  # mypy sees that of Windows
 
     def up(self, url: str | None) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from asynctask.options import Options
+from tests import postgres
 from tests.faults.server import Server
 
 ROOT = Path(__file__).parent.parent
@@ -146,6 +149,63 @@ class HttpTests(SynchronousTestCase):
             self.assertEqual(event, "reset")
             with self.assertRaises(httpx.HTTPStatusError):
                 next(names["follow"](client, "/api/tasks/nonsense/events"))
+
+
+class ScaleTests(SynchronousTestCase):
+    """The statements and files of docs/scale.md, looked at by those whose files they are."""
+
+    def setUp(self) -> None:
+        self.text = (ROOT / "docs" / "scale.md").read_text("utf-8")
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def blocks(self, language: str) -> list[str]:
+        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
+
+    def test_the_statements_run(self) -> None:
+        statements = [block for block in self.blocks("sql") if not block.startswith("ALTER SYSTEM")]
+        self.assertEqual(len(statements), 2)
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        with psycopg.connect(postgres.url_of(database), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def test_nginx_takes_its_file(self) -> None:
+        if shutil.which("nginx") is None:
+            raise SkipTest("nginx is not there")
+        (block,) = self.blocks("nginx")
+        conf = self.folder / "nginx.conf"
+        conf.write_text(f"pid {self.folder}/pid; events {{}} http {{ access_log off; {block} }}")
+        tried = subprocess.run(
+            ["nginx", "-t", "-p", self.folder, "-e", "stderr", "-c", conf],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(tried.returncode, 0, tried.stderr)
+
+    def test_systemd_takes_its_file(self) -> None:
+        if shutil.which("systemd-analyze") is None:
+            raise SkipTest("systemd-analyze is not there")
+        unit, *_ = self.blocks("ini")
+        (self.folder / "asynctask@.service").write_text(
+            unit.replace("/srv/asynctask/.venv/bin/python", sys.executable)
+        )
+        tried = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", self.folder / "asynctask@worker.service"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        told = [line for line in tried.stderr.splitlines() if "asynctask@" in line]
+        self.assertEqual(told, [])
+
+    def test_its_variables_are_those_of_options(self) -> None:
+        named = set(re.findall(r"^ASYNCTASK_(\w+)=", self.text, re.MULTILINE))
+        known = {name.replace("-", "_").upper() for name in Options({}).synonyms}
+        self.assertGreater(len(named), 5)
+        self.assertLessEqual(named, known)
 
 
 class LinkTests(SynchronousTestCase):
