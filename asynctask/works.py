@@ -48,6 +48,7 @@ class Call(Struct, gc=False):
     order: str
     done: Deferred[Any]
     at: float
+    size: int = 0
 
 
 Work = Add | Save | Call

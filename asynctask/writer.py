@@ -50,6 +50,9 @@ that they are all written one day."""
 ANSWERS: Final = 20
 """Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
 
+LONGEST_WAIT: Final = 1.0
+"""Seconds that a new task waits for its transaction before others are told to come later."""
+
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach a database that failed."""
 
@@ -112,6 +115,7 @@ class Writer:
         self._connection: Connection | None = connection
         self._database = database
         self._from_thread = from_thread
+        self._fresh: list[Work] = []
         self._asked: deque[Add | Call] = deque()
         self._saves: deque[Save] = deque()
         self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
@@ -133,10 +137,11 @@ class Writer:
         :returns: fires after commit and sync.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        if not self.healthy or self._bytes + size > MAX_WAITING:
+        now = monotonic()
+        if not self.healthy or self._bytes + size > MAX_WAITING or self._is_late(now):
             raise Unavailable(CANNOT_STORE)
         done: Deferred[None] = Deferred()
-        self._put(Add(rows, news, size, done, monotonic()), size)
+        self._put(Add(rows, news, size, done, now), size)
         return done
 
     def save(self, task: Task, at: float) -> Deferred[Status | None]:
@@ -163,24 +168,40 @@ class Writer:
         if not self.healthy or (size and self._bytes + size > MAX_WAITING):
             raise Unavailable(NO_ANSWER)
         done: Deferred[T] = Deferred()
-        self._put(Call(run, order, done, monotonic()), size)
+        self._put(Call(run, order, done, monotonic(), size), size)
         return done
 
     def close(self) -> Deferred[None]:
         """Write what waits, with one more try if the database fails, and end the thread."""
+        self._hand_over()
         with self._wakeup:
             self._closing = True
             self._wakeup.notify()
         return self._closed
 
-    def _put(self, work: Work, size: int = 0) -> None:
+    def _is_late(self, now: float) -> bool:
+        """Whether somebody waits for so long that more should not come."""
         with self._wakeup:
-            if isinstance(work, Save):
-                self._saves.append(work)
-                self._kept += len(work.end.task.result or "")
-            else:
-                self._asked.append(work)
+            return bool(self._asked) and now - self._asked[0].at > LONGEST_WAIT
+
+    def _put(self, work: Work, size: int = 0) -> None:
+        """Hand work over at the end of this turn of the reactor: all that it brings is one transaction."""
+        if not self._fresh:
+            self._from_thread(self._hand_over)
+        self._fresh.append(work)
+        with self._wakeup:
             self._bytes += size
+            if isinstance(work, Save):
+                self._kept += len(work.end.task.result or "")
+
+    def _hand_over(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        with self._wakeup:
+            for work in fresh:
+                if isinstance(work, Save):
+                    self._saves.append(work)
+                else:
+                    self._asked.append(work)
             self._wakeup.notify()
 
     def _take(self) -> list[Work]:
@@ -203,8 +224,8 @@ class Writer:
         """All that somebody waits for."""
         with self._wakeup:
             asked: list[Work] = [*self._asked]
+            self._bytes -= sum(work.size for work in self._asked)
             self._asked.clear()
-            self._bytes = 0
         return asked
 
     def _waits(self) -> bool:

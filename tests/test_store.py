@@ -247,6 +247,7 @@ class SqliteTroubleTests(OnFile):
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             self.store.end(complete(task, "1", NOW), NOW)
+            self.turns.turn()
             while self.store.healthy:
                 self.store._writer._thread.join(0.01)
         self.reopen()
