@@ -251,7 +251,7 @@ class Api:
     def _seconds(self, task: Task) -> float | None:
         """How long the task takes, if its kind can tell."""
         kind = self._kinds.get(task.kind)
-        return None if kind is None else kind.seconds(wire.read_input(task))
+        return None if kind is None else kind.seconds(task.input or "{}")
 
     @app.route("/api/tasks", methods=["GET"])
     async def list(self, request: Request) -> bytes:

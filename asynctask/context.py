@@ -98,10 +98,12 @@ class Context:
         """
         if not isinstance(step, int) or not isinstance(total, int) or not isinstance(message, str):
             raise TypeError("progress takes two integers and a string")
-        if max(abs(step), abs(total)) > MAX_STEP:
+        if not -MAX_STEP <= step <= MAX_STEP or not -MAX_STEP <= total <= MAX_STEP:
             raise ValueError(f"progress counts up to {MAX_STEP}")
-        text = message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
-        self._report(Progress(int(step), int(total), text.replace("\0", "\N{SYMBOL FOR NULL}")))
+        if message:
+            message = message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+            message = message.replace("\0", "\N{SYMBOL FOR NULL}")
+        self._report(Progress(int(step), int(total), message))
 
 
 class TaskLogger(Logger):

@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import ModuleType
 from typing import Annotated, Any, Final, TypeVar, overload
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, json
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
@@ -80,9 +80,13 @@ class Kind(Struct, frozen=True):
     steps: Callable[..., Any]
     is_stepped: bool
 
-    def seconds(self, given: Mapping[str, Any]) -> float | None:
-        """How long an attempt with this input takes, where that can be told."""
-        return given["duration"] if self.function is simulate else None
+    def seconds(self, given: str) -> float | None:
+        """How long an attempt with this input, JSON text, takes, where that can be told."""
+        return json.decode(given, type=_Simulated).duration if self.function is simulate else None
+
+
+class _Simulated(Struct, gc=False):
+    duration: float
 
 
 @overload

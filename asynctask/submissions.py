@@ -100,11 +100,16 @@ def _plain(value: Any) -> Any:
 def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission | None, list[FieldError]]:
     errors: list[FieldError] = []
     fields: dict[str, Any] = {}
-    for field, read in _FIELDS.items():
-        try:
-            fields[field] = read(value.get(field))
-        except Wrong as wrong:
-            errors.append(FieldError(str(wrong), pointer(*path, field)))
+    try:  # most bodies are right, and have few fields
+        fields = _NOT_GIVEN | {field: _FIELDS[field](given) for field, given in value.items()}
+        fields["name"]
+    except (Wrong, KeyError):
+        fields = {}
+        for field, read in _FIELDS.items():
+            try:
+                fields[field] = read(value.get(field))
+            except Wrong as wrong:
+                errors.append(FieldError(str(wrong), pointer(*path, field)))
     kind = kinds.get(fields.get("kind", ""))
     if kind is None and "kind" in fields:
         errors.append(FieldError(unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
@@ -232,3 +237,6 @@ _FIELDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "retries": _retries,
     "callback_url": _callback_url,
 }
+
+_NOT_GIVEN: Final = {field: read(None) for field, read in _FIELDS.items() if field != "name"}
+"""What the fields are that a body has not."""

@@ -184,6 +184,8 @@ def dump_result(result: Any) -> str:
     :raises NotSerializable: it has something that JSON has not.
     :raises ResultTooLarge: it has more than `MAX_RESULT` bytes.
     """
+    if result is None:
+        return "null"
     try:
         text = dump(result)
         size = len(text.encode("utf-8"))

@@ -74,7 +74,7 @@ class Simulate(SynchronousTestCase):
             simulation.clock.advance(1)
             seconds += 1
         self.assertEqual(seconds, duration)
-        self.assertEqual(KINDS["simulate"].seconds({"duration": duration}), duration)
+        self.assertEqual(KINDS["simulate"].seconds(f'{{"duration":{duration}}}'), duration)
         self.assertEqual(len(simulation.told), duration)
 
 
