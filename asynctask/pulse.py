@@ -85,7 +85,12 @@ class Pulse:
         self._wanted = False
         self._hinted = 0.0
         self._leash = database.keeper.leash()
-        self._name = token_hex(8).encode()
+        self._name = token_hex(8)
+        # Nothing of it needs to be on disk.
+        self._hint = (
+            "BEGIN; SET LOCAL synchronous_commit = off; "
+            f"SELECT pg_notify('{CHANNEL}', '{self._name}'); COMMIT"
+        ).encode()
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)
@@ -136,7 +141,7 @@ class Pulse:
                 self._wanted = False
                 self._hinted = now
                 with self._leash.waiting():
-                    looking.execute(b"SELECT pg_notify(%s, %s)", (CHANNEL, self._name.decode()))
+                    looking.execute(self._hint)
             if now >= look:
                 with self._leash.waiting():
                     self._look(looking, polled=now >= poll)
@@ -171,7 +176,7 @@ class Pulse:
         listening.pgconn.consume_input()
         found = False
         while (notify := listening.pgconn.notifies()) is not None:
-            found |= notify.extra != self._name
+            found |= notify.extra != self._name.encode()
         if listening.pgconn.status != psycopg.pq.ConnStatus.OK:
             raise psycopg.OperationalError("the connection was lost")
         return found
