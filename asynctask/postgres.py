@@ -108,6 +108,8 @@ def connect(url: str, **given: Any) -> "psycopg.Connection[Any]":
     settings = {
         "connect_timeout": CONNECT,
         "application_name": "asynctask",
+        # Also where the database has no encoding (SQL_ASCII): text is no text else.
+        "client_encoding": "utf8",
         "keepalives_idle": 5,
         "keepalives_interval": 1,
         "keepalives_count": 3,

@@ -386,7 +386,9 @@ class Starts(SynchronousTestCase):
 
     def test_the_schema_is_made_once(self) -> None:
         database = f"{postgres.TEMPLATE}_empty"
-        postgres.execute(f"CREATE DATABASE {database}")
+        # Without an encoding, as servers are made where there is no locale.
+        how = "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+        postgres.execute(f"CREATE DATABASE {database} {how}")
         self.addCleanup(postgres.drop, database)
         code = (
             "import sys; from asynctask.postgres import Server; from asynctask.store import SqlStore;"
