@@ -1,12 +1,15 @@
 """`SqlStore` on a PostgreSQL server that hangs, loses answers, or is shared with processes that do."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -32,6 +35,7 @@ from asynctask.postgres import Server
 from asynctask.recorder import Suspect
 from asynctask.store import SqlStore
 from tests import postgres
+from tests.faults import cluster
 from tests.faults.proxy import Proxy
 from tests.store_contract import NOW
 from tests.test_postgres import BothOpen, OnServer
@@ -181,6 +185,23 @@ class Collisions(FaultTestCase):
         go_on.set()
         self.assertRaises(Unavailable, self.wait, resting)
         self.until_healthy()
+
+
+class Results(FaultTestCase):
+    """Results wait for a server that takes none."""
+
+    def test_so_many_are_kept_and_the_tasks_of_the_others_run_again(self) -> None:
+        tasks = [self.run_one() for _ in range(3)]
+        self.store._writer._most_kept = 10
+        with self.transaction_under_way():
+            ends = [self.store.end(complete(task, "12345678", NOW), NOW) for task in tasks[:2]]
+            ends.append(self.store.end(complete(tasks[2], "1", NOW), NOW))
+        self.assertEqual([self.wait(end) for end in ends], [COMPLETED, RETRYING, COMPLETED])
+        self.assertIsNone(self.get(tasks[1]).result)
+        self.assertEqual(
+            [(task.task_id, task.attempt) for task in self.claim().tasks], [(tasks[1].task_id, 2)]
+        )
+        self.assertEqual(self.wait(self.store.end(complete(tasks[0], "12345678", NOW), NOW)), None)
 
 
 class LostLeases(BothOpen, FaultTestCase):
@@ -379,6 +400,28 @@ class LostAnswers(FaultTestCase):
         self.proxy.delay = 0
         self.until_healthy()
         self.run_one()
+
+
+class ManyProcesses(SynchronousTestCase):
+    """Short forms of what `tests.faults.cluster` tries at length."""
+
+    def setUp(self) -> None:
+        self.root = Path(tempfile.mkdtemp())
+        self.root.chmod(0o755)
+        self.addCleanup(shutil.rmtree, self.root)
+
+    def test_nothing_is_lost_when_they_are_killed(self) -> None:
+        given = "--processes 2 --seconds 4 --rate 60 --lease 2 --kill-every 1.5 --seed 1"
+        run = cluster.run(self.root, given)
+        self.assertEqual(run.violations, [])
+        self.assertGreater(run.troubles, 0)
+
+    def test_nothing_is_lost_when_the_server_is_in_trouble(self) -> None:
+        given = "--processes 2 --seconds 5 --rate 60 --seed 1"
+        troubles = "--restart-every 3 --terminate-every 0.9 --lose-every 0.7"
+        run = cluster.run(self.root, f"{given} {troubles}")
+        self.assertEqual(run.violations, [])
+        self.assertGreater(run.troubles, 5)
 
 
 class Starts(SynchronousTestCase):
