@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -185,6 +185,24 @@ class Collisions(FaultTestCase):
         go_on.set()
         self.assertRaises(Unavailable, self.wait, resting)
         self.until_healthy()
+
+
+class Orphans(BothOpen, FaultTestCase):
+    """Many processes want what one of them has left."""
+
+    def test_what_another_one_has_just_claimed_is_no_orphan_any_more(self) -> None:
+        task = self.run_one()
+        self.execute("UPDATE task SET owner = 'gone'")
+        slowly = statements.ABANDONED.where(text("pg_sleep(0.5)::text = ''"))
+
+        def look(connection: Connection, _news: list[News]) -> list[str]:
+            return [row.task_id for row in connection.execute(slowly, {"of_kind": "simulate", "limit": 9})]
+
+        looking = self.store._writer.call(look)
+        self.until(lambda: self.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        claim = self.wait(self.other.claim("simulate", 9, NOW))
+        self.assertEqual([one.task_id for one in claim.tasks], [task.task_id])
+        self.assertEqual(self.wait(looking), [])
 
 
 class Results(FaultTestCase):
