@@ -22,6 +22,12 @@ BEATS: Final = 4
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
+_LIGHTLY: Final = (
+    f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}; SET LOCAL synchronous_commit = off".encode()
+)
+"""A heartbeat is over before it would be on disk. Said within its transaction, where no pooler changes the
+server under it."""
+
 _BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s".encode()  # noqa: S608
 
 _SILENT: Final = f"{SECONDS} - %(lease)s"
@@ -90,8 +96,7 @@ class Heart:
 
     def _beat(self, connection: "psycopg.Connection[Any]") -> None:
         with connection.transaction():
-            # Within the transaction, where no pooler changes the server under it.
-            connection.execute(f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}".encode())
+            connection.execute(_LIGHTLY)
             known = connection.execute(_BEAT, (self._database.owner,)).rowcount
         if not known:
             self._troubled()
@@ -102,6 +107,11 @@ class Heart:
         elif self._steady is None:
             self._steady = now
         self._last = now
-        if now >= self._steady and connection.execute(_REAP, {"lease": self._server.lease}).rowcount:
+        if now >= self._steady and self._reap(connection):
             log.warn("Another process is silent, and its tasks go on elsewhere")
             self._reaped()
+
+    def _reap(self, connection: "psycopg.Connection[Any]") -> int:
+        with connection.transaction():
+            connection.execute(_LIGHTLY)
+            return connection.execute(_REAP, {"lease": self._server.lease}).rowcount

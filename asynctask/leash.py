@@ -27,17 +27,18 @@ class Leash:
     """Holds one connection after the other, and cuts the one at hand off when somebody has waited too long.
 
     :ivar since: since when that somebody waits, by the monotonic clock; 0 for nobody.
+    :ivar is_cut: whether the connection at hand was cut off.
     """
 
     def __init__(self) -> None:
         self.since = 0.0
         self._wire: socket.socket | None = None
-        self._is_cut = False
+        self.is_cut = False
 
     def hold(self, connection: "psycopg.Connection[Any]") -> None:
         """Cut this connection off from now on."""
         self.let_go()
-        self._is_cut = False
+        self.is_cut = False
         # A descriptor of our own, since the number of the other may mean another socket at any time.
         self._wire = socket.socket(fileno=os.dup(connection.fileno()))
 
@@ -59,8 +60,8 @@ class Leash:
     def look(self, now: float) -> None:
         """Cut the connection off, from another thread, if it is time."""
         since, wire = self.since, self._wire
-        if since and wire is not None and not self._is_cut and now - since > LONGEST:
-            self._is_cut = True
+        if since and wire is not None and not self.is_cut and now - since > LONGEST:
+            self.is_cut = True
             log.warn("Store takes too long, and was cut off", seconds=round(now - since, 1))
             with suppress(OSError):  # it was closed just now
                 wire.shutdown(socket.SHUT_RDWR)

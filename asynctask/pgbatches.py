@@ -41,7 +41,7 @@ _ADD: Final = (
 )
 """With the owner that we are by now: the lease may have been lost since the rows were made."""
 
-_RUNNING: Final = (
+RUNNING: Final = (
     "SELECT task.task_id, asked.attempt, task.status, task.cancel_requested, task.n "
     "FROM (SELECT value ->> 0 AS task_id, (value ->> 1)::integer AS attempt, "
     "(value ->> 2)::boolean AS again FROM json_array_elements(%s::json)) asked JOIN task USING (task_id) "
@@ -52,7 +52,7 @@ _RUNNING: Final = (
 """Which of these attempts are still running, or were ended by us when the answer to it was lost."""
 
 _PLAIN: Final = [name for name in ENDED_COLUMNS if name not in ("task_id", "crashes", "change")]
-_END: Final = (
+END: Final = (
     f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in _PLAIN)}, "  # noqa: S608
     # Another process may have charged the task meanwhile.
     "crashes = greatest(task.crashes, saved.crashes), "
@@ -90,13 +90,13 @@ def end(connection: Connection, ends: Sequence[End], news: list[News], owner: st
     asked = _text([(one.task.task_id, one.task.attempt, one.again) for one in ends])
     known: Known = {}
     before: Known = {}
-    for row in connection.exec_driver_sql(_RUNNING, (asked, owner)):
+    for row in connection.exec_driver_sql(RUNNING, (asked, owner)):
         found = known if row.status == Status.RUNNING else before
         found[row.task_id, row.attempt] = (row.cancel_requested, row.n)
     these = [ended(one, known) for one in ends]
     rows = [ended_row(task, one.at) for task, one in zip(these, ends, strict=True) if task is not None]
     if rows:
-        connection.exec_driver_sql(_END, (owner, _text(rows)))
+        connection.exec_driver_sql(END, (owner, _text(rows)))
     news += [task for task in these if task is not None]
     left = [task or ended(one, before) for task, one in zip(these, ends, strict=True)]
     return [None if task is None else task.status for task in left]

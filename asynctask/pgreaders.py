@@ -49,7 +49,10 @@ class Readers:
         self.threads = ThreadPool(0, READERS, "asynctask-reader")
         self._mine = Reader(keeper)
         self._engine: Engine = create_engine(
-            "postgresql+psycopg://", creator=lambda: connect(self._mine.leash), poolclass=NullPool
+            "postgresql+psycopg://",
+            creator=lambda: connect(self._mine.leash),
+            poolclass=NullPool,
+            pool_reset_on_return=None,
         )
         event.listen(self._engine, "begin", begin)
         self._opened: list[Connection] = []
@@ -88,7 +91,7 @@ class Readers:
                 return self._run(kept, run)
             except DBAPIError as error:
                 self._close(kept)
-                if not error.connection_invalidated:
+                if not error.connection_invalidated or self._mine.leash.is_cut:
                     raise
         opened = self._open()
         try:
@@ -117,5 +120,4 @@ class Readers:
         self._mine.connection = None
         self._opened.remove(connection)
         self._mine.leash.let_go()
-        connection.invalidate()
         connection.close()

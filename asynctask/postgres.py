@@ -108,6 +108,8 @@ def connect(url: str, **given: Any) -> "psycopg.Connection[Any]":
     settings = {
         "connect_timeout": CONNECT,
         "application_name": "asynctask",
+        # Also where the database has no encoding (SQL_ASCII): text is no text else.
+        "client_encoding": "utf8",
         "keepalives_idle": 5,
         "keepalives_interval": 1,
         "keepalives_count": 3,
@@ -143,7 +145,10 @@ class Postgres:
         self._warned = ""
         self._leash = self.keeper.leash()
         self._writing = create_engine(
-            "postgresql+psycopg://", creator=lambda: self._open(self._leash), poolclass=NullPool
+            "postgresql+psycopg://",
+            creator=lambda: self._open(self._leash),
+            poolclass=NullPool,
+            pool_reset_on_return=None,
         )
         event.listen(self._writing, "begin", self._begin)
         self._readers = Readers(self.keeper, self._open, _begin_reading)
@@ -274,6 +279,8 @@ class Postgres:
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; where it failed to begin, only the driver knows of it."""
+        if connection.invalidated:
+            return  # it is lost, and would be opened again for this
         connection.rollback()
         with _wrapped("rollback", _driver_of(connection)):
             _driver_of(connection).rollback()

@@ -50,14 +50,17 @@ class Seen(Struct, frozen=True):
 
 
 _PROCESSES: Final = b"SELECT id FROM process"
-_DUE: Final = (
-    b"SELECT kind FROM unnest(%s::text[]) AS kinds (kind) WHERE EXISTS (SELECT FROM task "
-    b"WHERE task.kind = kinds.kind AND task.status IN ('accepted', 'retrying') AND task.run_at <= %s)"
+DUE: Final = (
+    b"SELECT kinds.kind FROM unnest(%s::text[]) AS kinds (kind), LATERAL (SELECT FROM task "
+    b"WHERE task.kind = kinds.kind AND task.status IN ('accepted', 'retrying') AND task.run_at <= %s "
+    b"ORDER BY task.run_at, task.task_id LIMIT 1) AS due"
 )
-_CANCELLED: Final = (
+"""In the order of its index: to find any, the server would read all that wait."""
+
+CANCELLED: Final = (
     b"SELECT task_id, attempt FROM task WHERE owner = %s AND status = 'running' AND cancel_requested"
 )
-_SEQ: Final = b"SELECT coalesce(max(seq), 0) FROM event"
+SEQ: Final = b"SELECT coalesce(max(seq), 0) FROM event"
 
 
 class Pulse:
@@ -85,7 +88,12 @@ class Pulse:
         self._wanted = False
         self._hinted = 0.0
         self._leash = database.keeper.leash()
-        self._name = token_hex(8).encode()
+        self._name = token_hex(8)
+        # Nothing of it needs to be on disk.
+        self._hint = (
+            "BEGIN; SET LOCAL synchronous_commit = off; "
+            f"SELECT pg_notify('{CHANNEL}', '{self._name}'); COMMIT"
+        ).encode()
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)
@@ -136,7 +144,7 @@ class Pulse:
                 self._wanted = False
                 self._hinted = now
                 with self._leash.waiting():
-                    looking.execute(b"SELECT pg_notify(%s, %s)", (CHANNEL, self._name.decode()))
+                    looking.execute(self._hint)
             if now >= look:
                 with self._leash.waiting():
                     self._look(looking, polled=now >= poll)
@@ -171,7 +179,7 @@ class Pulse:
         listening.pgconn.consume_input()
         found = False
         while (notify := listening.pgconn.notifies()) is not None:
-            found |= notify.extra != self._name
+            found |= notify.extra != self._name.encode()
         if listening.pgconn.status != psycopg.pq.ConnStatus.OK:
             raise psycopg.OperationalError("the connection was lost")
         return found
@@ -182,9 +190,9 @@ class Pulse:
             # Within the transaction, where no pooler changes the server under it.
             looking.execute(f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}".encode())
             processes = looking.execute(_PROCESSES).fetchall()
-            due = looking.execute(_DUE, (self._kinds, self._now())).fetchall()
-            cancelled = looking.execute(_CANCELLED, (owner,)).fetchall()
-            (last,) = looking.execute(_SEQ).fetchone() or (0,)
+            due = looking.execute(DUE, (self._kinds, self._now())).fetchall()
+            cancelled = looking.execute(CANCELLED, (owner,)).fetchall()
+            (last,) = looking.execute(SEQ).fetchone() or (0,)
         self._seen(
             Seen(
                 frozenset(one for (one,) in processes),

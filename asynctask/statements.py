@@ -14,7 +14,6 @@ from sqlalchemy import (
     case,
     cast,
     delete,
-    exists,
     func,
     literal_column,
     null,
@@ -143,7 +142,9 @@ ORPHANS: Final = select(*_LISTED).where(
 )
 """Tasks that an earlier process was running when it ended."""
 
-_ownerless: Final = ~exists().where(process.c.id == task.c.owner)
+# Not NOT EXISTS: that is a join, whose other side PostgreSQL does not look at again when a row was changed
+# under it, and so would take what another process has just claimed.
+_ownerless: Final = task.c.owner.not_in(select(process.c.id))
 
 ABANDONED: Final = (
     select(*_LISTED)

@@ -92,6 +92,7 @@ class Writer:
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
+    :param most_kept: bytes of results that may wait.
     :ivar healthy: whether the database took the last transaction.
     """
 
@@ -105,6 +106,7 @@ class Writer:
         published: Callable[[int, list[News]], object] = lambda _seq, _news: None,
         seq: int = 0,
         now: Callable[[], float] = time,
+        most_kept: int = MAX_KEPT,
     ) -> None:
         self.healthy = True
         self._seq = seq
@@ -121,6 +123,7 @@ class Writer:
         self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
         self._bytes = 0
         self._kept = 0
+        self._most_kept = most_kept
         self._adds_alone = False
         self._closing = False
         self._stage = ""
@@ -150,7 +153,7 @@ class Writer:
         Where there is no room for its result, the task is to run again.
         """
         done: Deferred[Status | None] = Deferred()
-        if task.result is not None and self._kept + len(task.result) > MAX_KEPT:
+        if task.result is not None and self._kept + len(task.result) > self._most_kept:
             log.warn("Too many results wait for the store; a task is to run again", task_id=task.task_id)
             task = interrupt(replace(task, status=RUNNING, result=None, finished_at=None), at)
         self._put(Save(End(task, at), done))

@@ -64,6 +64,18 @@ def uri_of(database: str) -> str:
     return f"postgresql:///?{urlencode(conninfo_to_dict(url_of(database)))}"
 
 
+def address() -> tuple[str, int] | str:
+    """Where the server listens: host and port, or the path of its Unix socket."""
+    known = conninfo_to_dict(server())
+    host, port = str(known.get("host") or "127.0.0.1"), int(known.get("port") or 5432)
+    return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+
+
+def url_by(port: int, database: str) -> str:
+    """The URL of a database of the server that is reached by another port here."""
+    return make_conninfo(server(), host="127.0.0.1", port=port, dbname=database)
+
+
 def new_database() -> str:
     """An empty database with our tables; its name."""
     name = f"{TEMPLATE}_{next(_numbers)}"

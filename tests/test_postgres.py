@@ -24,13 +24,17 @@ class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
     """On a server."""
 
 
-class TwoProcesses(OnServer):
+class BothOpen(OnServer):
     """Two processes on one database."""
 
     def setUp(self) -> None:
         super().setUp()
         self.other = self.open()
         self.addCleanup(lambda: self.wait(self.other.close()))
+
+
+class TwoProcesses(BothOpen):
+    """Two processes share the tasks."""
 
     def claimed_by(self, store: SqlStore, total: int | None = None) -> int:
         return len(self.wait(store.claim("simulate", 9, NOW, total)).tasks)

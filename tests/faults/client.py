@@ -68,6 +68,19 @@ class Client:
         except LostError:
             return self._call("GET", path, None)
 
+    def post_all(self, path: str, bodies: list[Json]) -> Answer:
+        """POST an array, as :meth:`post` does one of its elements."""
+        return self._call("POST", path, json.dumps(bodies).encode())
+
+    def text(self, path: str) -> str:
+        """What a GET of something that is no JSON brings.
+
+        :raises OSError: nothing.
+        """
+        self._connect()
+        self._connection.request("GET", path)
+        return self._connection.getresponse().read().decode()
+
     def tasks(self, **filters: str) -> Iterator[Json]:
         """Every task that matches, newest first, through as many pages as it takes."""
         query = {"limit": "1000", **filters}

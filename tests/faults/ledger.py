@@ -36,6 +36,7 @@ class Ledger:
     :param statuses: how many answers of each status.
     :param slowest: the seconds that the slowest answer took.
     :param violations: a sentence for every promise that an answer itself broke.
+    :param callback_url: where the outcome of each task is to be told.
     """
 
     acknowledged: dict[str, Posted] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Ledger:
     statuses: Counter[int] = field(default_factory=Counter)
     slowest: float = 0
     violations: list[str] = field(default_factory=list)
+    callback_url: str | None = None
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def submit(self, client: Client, name: str, duration: int, delay: float = 0) -> Answer | None:
@@ -55,6 +57,8 @@ class Ledger:
         body: Json = {"name": name, "duration": duration}
         if delay:
             body["delay"] = delay
+        if self.callback_url is not None:
+            body["callback_url"] = self.callback_url
         began = time.monotonic()
         try:
             answer = client.post("/api/tasks", body)
@@ -69,13 +73,16 @@ class Ledger:
             self._judge(answer, name, duration)
         return answer
 
+    def acknowledge(self, task_id: str, name: str, duration: int) -> None:
+        """Write down what was answered 202."""
+        if task_id in self.acknowledged:
+            self.violations.append(f"{task_id} was given twice")
+        self.acknowledged[task_id] = Posted(name, duration, time.monotonic())
+
     def _judge(self, answer: Answer, name: str, duration: int) -> None:
         self.statuses[answer.status] += 1
         if answer.status == 202:
-            task_id = answer.body["task_id"]
-            if task_id in self.acknowledged:
-                self.violations.append(f"{task_id} was given twice")
-            self.acknowledged[task_id] = Posted(name, duration, time.monotonic())
+            self.acknowledge(answer.body["task_id"], name, duration)
         elif answer.status == 503:
             if (answer.retry_after or 0) < 1:
                 self.violations.append(f"a 503 without a Retry-After: {answer}")

@@ -1,0 +1,486 @@
+"""`SqlStore` on a PostgreSQL server that hangs, loses answers, or is shared with processes that do."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, text
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import statements
+from asynctask.istore import Key
+from asynctask.model import (
+    COMPLETED,
+    FAILED,
+    RETRYING,
+    RUNNING,
+    InvalidTransition,
+    News,
+    OutcomeUnknown,
+    Task,
+    Unavailable,
+    complete,
+)
+from asynctask.postgres import Server
+from asynctask.recorder import Suspect
+from asynctask.store import SqlStore
+from tests import postgres
+from tests.faults import cluster
+from tests.faults.proxy import Proxy
+from tests.store_contract import NOW
+from tests.test_postgres import BothOpen, OnServer
+
+SOON = 2.3
+"""Seconds in which a client has an answer, with some to spare for a busy machine."""
+
+PATIENCE = 10.0
+"""Seconds for what comes within a few."""
+
+
+class FaultTestCase(OnServer):
+    """With connections of the test's own beside the store's."""
+
+    def outside(self) -> "psycopg.Connection[Any]":
+        """Another program's connection to the same database."""
+        connection = psycopg.connect(postgres.url_of(self.database))
+        self.addCleanup(connection.close)
+        return connection
+
+    def execute(self, statement: str, *given: Any) -> Any:
+        """The first row of a statement that is committed at once, or None."""
+        with psycopg.connect(postgres.url_of(self.database), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), given)
+            return cursor.fetchone() if cursor.description else None
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that comes by itself."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "it never came")
+            time.sleep(0.01)
+
+    def until_one_waits(self) -> None:
+        """Until a transaction waits for the lock that another one has."""
+        self.until(
+            lambda: self.execute(
+                "SELECT pid FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+
+    def until_healthy(self) -> None:
+        self.until(lambda: self.store.healthy)
+
+    def refused(self, deferred: Callable[[], "Deferred[Any]"]) -> Unavailable:
+        """It is answered in time, with a 503."""
+        began = time.monotonic()
+        try:
+            self.wait(deferred())
+        except Unavailable as refusal:
+            self.assertLess(time.monotonic() - began, SOON)
+            return refusal
+        raise self.failureException("it was not refused")
+
+    @contextmanager
+    def transaction_under_way(self) -> Iterator["Deferred[None]"]:
+        """A transaction of the store's that takes as long as this, while others are asked for."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        def run(_connection: Connection, _news: list[News]) -> None:
+            begun.set()
+            go_on.wait(PATIENCE)
+
+        done = self.store._writer.call(run)
+        self.assertTrue(begun.wait(PATIENCE))
+        try:
+            yield done
+        finally:
+            go_on.set()
+
+
+class Collisions(FaultTestCase):
+    """Transactions of many processes meet."""
+
+    def test_a_transaction_that_met_another_one_is_made_again(self) -> None:
+        for state in ("40001", "40P01"):
+            self.assertEqual(self.wait(self.store._writer.call(_failing_once(state))), 2)
+        self.assertTrue(self.store.healthy)
+
+    def test_a_claim_that_is_made_again_starts_its_tasks_once(self) -> None:
+        tasks = [self.new(), self.new()]
+        self.add(*tasks)
+        with self.transaction_under_way():
+            claim = self.store.claim("simulate", 3, NOW)
+            failing = self.store._writer.call(_failing_once("40001"), order="last")
+        more = self.wait(claim).more
+        self.wait(failing)
+        self.assertEqual([task.task_id for task in self.started], [task.task_id for task in tasks])
+        self.assertFalse(more)
+
+    def test_what_waits_together_is_locked_in_one_order(self) -> None:
+        order: list[str] = []
+        with self.transaction_under_way():
+            names = ("key b", "task 1", "key a")
+            calls = [self.store._writer.call(_noting(order, name), order=name) for name in names]
+        self.wait(gatherResults(calls))
+        self.assertEqual(order, ["key a", "key b", "task 1"])
+
+    def test_keys_in_opposite_order_are_no_deadlock(self) -> None:
+        other = self.open()
+        self.addCleanup(lambda: self.wait(other.close()))
+        keys = [Key(name, "digest", "answer", NOW + 9) for name in "abcdefgh"]
+        done = []
+        with self.transaction_under_way():
+            for one, two in zip(keys, reversed(keys), strict=True):
+                done.append(self.store.add_once([self.new()], [], one, NOW))
+                done.append(other.add_once([self.new()], [], two, NOW))
+        self.wait(gatherResults(done))
+        self.assertEqual(len(self.names()), len(keys))
+
+    def test_a_cancel_does_not_undo_an_end_that_another_process_is_committing(self) -> None:
+        task = self.run_one()
+        other = self.outside()
+        other.execute("UPDATE task SET status = 'completed', finished_at = %s", (NOW,))
+        cancel = self.store.cancel(task.task_id, NOW)
+        self.until_one_waits()
+        other.commit()
+        self.assertRaises(InvalidTransition, self.wait, cancel)
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_a_delete_does_not_meet_a_retry_that_another_process_is_committing(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        other = self.outside()
+        other.execute("UPDATE task SET status = 'accepted', finished_at = NULL")
+        delete = self.store.delete(task.task_id)
+        self.until_one_waits()
+        other.commit()
+        self.assertRaises(InvalidTransition, self.wait, delete)
+
+    def test_who_rests_in_a_transaction_does_not_hold_up_the_others(self) -> None:
+        self.add(self.new())
+        other = self.open()
+        self.addCleanup(lambda: self.wait(other.close()))
+        locked, go_on = threading.Event(), threading.Event()
+
+        def rest(connection: Connection, _news: list[News]) -> None:
+            connection.execute(statements.LOCK_KIND, {"of_kind": "simulate"})
+            locked.set()
+            go_on.wait(PATIENCE)
+            connection.execute(statements.EPOCH)
+
+        resting = self.store._writer.call(rest)
+        self.assertTrue(locked.wait(PATIENCE))
+        self.assertEqual(len(self.wait(other.claim("simulate", 1, NOW, 1)).tasks), 1)
+        go_on.set()
+        self.assertRaises(Unavailable, self.wait, resting)
+        self.until_healthy()
+
+
+class Orphans(BothOpen, FaultTestCase):
+    """Many processes want what one of them has left."""
+
+    def test_what_another_one_has_just_claimed_is_no_orphan_any_more(self) -> None:
+        task = self.run_one()
+        self.execute("UPDATE task SET owner = 'gone'")
+        slowly = statements.ABANDONED.where(text("pg_sleep(0.5)::text = ''"))
+
+        def look(connection: Connection, _news: list[News]) -> list[str]:
+            return [row.task_id for row in connection.execute(slowly, {"of_kind": "simulate", "limit": 9})]
+
+        looking = self.store._writer.call(look)
+        self.until(lambda: self.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        claim = self.wait(self.other.claim("simulate", 9, NOW))
+        self.assertEqual([one.task_id for one in claim.tasks], [task.task_id])
+        self.assertEqual(self.wait(looking), [])
+
+
+class Results(FaultTestCase):
+    """Results wait for a server that takes none."""
+
+    def test_so_many_are_kept_and_the_tasks_of_the_others_run_again(self) -> None:
+        tasks = [self.run_one() for _ in range(3)]
+        self.store._writer._most_kept = 10
+        with self.transaction_under_way():
+            ends = [self.store.end(complete(task, "12345678", NOW), NOW) for task in tasks[:2]]
+            ends.append(self.store.end(complete(tasks[2], "1", NOW), NOW))
+        self.assertEqual([self.wait(end) for end in ends], [COMPLETED, RETRYING, COMPLETED])
+        self.assertIsNone(self.get(tasks[1]).result)
+        self.assertEqual(
+            [(task.task_id, task.attempt) for task in self.claim().tasks], [(tasks[1].task_id, 2)]
+        )
+        self.assertEqual(self.wait(self.store.end(complete(tasks[0], "12345678", NOW), NOW)), None)
+
+
+class LostLeases(BothOpen, FaultTestCase):
+    """Others take a process for dead that is not."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.losses: list[str] = []
+        self.store.lost = lambda: self.losses.append("lost")
+
+    def lose(self) -> None:
+        self.execute("DELETE FROM process WHERE id = %s", self.store._database.owner)
+
+    def test_it_stops_its_attempts_and_goes_on_as_another_one(self) -> None:
+        owner = self.store._database.owner
+        task = self.run_one()
+        self.lose()
+        self.other.orphaned()
+        (again,) = self.wait(self.other.claim("simulate", 9, NOW)).tasks
+        self.assertEqual((again.task_id, again.attempt), (task.task_id, 2))
+        # The late writer's end is dropped, and it has noticed.
+        self.assertIsNone(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
+        self.assertEqual(self.losses, ["lost"])
+        self.assertEqual((self.get(task).status, self.get(task).attempt), (RUNNING, 2))
+        self.assertNotEqual(self.store._database.owner, owner)
+        self.assertEqual(self.wait(self.other.end(complete(again, "2", NOW), NOW)), COMPLETED)
+        self.assertEqual(self.get(task).result, "2")
+        self.run_one()
+
+    def test_an_idle_one_notices_by_itself(self) -> None:
+        self.lose()
+        while not self.losses:
+            self.turns.turn()
+        self.until(lambda: self.execute("SELECT id FROM process WHERE id = %s", self.store._database.owner))
+
+    def open_store(self) -> SqlStore:
+        store = super().open_store()
+        place = Server(postgres.url_of(self.database), lease=2)
+        store._place = store._database._server = place  # type: ignore[attr-defined]
+        return store
+
+
+class Suspects(BothOpen):
+    """A task kills one process after the other, and is always somewhere else when these start again."""
+
+    def test_it_is_charged_for_each_though_others_have_gone_on_with_it(self) -> None:
+        task = self.run_one()
+        statuses = []
+        for attempt in (1, 2, 3):
+            suspect = Suspect(task.task_id, attempt)
+            self.other_goes_on(task)
+            self.wait(self.open([suspect]).close())
+            statuses.append(self.get(task).status)
+        self.assertEqual(statuses, [RUNNING, RUNNING, FAILED])
+        error = self.get(task).error
+        self.assertEqual(error and error.type, "Crashed")
+        self.assertIn((task.task_id, FAILED), self.changed_by_all())
+
+    def other_goes_on(self, task: Task) -> None:
+        self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
+        self.other.orphaned()
+        self.assertEqual(len(self.wait(self.other.claim("simulate", 9, NOW)).tasks), 1)
+
+    def changed_by_all(self) -> list[tuple[str, str]]:
+        commits = self.wait(self.store.events(1, 100))
+        return [(one.task_id, one.status) for _, news in commits for one in news if isinstance(one, Task)]
+
+    def test_the_end_of_the_attempt_that_goes_on_forgives_nothing(self) -> None:
+        task = self.run_one()
+        self.other_goes_on(task)
+        (again,) = [one for one in self.started if one.attempt == 2]
+        self.wait(self.open([Suspect(task.task_id, 1)]).close())
+        self.wait(self.other.end(complete(again, "1", NOW), NOW))
+        self.assertEqual(self.get(task).crashes, 1)
+
+
+class Troubles(FaultTestCase):
+    """The server itself is in trouble."""
+
+    def test_a_locked_table_refuses_what_would_wait_and_everything_goes_on_after(self) -> None:
+        running = self.run_one()
+        other = self.outside()
+        other.execute("LOCK TABLE task")
+        first, second = self.store.add([self.new()], []), self.store.add([self.new()], [])
+        end = self.store.end(complete(running, "1", NOW), NOW)
+        self.assertNotIsInstance(self.refused(lambda: first), OutcomeUnknown)
+        self.assertRaises(Unavailable, self.wait, second)
+        self.assertFalse(self.store.healthy)
+        self.refused(lambda: self.store.get(running.task_id))
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        other.rollback()
+        self.assertEqual(self.wait(end), COMPLETED)
+        self.run_one()
+
+    def test_terminated_connections_are_opened_again(self) -> None:
+        task = self.run_one()
+        self.get(task)
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        self.assertEqual(self.get(task).status, RUNNING)
+        self.assertEqual(self.wait(self.store.end(complete(task, "1", NOW), NOW)), COMPLETED)
+        self.until_healthy()
+        self.run_one()
+
+    def test_a_commit_that_reached_no_replica_is_no_202(self) -> None:
+        self.addCleanup(self.wait_for_replicas, "")
+        self.wait_for_replicas("a_replica_that_is_gone")
+        self.assertIsInstance(self.refused(lambda: self.store.add([], [self.new()])), OutcomeUnknown)
+        self.assertFalse(self.store.healthy)
+        self.wait_for_replicas("")
+        self.until_healthy()
+        # It is on disk here, and nobody runs it: so it is let go of.
+        claim = self.claim
+        self.until(lambda: self.wait(self.store.count()) == 1 and claim().tasks)
+
+    def test_a_wait_for_replicas_that_somebody_cancels_is_no_202_either(self) -> None:
+        self.addCleanup(self.wait_for_replicas, "")
+        self.wait_for_replicas("a_replica_that_is_gone")
+        added = self.store.add([self.new()], [])
+        waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
+        self.until(lambda: self.execute(f"SELECT pg_cancel_backend(pid) {waiting}"))
+        self.assertIsInstance(self.refused(lambda: added), OutcomeUnknown)
+
+    def wait_for_replicas(self, names: str) -> None:
+        self.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        self.execute("SELECT pg_reload_conf()")
+        self.until(lambda: self.execute("SHOW synchronous_standby_names")[0] == names)
+
+
+class LostAnswers(FaultTestCase):
+    """There is a network between."""
+
+    def open_store(self) -> SqlStore:
+        if not hasattr(self, "proxy"):
+            self.database = postgres.new_database()
+            self.addCleanup(postgres.drop, self.database)
+            self.proxy = Proxy(postgres.address())
+            self.proxy.__enter__()
+            self.addCleanup(self.proxy.__exit__)
+        return SqlStore(Server(postgres.url_by(self.proxy.port, self.database)), self.turns, try_again=0.01)
+
+    def test_a_task_of_which_nobody_knows_whether_it_started_is_let_go_of(self) -> None:
+        for late in (0.0, 0.5):
+            self.proxy.losing, self.proxy.late = 1, late
+            task = self.new()
+            refusal = self.refused(partial(self.store.add, [], [task]))
+            self.assertIsInstance(refusal, OutcomeUnknown)
+            self.until_healthy()
+            self.wait(self.store._writer.call(lambda _db, _news: None))
+            self.assertEqual((self.get(task).status, self.get(task).attempt), (RETRYING, 1))
+            self.assertEqual(self.started, [])
+            self.assertEqual([one.attempt for one in self.claim().tasks], [2])
+            self.started.clear()
+
+    def test_a_claim_of_which_nobody_knows_is_let_go_of_too(self) -> None:
+        task = self.new()
+        self.add(task)
+        self.proxy.losing = 1
+        self.assertRaises(OutcomeUnknown, self.claim)
+        self.until_healthy()
+        self.assertEqual([one.attempt for one in self.claim().tasks], [2])
+
+    def test_an_end_whose_answer_was_lost_counts_once(self) -> None:
+        task = self.run_one()
+        self.proxy.losing = 1
+        self.assertEqual(self.wait(self.store.end(complete(task, "1", NOW), NOW)), COMPLETED)
+        self.assertEqual(self.history(task), [("accepted", 0), ("running", 1), ("completed", 1)])
+
+    def test_a_server_that_hangs_keeps_nobody_waiting(self) -> None:
+        task = self.run_one()
+        self.get(task)
+        self.proxy.hold()
+        began = time.monotonic()
+        asked = [self.store.add([self.new()], []), self.store.cancel(task.task_id, NOW)]
+        asked += [self.store.get(task.task_id) for _ in range(9)]
+        for one in asked:
+            self.assertRaises(Unavailable, self.wait, one)
+        self.assertLess(time.monotonic() - began, SOON)
+        self.assertFalse(self.store.healthy)
+        self.proxy.go_on()
+        self.until_healthy()
+        self.until(lambda: self.is_readable(task))
+        self.assertEqual(self.wait(self.store.cancel(task.task_id, NOW)).cancel_requested, True)
+
+    def is_readable(self, task: Task) -> bool:
+        try:
+            return self.get(task).status is RUNNING
+        except Unavailable:
+            return False
+
+    def test_a_slow_network_refuses_or_accepts_in_time(self) -> None:
+        self.proxy.delay = 0.5
+        self.refused(lambda: self.store.add([self.new()], []))
+        self.proxy.delay = 0
+        self.until_healthy()
+        self.run_one()
+
+
+class ManyProcesses(SynchronousTestCase):
+    """Short forms of what `tests.faults.cluster` tries at length."""
+
+    def setUp(self) -> None:
+        self.root = Path(tempfile.mkdtemp())
+        self.root.chmod(0o755)
+        self.addCleanup(shutil.rmtree, self.root)
+
+    def test_nothing_is_lost_when_they_are_killed(self) -> None:
+        given = "--processes 2 --seconds 4 --rate 60 --lease 2 --kill-every 1.5 --seed 1"
+        run = cluster.run(self.root, given)
+        self.assertEqual(run.violations, [])
+        self.assertGreater(run.troubles, 0)
+
+    def test_nothing_is_lost_when_the_server_is_in_trouble(self) -> None:
+        given = "--processes 2 --seconds 5 --rate 60 --seed 1"
+        troubles = "--restart-every 3 --terminate-every 0.9 --lose-every 0.7"
+        run = cluster.run(self.root, f"{given} {troubles}")
+        self.assertEqual(run.violations, [])
+        self.assertGreater(run.troubles, 5)
+
+
+class Starts(SynchronousTestCase):
+    """Many processes start at once on an empty database."""
+
+    def test_the_schema_is_made_once(self) -> None:
+        database = f"{postgres.TEMPLATE}_empty"
+        # Without an encoding, as servers are made where there is no locale.
+        how = "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+        postgres.execute(f"CREATE DATABASE {database} {how}")
+        self.addCleanup(postgres.drop, database)
+        code = (
+            "import sys; from asynctask.postgres import Server; from asynctask.store import SqlStore;"
+            "from tests.turns import Turns; turns = Turns();"
+            "store = SqlStore(Server(sys.argv[1]), turns); store.open([], 1.0); print(store.epoch);"
+            "turns.outcome(store.close())"
+        )
+        command = [sys.executable, "-c", code, postgres.url_of(database)]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(10)]
+        epochs = {process.communicate()[0] for process in processes}
+        self.assertEqual({process.returncode for process in processes}, {0})
+        self.assertEqual(len(epochs), 1)
+
+
+def _failing_once(state: str) -> Callable[[Connection, list[News]], int]:
+    """What fails like a transaction that met another one, the first time; tells how often it ran."""
+    runs: list[str] = []
+
+    def run(connection: Connection, _news: list[News]) -> int:
+        runs.append(state)
+        if len(runs) == 1:
+            connection.exec_driver_sql(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
+        return len(runs)
+
+    return run
+
+
+def _noting(order: list[str], name: str) -> Callable[[Connection, list[News]], None]:
+    return lambda _connection, _news: order.append(name)
+
+
+def _orphan(connection: Connection, task: Task) -> None:
+    """Let the process that runs it be gone."""
+    connection.exec_driver_sql("UPDATE task SET owner = 'gone' WHERE task_id = %s", (task.task_id,))

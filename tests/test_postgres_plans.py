@@ -1,0 +1,82 @@
+"""What is asked of PostgreSQL all the time takes no longer where a great many tasks wait: by its plans."""
+
+from typing import Any, Final
+
+from sqlalchemy import Connection
+from sqlalchemy.dialects.postgresql import psycopg
+
+from asynctask import pgbatches, pulse, statements
+from asynctask.model import News
+from tests.store_contract import NOW
+from tests.test_postgres import OnServer
+
+TASKS: Final = 30_000
+"""So many that no plan reads them all unless it has to."""
+
+FILL: Final = f"""
+INSERT INTO task (task_id, name, kind, input, status, attempt, crashes, owner, accepted_at, run_at,
+                  finished_at, changes, n)
+SELECT 'task_' || lpad(i::text, 30, '0'), 'a', 'simulate', '{{}}', status, 1, 0,
+       CASE WHEN status = 'running' THEN (SELECT id FROM process LIMIT 1) END, {NOW}, {NOW} - i,
+       CASE WHEN status = 'completed' THEN {NOW} - i END, '', 1
+FROM generate_series(1, {TASKS}) i,
+     LATERAL (SELECT CASE i % 10 WHEN 0 THEN 'running' WHEN 1 THEN 'completed' ELSE 'accepted' END
+              AS status) s
+"""
+
+
+class Plans(OnServer):
+    """No statement on the way of a task reads all of them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+
+        def fill(connection: Connection, _news: list[News]) -> None:
+            connection.exec_driver_sql(FILL.replace("%", "%%"))
+            connection.exec_driver_sql("ANALYZE task")
+
+        self.wait(self.store._writer.call(fill))
+
+    def plan(self, statement: Any, **given: Any) -> str:
+        """How the server would go about a statement of ours, SQLAlchemy's or the driver's."""
+        values: Any = tuple(given.values())
+        sql = statement
+        if isinstance(statement, bytes):
+            sql = statement.decode()
+        elif not isinstance(statement, str):
+            expanded = statement.compile(dialect=psycopg.dialect()).construct_expanded_state(given)
+            sql, values = expanded.statement, expanded.parameters
+
+        def explain(connection: Connection, _news: list[News]) -> str:
+            return "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {sql}", values))
+
+        found: str = self.wait(self.store._writer.call(explain))
+        self.assertNotIn("Seq Scan on task", found)
+        return found
+
+    def test_claims_take_the_first_that_are_due_by_their_index(self) -> None:
+        given = {"me": "me", "of_kind": "simulate", "now": NOW, "at": "now", "limit": 50}
+        plan = self.plan(statements.CLAIM_DUE, **given)
+        self.assertIn("task_due", plan)
+        self.assertNotIn("Sort", plan)
+        plan = self.plan(statements.NEXT_DUE, of_kind="simulate")
+        self.assertIn("Limit", plan)
+        self.assertIn("task_due", plan)
+
+    def test_orphans_are_found_among_those_that_run(self) -> None:
+        given = {"of_kind": "simulate", "limit": 50}
+        self.plan(statements.ABANDONED, **given)
+        self.plan(statements.CUT_OFF_ABANDONED, kinds=["simulate"])
+
+    def test_ends_find_their_tasks_by_their_ids(self) -> None:
+        self.assertIn("task_pkey", self.plan(pgbatches.RUNNING, asked="[]", owner="me"))
+        self.assertIn("task_pkey", self.plan(pgbatches.END, owner="me", saved="[]"))
+
+    def test_looks_at_what_others_do_read_little(self) -> None:
+        self.assertIn("task_due", self.plan(pulse.DUE, kinds=["simulate"], now=NOW))
+        self.assertIn("task_cancelling", self.plan(pulse.CANCELLED, owner="me"))
+        self.assertIn("event_pkey", self.plan(pulse.SEQ))
+
+    def test_retention_finds_the_oldest_by_their_index(self) -> None:
+        plan = self.plan(statements.FORGET_OLD, before=NOW, limit=100)
+        self.assertIn("task_finished", plan)
