@@ -40,6 +40,8 @@ watch          who holds the reactor
 collector      the garbage collector, tamed
 istore         what a store promises
 store          where tasks are kept: `SqlStore`
+hooks          whom the store tells
+reading        what is read from it
 recovery       what an earlier process left running
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``)

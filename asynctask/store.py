@@ -1,7 +1,7 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict, replace
@@ -9,16 +9,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from asynctask import changes, statements, wire
+from asynctask import statements, wire
 from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.database import Sqlite
-from asynctask.istore import Claim, Due, Hook, IStore, Key, Known, Lost, Progressed, Published
+from asynctask.hooks import Hooks
+from asynctask.istore import Claim, IStore, Key, Known
 from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
@@ -32,7 +32,6 @@ from asynctask.model import (
     News,
     OutcomeUnknown,
     Progress,
-    Query,
     Status,
     Task,
     interrupt,
@@ -41,6 +40,7 @@ from asynctask.model import (
     start,
 )
 from asynctask.outbox import Outbox
+from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
 from asynctask.recovery import blame, charged, running_of, settled
 from asynctask.rows import changed_row, claimed_row, new_row, task_of
@@ -57,16 +57,13 @@ log = Logger(namespace="asynctask.store")
 BYTES_BESIDE: Final = 300
 """About what a waiting task takes in memory beside its name and input."""
 
-PAGE: Final = 64 * 1024
-"""Bytes of events that are read at once, or one commit's."""
-
 T = TypeVar("T")
 Decided = InvalidTransition | tuple[Status, Task] | None
 Decide = Callable[[Task, float], Task]
 
 
 @implementer(IStore)
-class SqlStore:
+class SqlStore(Hooks, Reading):
     """A store in an SQL database.
 
     :param place: where the database is.
@@ -87,14 +84,7 @@ class SqlStore:
         now: Callable[[], float] = time,
     ) -> None:
         self._now = now
-        self.started: Hook = _nobody_cares
-        self.waiting: Hook = _nobody_cares
-        self.cancelling: Hook = _nobody_cares
-        self.published: Published = _nobody_hears
-        self.progressed: Progressed = _nobody_follows
-        self.due: Due = _nobody_looks
-        self.lost: Lost = _nobody_stops
-        self.followed: Callable[[], bool] = bool
+        super().__init__()
         self._sharing: Sharing | None = None
         self.epoch = ""
         self.seq = 0
@@ -179,10 +169,6 @@ class SqlStore:
         else:
             self._sharing.committed(seq, news)
         self.outbox.tell(news)
-
-    def count(self) -> Deferred[int]:
-        """How many tasks have not ended, whoever accepted them."""
-        return self._read(lambda db: sum(row.tasks for row in db.execute(statements.UNFINISHED)))
 
     def orphaned(self) -> None:
         """Other processes have gone, and may have left tasks."""
@@ -374,7 +360,7 @@ class SqlStore:
         """Read a task, decide, and write what was decided, in one transaction."""
 
         def run(db: Connection, news: list[News]) -> Decided:
-            before = _find(db, task_id, locked=True)
+            before = find(db, task_id, locked=True)
             if before is None:
                 return None
             try:
@@ -383,7 +369,7 @@ class SqlStore:
                 return refusal
             moved = after.status is not before.status
             db.execute(statements.CHANGE, changed_row(after, now, moved=moved))
-            changed = _find(db, task_id)
+            changed = find(db, task_id)
             assert changed is not None
             if moved:
                 news.append(listed(changed))
@@ -409,7 +395,7 @@ class SqlStore:
         """See `IStore`."""
 
         def run(db: Connection, news: list[News]) -> Task | None:
-            task = _find(db, task_id, locked=True)
+            task = find(db, task_id, locked=True)
             if task is not None and task.status in ENDED:
                 db.execute(statements.DELETE, {"of_task": task_id})
                 news.append(Deleted(task_id, task.kind))
@@ -439,59 +425,6 @@ class SqlStore:
         given = {"before": before, "most": most, "limit": limit}
         return self._writer.call(lambda db, _: db.execute(statements.FORGET_EVENTS, given).rowcount)
 
-    def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
-        """See `IStore`."""
-
-        def read(db: Connection) -> list[tuple[int, str]] | None:
-            first, last = db.scalar(statements.FIRST_EVENT), db.scalar(statements.LAST_EVENT) or 0
-            if not (first or last + 1) <= seq <= last + 1:
-                return None
-            found, size = [], 0
-            with db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}) as rows:
-                for number, body in rows:
-                    found.append((number, body))
-                    size += len(body)
-                    if size > PAGE:
-                        break
-            return found
-
-        def decode(found: list[tuple[int, str]] | None) -> list[tuple[int, list[News]]] | None:
-            return found if found is None else [(number, changes.read(body)) for number, body in found]
-
-        return self._read(read).addCallback(decode)
-
-    def _with_progress(self, task: Task) -> Task:
-        attempt, progress = self._live.get(task.task_id, (0, None))
-        return replace(task, progress=progress) if attempt == task.attempt else task
-
-    def get(self, task_id: str) -> Deferred[Task | None]:
-        """See `IStore`."""
-
-        return self._read(lambda db: _find(db, task_id)).addCallback(
-            lambda task: task and self._with_progress(task)
-        )
-
-    def list(self, query: Query) -> Deferred[tuple[list[Task], str | None]]:
-        """See `IStore`."""
-
-        def read(connection: Connection) -> list[Task]:
-            return [task_of(row) for row in connection.execute(statements.page(query))]
-
-        def page(found: list[Task]) -> tuple[list[Task], str | None]:
-            tasks = [self._with_progress(task) for task in found[: query.limit]]
-            return tasks, tasks[-1].task_id if len(found) > query.limit else None
-
-        return self._read(read).addCallback(page)
-
-    def _write(self, write: Callable[[Connection], T]) -> Deferred[T]:
-        return self._writer.call(lambda db, _: write(db))
-
-    def _read(self, read: Callable[[Connection], T]) -> Deferred[T]:
-        if self._database.readers is None:
-            return self._write(read)
-        readers = self._database.readers
-        return deferToThreadPool(self._reactor, readers, self._database.read, read, monotonic())
-
 
 def _database_of(place: "Place | Server", busy: float) -> Database:
     if isinstance(place, Place):
@@ -500,26 +433,6 @@ def _database_of(place: "Place | Server", busy: float) -> Database:
     from asynctask.postgres import Postgres
 
     return Postgres(place)
-
-
-def _nobody_cares(_tasks: Sequence[Task]) -> None:
-    """The hook that nobody has set."""
-
-
-def _nobody_looks(_kinds: Collection[str]) -> None:
-    """The hook that nobody has set."""
-
-
-def _nobody_stops() -> None:
-    """The hook that nobody has set."""
-
-
-def _nobody_hears(_seq: int, _news: Sequence[News]) -> None:
-    """The hook that nobody has set."""
-
-
-def _nobody_follows(_task: Task, _progress: Progress) -> None:
-    """The hook that nobody has set."""
 
 
 def _news(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
@@ -533,13 +446,3 @@ def _size(rows: Iterable[tuple[Any, ...]]) -> int:
 
 def _do_nothing(_connection: Connection, _news: list[News]) -> None:
     """A transaction that only shows that it can be made."""
-
-
-def _find(connection: Connection, task_id: str, *, locked: bool = False) -> Task | None:
-    """Read a task.
-
-    :param locked: so that no other process changes it before this transaction ends.
-    """
-    statement = statements.GET_LOCKED if locked else statements.GET
-    row = connection.execute(statement, {"task_id": task_id}).one_or_none()
-    return None if row is None else task_of(row)

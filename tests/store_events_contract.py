@@ -18,8 +18,8 @@ from asynctask.model import (
     fail,
     interrupt,
 )
+from asynctask.reading import PAGE
 from asynctask.recorder import Suspect
-from asynctask.store import PAGE
 from tests.store_contract import NOW, StoreTestCase
 
 NO = Error("ValueError", "no")

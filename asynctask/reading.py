@@ -1,0 +1,98 @@
+"""What is read from the store."""
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+
+from asynctask import changes, statements
+from asynctask.model import News, Progress, Query, Task
+from asynctask.rows import task_of
+from asynctask.works import Database
+from asynctask.writer import Writer
+
+PAGE: Final = 64 * 1024
+"""Bytes of events that are read at once, or one commit's."""
+
+T = TypeVar("T")
+
+
+class Reading:
+    """The half of a store that changes nothing; where no threads read, the writer does."""
+
+    _reactor: IReactorFromThreads
+    _database: Database
+    _writer: Writer
+    _live: dict[str, tuple[int, Progress]]
+
+    def count(self) -> Deferred[int]:
+        """How many tasks have not ended, whoever accepted them."""
+        return self._read(lambda db: sum(row.tasks for row in db.execute(statements.UNFINISHED)))
+
+    def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
+        """See `IStore`."""
+
+        def read(db: Connection) -> list[tuple[int, str]] | None:
+            first, last = db.scalar(statements.FIRST_EVENT), db.scalar(statements.LAST_EVENT) or 0
+            if not (first or last + 1) <= seq <= last + 1:
+                return None
+            found, size = [], 0
+            with db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}) as rows:
+                for number, body in rows:
+                    found.append((number, body))
+                    size += len(body)
+                    if size > PAGE:
+                        break
+            return found
+
+        def decode(found: list[tuple[int, str]] | None) -> list[tuple[int, list[News]]] | None:
+            return found if found is None else [(number, changes.read(body)) for number, body in found]
+
+        return self._read(read).addCallback(decode)
+
+    def _with_progress(self, task: Task) -> Task:
+        attempt, progress = self._live.get(task.task_id, (0, None))
+        return replace(task, progress=progress) if attempt == task.attempt else task
+
+    def get(self, task_id: str) -> Deferred[Task | None]:
+        """See `IStore`."""
+
+        return self._read(lambda db: find(db, task_id)).addCallback(
+            lambda task: task and self._with_progress(task)
+        )
+
+    def list(self, query: Query) -> Deferred[tuple[list[Task], str | None]]:
+        """See `IStore`."""
+
+        def read(connection: Connection) -> list[Task]:
+            return [task_of(row) for row in connection.execute(statements.page(query))]
+
+        def page(found: list[Task]) -> tuple[list[Task], str | None]:
+            tasks = [self._with_progress(task) for task in found[: query.limit]]
+            return tasks, tasks[-1].task_id if len(found) > query.limit else None
+
+        return self._read(read).addCallback(page)
+
+    def _write(self, write: Callable[[Connection], T]) -> Deferred[T]:
+        return self._writer.call(lambda db, _: write(db))
+
+    def _read(self, read: Callable[[Connection], T]) -> Deferred[T]:
+        if self._database.readers is None:
+            return self._write(read)
+        readers = self._database.readers
+        return deferToThreadPool(self._reactor, readers, self._database.read, read, monotonic())
+
+
+def find(connection: Connection, task_id: str, *, locked: bool = False) -> Task | None:
+    """Read a task.
+
+    :param locked: so that no other process changes it before this transaction ends.
+    """
+    statement = statements.GET_LOCKED if locked else statements.GET
+    row = connection.execute(statement, {"task_id": task_id}).one_or_none()
+    return None if row is None else task_of(row)
