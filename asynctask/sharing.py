@@ -41,6 +41,9 @@ class Store(Protocol):
     def count(self) -> Deferred[int]:
         """How many tasks have not ended."""
 
+    def keep_progress(self) -> Deferred[None]:
+        """Let the others know how far our attempts are."""
+
     def orphaned(self) -> None:
         """Processes have gone, and may have left tasks."""
 
@@ -106,6 +109,8 @@ class Sharing:
             self._start(self._cancel(task_id, attempt))
         self._cancelled = seen.cancelled
         self._reach(seen.seq)
+        if seen.polled:
+            self._start(self._keep_progress())
         self._looks += seen.polled
         if seen.polled and self._looks % COUNT_EVERY == 0:
             self._start(self._count())
@@ -114,6 +119,9 @@ class Sharing:
         task = await self._store.get(task_id)
         if task is not None and task.attempt == attempt:
             self._store.cancelling([task])
+
+    async def _keep_progress(self) -> None:
+        await self._store.keep_progress()
 
     async def _count(self) -> None:
         self._store.unfinished = await self._store.count()

@@ -329,6 +329,13 @@ UNFINISHED: Final = (
 )
 """How many tasks of each kind have not ended."""
 
+PROGRESS: Final = text(
+    "UPDATE task SET progress = told.value ->> 2 FROM json_array_elements(CAST(:rows AS json)) AS told "
+    "WHERE task.task_id = told.value ->> 0 AND task.attempt = CAST(told.value ->> 1 AS integer) "
+    "AND task.status = 'running'"
+)
+"""Where many share a database, what attempts tell of themselves reaches the others by it."""
+
 LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")
 RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING)
 

@@ -1,13 +1,14 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -51,6 +52,9 @@ from asynctask.writer import TRY_AGAIN, Writer
 if TYPE_CHECKING:
     from asynctask.postgres import Server
     from asynctask.sharing import Sharing
+
+PROGRESS: Final = 500
+"""Tasks whose progress is written at once, each second, for those who ask another process."""
 
 log = Logger(namespace="asynctask.store")
 
@@ -97,6 +101,7 @@ class SqlStore(Hooks, Reading):
         self._kinds: list[str] = []
         self._without_orphans: set[str] = set()
         self._live: dict[str, tuple[int, Progress]] = {}
+        self._fresh: dict[str, None] = {}
         self.outbox = Outbox(self._read, self._write, self._database.shared, lambda: self.healthy)
 
     def open(
@@ -169,6 +174,19 @@ class SqlStore(Hooks, Reading):
         else:
             self._sharing.committed(seq, news)
         self.outbox.tell(news)
+
+    def keep_progress(self) -> Deferred[None]:
+        """Write some of what attempts have told since, for those who ask another process."""
+        some = list(islice(self._fresh, PROGRESS))
+        rows = []
+        for task_id in some:
+            del self._fresh[task_id]
+            if (told := self._live.get(task_id)) is not None:
+                rows.append((task_id, told[0], wire.progress_text(told[1])))
+        if not rows:
+            return succeed(None)
+        given = {"rows": wire.dump(rows)}
+        return self._write(lambda db: db.execute(statements.PROGRESS, given)).addCallback(lambda _: None)
 
     def orphaned(self) -> None:
         """Other processes have gone, and may have left tasks."""
@@ -325,6 +343,8 @@ class SqlStore(Hooks, Reading):
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
         self._live[task.task_id] = (task.attempt, progress)
+        if self._sharing is not None:
+            self._fresh[task.task_id] = None
         self.progressed(task, progress)
 
     def end(self, task: Task, now: float) -> Deferred[Status | None]:

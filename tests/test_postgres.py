@@ -1,7 +1,7 @@
 """`SqlStore` on PostgreSQL keeps to the same contract as on SQLite."""
 
 from asynctask.istore import Key, Known
-from asynctask.model import complete
+from asynctask.model import COMPLETED, Progress, complete
 from asynctask.postgres import Server
 from asynctask.store import SqlStore
 from tests import postgres
@@ -47,6 +47,17 @@ class TwoProcesses(BothOpen):
         self.wait(self.store.end(complete(self.started[0], "1", NOW), NOW))
         self.assertEqual(self.claimed_by(self.other, 2), 1)
         self.assertEqual(self.claimed_by(self.other, 9), 2)
+
+    def test_how_far_an_attempt_is_reaches_the_other(self) -> None:
+        task = self.run_one()
+        self.store.report(task, Progress(1, 3, "one"))
+        self.store.report(task, Progress(2, 3))
+        self.wait(self.store.keep_progress())
+        found = self.wait(self.other.get(task.task_id))
+        self.assertEqual((found.progress, found.n), (Progress(2, 3), 2))
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.wait(self.store.keep_progress())
+        self.assertIs(self.wait(self.other.get(task.task_id)).status, COMPLETED)
 
     def test_a_task_is_claimed_by_one_of_them(self) -> None:
         self.add(*(self.new() for _ in range(12)))
