@@ -1,7 +1,7 @@
 """What a handler is given besides its input."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
@@ -30,25 +30,47 @@ class Facts(Struct, frozen=True):
     deadline: float | None = None
     traceparent: str | None = None
 
+    @property
+    def cancelled(self) -> bool:
+        """A process is killed, and need not be told before."""
+        return False
+
+
+class Attempted(Protocol):
+    """What a context knows of its attempt: `Facts`, or what is nearer to it."""
+
+    @property
+    def task_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    @property
+    def deadline(self) -> float | None: ...
+
+    @property
+    def traceparent(self) -> str | None: ...
+
+    @property
+    def cancelled(self) -> bool: ...
+
 
 class Context:
     """One attempt, as its handler sees it: a parameter annotated with this class is given it."""
 
-    __slots__ = ("_cancelled", "_clock", "_facts", "_log", "_report")
+    __slots__ = ("_clock", "_facts", "_log", "_report")
 
     def __init__(
         self,
-        facts: Facts,
+        facts: Attempted,
         clock: IReactorTime | None,
         report: Callable[[Progress], None],
-        cancelled: Callable[[], bool],
         log: "TaskLogger | None" = None,
     ) -> None:
         self._facts = facts
         self._log = log
         self._clock = clock
         self._report = report
-        self._cancelled = cancelled
 
     @property
     def task_id(self) -> str:
@@ -87,7 +109,7 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether the attempt should end now: for threads, which nothing can interrupt."""
-        return self._cancelled()
+        return self._facts.cancelled
 
     def progress(self, step: int, total: int, message: str = "") -> None:
         """Tell how far the attempt is: on the task that GET shows, and in the log.
@@ -109,7 +131,7 @@ class Context:
 class TaskLogger(Logger):
     """A logger whose events carry the task's id, and its trace where there is one."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Attempted) -> None:
         super().__init__(namespace="asynctask.handler")
         self._fields = {"task_id": facts.task_id}
         if facts.traceparent is not None:

@@ -64,10 +64,10 @@ class Places:
         :param deadline: when it must have ended, seconds since the epoch; None for never.
         """
         if kind.place == "reactor":
-            return self._on_reactor(Stepped(task, watcher), kind, deadline)
-        run = Elsewhere(task, watcher)
+            return self._on_reactor(Stepped(task, deadline, watcher), kind)
+        run = Elsewhere(task, deadline, watcher)
         try:
-            self._start[kind.place](run, kind, deadline)
+            self._start[kind.place](run, kind)
         except Exception:
             watcher.raised(Failure())
         return run
@@ -78,9 +78,9 @@ class Places:
         self._loop.stop()
         self._processes.stop()
 
-    def _on_reactor(self, run: Stepped, kind: Kind, deadline: float | None) -> Run:
+    def _on_reactor(self, run: Stepped, kind: Kind) -> Run:
         try:
-            given = run.with_context(kind, deadline, self._clock, run.watcher.progressed)
+            given = run.with_context(kind, self._clock, run.watcher.progressed)
             steps = kind.steps(**given) if kind.is_stepped else _plain(kind.steps, given)
         except BaseException:
             run.watcher.raised(Failure())
@@ -88,8 +88,8 @@ class Places:
             run.begin(steps, self._recorder)
         return run
 
-    def _in_thread(self, run: Elsewhere, kind: Kind, deadline: float | None) -> None:
-        given = run.with_context(kind, deadline, None, self._reporter(run))
+    def _in_thread(self, run: Elsewhere, kind: Kind) -> None:
+        given = run.with_context(kind, None, self._reporter(run))
 
         def call() -> str:
             slot = self._recorder.hold(run.record)
@@ -101,8 +101,8 @@ class Places:
         work = self._threads.run(call)
         run.follow(work.deferred, work.abandon)
 
-    def _on_loop(self, run: Elsewhere, kind: Kind, deadline: float | None) -> None:
-        given = run.with_context(kind, deadline, None, self._reporter(run))
+    def _on_loop(self, run: Elsewhere, kind: Kind) -> None:
+        given = run.with_context(kind, None, self._reporter(run))
 
         async def call() -> str:
             return wire.dump_result(await kind.function(**given))
@@ -117,9 +117,9 @@ class Places:
 
         return report
 
-    def _in_process(self, run: Elsewhere, kind: Kind, deadline: float | None) -> None:
+    def _in_process(self, run: Elsewhere, kind: Kind) -> None:
         given = kind.input.arguments(wire.read_input(run.task))
-        facts, report = run.facts(deadline), run.watcher.progressed
+        facts, report = run.facts, run.watcher.progressed
         run.follow(self._processes.run(kind.function, given, kind.input.context, facts, report))
 
 

@@ -33,13 +33,17 @@ class Watcher(Protocol):
 class Run:
     """A handler at work.
 
+    It is what the handler's context tells, too.
+
+    :ivar deadline: when it must have ended, seconds since the epoch; None for never.
     :ivar cancelled: whether it was asked to end.
     """
 
-    __slots__ = ("cancelled", "task", "watcher")
+    __slots__ = ("cancelled", "deadline", "task", "watcher")
 
-    def __init__(self, task: Task, watcher: Watcher) -> None:
+    def __init__(self, task: Task, deadline: float | None, watcher: Watcher) -> None:
         self.task = task
+        self.deadline = deadline
         self.watcher = watcher
         self.cancelled = False
 
@@ -48,26 +52,33 @@ class Run:
         """The attempt as the flight recorder names it."""
         return record(self.task.task_id, self.task.attempt)
 
-    def facts(self, deadline: float | None) -> Facts:
-        """The attempt as its handler is told of it.
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self.task.task_id
 
-        :param deadline: when it must have ended, seconds since the epoch; None for never.
-        """
-        task = self.task
-        return Facts(task.task_id, task.name, task.attempt, deadline, task.traceparent)
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.task.attempt
+
+    @property
+    def traceparent(self) -> str | None:
+        """As the client sent it (W3C Trace Context)."""
+        return self.task.traceparent
+
+    @property
+    def facts(self) -> Facts:
+        """The attempt in words that may go into another process."""
+        return Facts(self.task_id, self.task.name, self.attempt, self.deadline, self.traceparent)
 
     def with_context(
-        self,
-        kind: Kind,
-        deadline: float | None,
-        clock: IReactorTime | None,
-        report: Callable[[Progress], None],
+        self, kind: Kind, clock: IReactorTime | None, report: Callable[[Progress], None]
     ) -> dict[str, Any]:
         """All that the handler takes."""
         given = kind.input.arguments(wire.read_input(self.task))
         if kind.input.context is not None:
-            facts = self.facts(deadline)
-            given[kind.input.context] = Context(facts, clock, report, lambda: self.cancelled)
+            given[kind.input.context] = Context(self, clock, report)
         return given
 
     def cancel(self) -> None:

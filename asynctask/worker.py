@@ -148,7 +148,7 @@ def _answer(asked: bytes, report: Callable[[Progress], None]) -> Returned | Rais
         call: Call = pickle.loads(asked)  # noqa: S301  # from our own parent
         given = call.arguments
         if call.context_name is not None:
-            given = given | {call.context_name: Context(call.facts, None, report, lambda: False)}
+            given = given | {call.context_name: Context(call.facts, None, report)}
         return Returned(wire.dump_result(call.function(**given)))
     except BaseException as error:
         return _raised(error)

@@ -23,7 +23,7 @@ class Simulation:
     def __init__(self, duration: int) -> None:
         self.clock = Clock()
         self.told: list[tuple[float, Progress]] = []
-        context = Context(FACTS, self.clock, self._report, lambda: False)
+        context = Context(FACTS, self.clock, self._report)
         self.deferred: Deferred[Any] = simulate(duration, context=context)
 
     def _report(self, progress: Progress) -> None:
@@ -88,7 +88,7 @@ class Kinds(SynchronousTestCase):
     def test_a_kind_gives_steps_that_wait_for_the_clock(self) -> None:
         clock = Clock()
         told: list[Progress] = []
-        context = Context(FACTS, clock, told.append, lambda: False)
+        context = Context(FACTS, clock, told.append)
         steps = KINDS["simulate"].steps(context=context, duration=1)
         wait = steps.send(None)
         clock.advance(1)

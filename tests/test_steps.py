@@ -33,7 +33,7 @@ class StepsTestCase(SynchronousTestCase):
         """Its result; a cancel of it is one of the handler."""
         watching = Watching()
         task = Task(task_id, "a", "a", RUNNING, attempt, 0, 0)
-        self.stepped = Stepped(task, watching)
+        self.stepped = Stepped(task, None, watching)
         self.stepped.begin(steps, self.recorder)
         return watching.outcome.addCallback(lambda text: json.loads(text))
 
