@@ -206,6 +206,8 @@ class Writer:
                 else:
                     self._asked.append(work)
             self._wakeup.notify()
+        if not self.healthy:
+            self._refuse(self._take_asked(), unknown=False)
 
     def _take(self) -> list[Work]:
         """The next transaction: new tasks alone, every other time, since a client waits for each of them;

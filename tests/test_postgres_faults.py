@@ -65,9 +65,11 @@ class FaultTestCase(OnServer):
     def until(self, condition: Callable[[], object]) -> None:
         """Wait for something that comes by itself."""
         deadline = time.monotonic() + PATIENCE
+        self.turns.catch_up()
         while not condition():
             self.assertLess(time.monotonic(), deadline, "it never came")
             time.sleep(0.01)
+            self.turns.catch_up()
 
     def until_one_waits(self) -> None:
         """Until a transaction waits for the lock that another one has."""
@@ -101,9 +103,10 @@ class FaultTestCase(OnServer):
             go_on.wait(PATIENCE)
 
         done = self.store._writer.call(run)
-        self.assertTrue(begun.wait(PATIENCE))
+        self.until(begun.is_set)
         try:
             yield done
+            self.turns.catch_up()
         finally:
             go_on.set()
 
@@ -180,7 +183,7 @@ class Collisions(FaultTestCase):
             connection.execute(statements.EPOCH)
 
         resting = self.store._writer.call(rest)
-        self.assertTrue(locked.wait(PATIENCE))
+        self.until(locked.is_set)
         self.assertEqual(len(self.wait(other.claim("simulate", 1, NOW, 1)).tasks), 1)
         go_on.set()
         self.assertRaises(Unavailable, self.wait, resting)

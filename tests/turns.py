@@ -36,6 +36,11 @@ class Turns:
         call, args, kwargs = self._calls.get(timeout=PATIENCE)
         call(*args, **kwargs)
 
+    def catch_up(self) -> None:
+        """Run whatever other threads have handed over by now."""
+        while not self._calls.empty():
+            self.turn()
+
     def outcome(self, deferred: Deferred[T]) -> T:
         """Turn until it fires; its result, or its error is raised."""
         found: list[Any] = []
