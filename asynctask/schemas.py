@@ -141,7 +141,7 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
     "Callback": answered(
         "The delivery of a task's outcome.",
         {
-            "url": text("Where it goes.", format="uri"),
+            "url": text("Where it goes."),
             "state": {"enum": ["pending", "delivered", "failed"]},
             "tries": number("How often it was tried.", minimum=0),
             "error": {
@@ -258,7 +258,7 @@ def _submission(kind: Kind, name: str) -> Schema:
             default=kind.retries,
         ),
         "callback_url": or_null(
-            text("Where its outcome is POSTed, signed.", format="uri", maxLength=MAX_URL, pattern=URL)
+            text("Where its outcome is POSTed, signed.", maxLength=MAX_URL, pattern=URL)
         ),
     }
     schema = {
