@@ -63,6 +63,10 @@ LAST_ANSWERS: Final = 2.0
 LAST_CALLBACKS: Final = 2.0
 """Seconds that callbacks under way have to be answered."""
 
+SWITCH: Final = 0.0005
+"""Seconds that a thread waits for the interpreter at most, a tenth of Python's own: a commit needs it a
+dozen times while the loop is busy."""
+
 DRAWN: Final = 256
 """Ids for which chance is drawn at once: a system call each would be a tenth of a request."""
 
@@ -297,6 +301,7 @@ class Command(OfCommand, AsyncTask):
         self.begin(self._reactor, supervised=self.tie is not None)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
+        sys.setswitchinterval(SWITCH)
         super()._serving()
 
     def stopService(self) -> Any:
