@@ -42,7 +42,8 @@ _ADD: Final = (
 """With the owner that we are by now: the lease may have been lost since the rows were made."""
 
 RUNNING: Final = (
-    "SELECT task.task_id, asked.attempt, task.status, task.cancel_requested, task.n "
+    "SELECT task.task_id, asked.attempt, task.cancel_requested, task.n, "
+    "task.status = 'running' AND task.attempt = asked.attempt AS runs "
     "FROM (SELECT value ->> 0 AS task_id, (value ->> 1)::integer AS attempt, "
     "(value ->> 2)::boolean AS again FROM json_array_elements(%s::json)) asked JOIN task USING (task_id) "
     "WHERE (task.status = 'running' AND task.attempt = asked.attempt) "
@@ -83,7 +84,7 @@ def add(connection: Connection, rows: Sequence[tuple[Any, ...]], owner: str) -> 
 def end(connection: Connection, ends: Sequence[End], news: list[News], owner: str) -> list[Status | None]:
     """See `asynctask.batches.end`.
 
-    :param owner: who ends them.
+    :param owner: who ends them, under one name from its start to its end.
     """
     if not ends:
         return []
@@ -91,7 +92,7 @@ def end(connection: Connection, ends: Sequence[End], news: list[News], owner: st
     known: Known = {}
     before: Known = {}
     for row in connection.exec_driver_sql(RUNNING, (asked, owner)):
-        found = known if row.status == Status.RUNNING else before
+        found = known if row.runs else before
         found[row.task_id, row.attempt] = (row.cancel_requested, row.n)
     these = [ended(one, known) for one in ends]
     rows = [ended_row(task, one.at) for task, one in zip(these, ends, strict=True) if task is not None]

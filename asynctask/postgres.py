@@ -138,7 +138,8 @@ class Postgres:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self.owner = token_hex(8)
+        # By which it knows ends that it has written, also those of before it was taken for dead.
+        self._name = self.owner = token_hex(8)
         self.lost: Callable[[str], object] = lambda _owner: None
         self.keeper = Keeper()
         self._is_registered = False
@@ -260,7 +261,7 @@ class Postgres:
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """See `asynctask.batches.end`."""
-        return pgbatches.end(connection, ends, news, self.owner)
+        return pgbatches.end(connection, ends, news, self._name)
 
     def start_reading(self) -> None:
         """Start the threads that read."""

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import statements
+from asynctask.batches import End
 from asynctask.istore import Key
 from asynctask.model import (
     COMPLETED,
@@ -30,6 +32,7 @@ from asynctask.model import (
     Task,
     Unavailable,
     complete,
+    interrupt,
 )
 from asynctask.postgres import Server
 from asynctask.recorder import Suspect
@@ -92,6 +95,19 @@ class FaultTestCase(OnServer):
             self.assertLess(time.monotonic() - began, SOON)
             return refusal
         raise self.failureException("it was not refused")
+
+    @contextmanager
+    def logged(self) -> Iterator[list[str]]:
+        """What is logged meanwhile."""
+        lines: list[str] = []
+
+        def note(event: LogEvent) -> None:
+            lines.append(str(event.get("log_format")))
+
+        observer = cast(ILogObserver, note)
+        globalLogPublisher.addObserver(observer)
+        yield lines
+        globalLogPublisher.removeObserver(observer)
 
     @contextmanager
     def transaction_under_way(self) -> Iterator["Deferred[None]"]:
@@ -190,6 +206,21 @@ class Collisions(FaultTestCase):
         self.until_healthy()
 
 
+class RepeatedEnds(BothOpen):
+    """An end is written again, since the answer to its commit was lost."""
+
+    def test_it_changes_nothing_where_another_process_has_gone_on_since(self) -> None:
+        task = self.run_one()
+        end = End(interrupt(task, NOW), NOW, again=True)
+        self.assertEqual(self.wait(self.store.end(end.task, NOW)), RETRYING)
+        (again,) = self.wait(self.other.claim("simulate", 9, NOW)).tasks
+        news: list[News] = []
+        repeated = self.store._writer.call(lambda db, _: self.store._database.end(db, [end], news))
+        self.assertEqual((self.wait(repeated), news), ([RETRYING], []))
+        self.assertEqual((self.get(task).status, self.get(task).attempt), (RUNNING, 2))
+        self.assertEqual(self.wait(self.other.end(complete(again, "1", NOW), NOW)), COMPLETED)
+
+
 class Orphans(BothOpen, FaultTestCase):
     """Many processes want what one of them has left."""
 
@@ -254,8 +285,7 @@ class LostLeases(BothOpen, FaultTestCase):
 
     def test_an_idle_one_notices_by_itself(self) -> None:
         self.lose()
-        while not self.losses:
-            self.turns.turn()
+        self.until(lambda: self.losses)
         self.until(lambda: self.execute("SELECT id FROM process WHERE id = %s", self.store._database.owner))
 
     def open_store(self) -> SqlStore:
@@ -311,7 +341,9 @@ class Troubles(FaultTestCase):
         self.assertNotIsInstance(self.refused(lambda: first), OutcomeUnknown)
         self.assertRaises(Unavailable, self.wait, second)
         self.assertFalse(self.store.healthy)
-        self.refused(lambda: self.store.get(running.task_id))
+        with self.logged() as lines:
+            self.refused(lambda: self.store.get(running.task_id))
+        self.assertNotIn("Store works again", lines)
         self.assertRaises(Unavailable, self.store.add, [self.new()], [])
         other.rollback()
         self.assertEqual(self.wait(end), COMPLETED)
