@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, TypeVar
 
-from msgspec.structs import replace
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
 from asynctask import changes, statements
-from asynctask.model import News, Progress, Query, Task
+from asynctask.live import Live
+from asynctask.model import News, Query, Task
 from asynctask.rows import task_of
 from asynctask.works import Database
 from asynctask.writer import Writer
@@ -28,7 +28,7 @@ class Reading:
     _reactor: IReactorFromThreads
     _database: Database
     _writer: Writer
-    _live: dict[str, tuple[int, Progress]]
+    _live: Live
 
     def count(self) -> Deferred[int]:
         """How many tasks have not ended, whoever accepted them."""
@@ -55,15 +55,11 @@ class Reading:
 
         return self._read(read).addCallback(decode)
 
-    def _with_progress(self, task: Task) -> Task:
-        attempt, progress = self._live.get(task.task_id, (0, None))
-        return replace(task, progress=progress) if attempt == task.attempt else task
-
     def get(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""
 
         return self._read(lambda db: find(db, task_id)).addCallback(
-            lambda task: task and self._with_progress(task)
+            lambda task: task and self._live.shown(task)
         )
 
     def list(self, query: Query) -> Deferred[tuple[list[Task], str | None]]:
@@ -73,7 +69,7 @@ class Reading:
             return [task_of(row) for row in connection.execute(statements.page(query))]
 
         def page(found: list[Task]) -> tuple[list[Task], str | None]:
-            tasks = [self._with_progress(task) for task in found[: query.limit]]
+            tasks = [self._live.shown(task) for task in found[: query.limit]]
             return tasks, tasks[-1].task_id if len(found) > query.limit else None
 
         return self._read(read).addCallback(page)

@@ -1,7 +1,6 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,6 +19,7 @@ from asynctask.changes import listed
 from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
+from asynctask.live import Live
 from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
@@ -100,8 +100,7 @@ class SqlStore(Hooks, Reading):
         self._database = _database_of(place, busy)
         self._kinds: list[str] = []
         self._without_orphans: set[str] = set()
-        self._live: dict[str, tuple[int, Progress]] = {}
-        self._fresh: dict[str, None] = {}
+        self._live = Live()
         self.outbox = Outbox(self._read, self._write, self._database.shared, lambda: self.healthy)
 
     def open(
@@ -150,6 +149,7 @@ class SqlStore(Hooks, Reading):
         from asynctask.sharing import Sharing
 
         assert isinstance(self._database, Postgres)
+        self._live.remembers = True
         self._sharing = Sharing(
             self, server, self._database, self._kinds, self._now, self._reactor.callFromThread
         )
@@ -177,12 +177,8 @@ class SqlStore(Hooks, Reading):
 
     def keep_progress(self) -> Deferred[None]:
         """Write some of what attempts have told since, for those who ask another process."""
-        some = list(islice(self._fresh, PROGRESS))
-        rows = []
-        for task_id in some:
-            del self._fresh[task_id]
-            if (told := self._live.get(task_id)) is not None:
-                rows.append((task_id, told[0], wire.progress_text(told[1])))
+        fresh = self._live.fresh(PROGRESS)
+        rows = [(task_id, attempt, wire.progress_text(told)) for task_id, attempt, told in fresh]
         if not rows:
             return succeed(None)
         given = {"rows": wire.dump(rows)}
@@ -342,27 +338,21 @@ class SqlStore(Hooks, Reading):
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
-        self._live[task.task_id] = (task.attempt, progress)
-        if self._sharing is not None:
-            self._fresh[task.task_id] = None
+        self._live.report(task, progress)
         self.progressed(task, progress)
 
     def end(self, task: Task, now: float) -> Deferred[Status | None]:
         """See `IStore`."""
 
         def written(status: Status | None) -> Status | None:
-            self._forget_progress(task)
+            self._live.forget(task)
             if status is not None:
                 self._count(RUNNING, status)
                 self._metrics.became(task.kind, status)
             return status
 
-        last = self._with_progress(task)
+        last = self._live.shown(task)
         return self._writer.save(last, now).addCallback(written)
-
-    def _forget_progress(self, task: Task) -> None:
-        if self._live.get(task.task_id, (0,))[0] == task.attempt:
-            del self._live[task.task_id]
 
     def _count(self, before: Status, after: Status) -> None:
         """A commit has changed a task's state."""
@@ -407,7 +397,7 @@ class SqlStore(Hooks, Reading):
                 self.cancelling([task])
             elif task.status is ACCEPTED:
                 self.waiting([task])
-            return self._with_progress(task)
+            return self._live.shown(task)
 
         return self._writer.call(run, order=f"task {task_id}").addCallback(tell)
 

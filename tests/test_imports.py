@@ -48,6 +48,7 @@ ORDER: Final = (
         "hooks",
         "istore",
         "reading",
+        "live",
         "recovery",
         "writer",
         "database",

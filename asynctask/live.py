@@ -1,0 +1,44 @@
+"""How far running attempts are: kept in memory, written with their ends, or for other processes."""
+
+from itertools import islice
+
+from msgspec.structs import replace
+
+from asynctask.model import Progress, Task
+
+
+class Live:
+    """The latest progress of each running attempt here.
+
+    :ivar remembers: whether what was told since is to be taken by `fresh`.
+    """
+
+    def __init__(self) -> None:
+        self.remembers = False
+        self._latest: dict[str, tuple[int, Progress]] = {}
+        self._since: dict[str, None] = {}
+
+    def report(self, task: Task, progress: Progress) -> None:
+        """A running attempt tells how far it is."""
+        self._latest[task.task_id] = (task.attempt, progress)
+        if self.remembers:
+            self._since[task.task_id] = None
+
+    def shown(self, task: Task) -> Task:
+        """The task with what its attempt has told, if that runs here."""
+        attempt, progress = self._latest.get(task.task_id, (0, None))
+        return replace(task, progress=progress) if attempt == task.attempt else task
+
+    def forget(self, task: Task) -> None:
+        """The attempt has ended."""
+        if self._latest.get(task.task_id, (0,))[0] == task.attempt:
+            del self._latest[task.task_id]
+
+    def fresh(self, limit: int) -> list[tuple[str, int, Progress]]:
+        """What some attempts have told since the last time: their tasks, their numbers, their progress."""
+        found = []
+        for task_id in list(islice(self._since, limit)):
+            del self._since[task_id]
+            if (told := self._latest.get(task_id)) is not None:
+                found.append((task_id, *told))
+        return found
