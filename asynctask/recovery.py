@@ -1,6 +1,6 @@
 """What an earlier process left running: who is charged with its death, and what is not to run again."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select
@@ -10,6 +10,7 @@ from asynctask.changes import listed
 from asynctask.model import FAILED, News, Task, crash, interrupt
 from asynctask.recorder import Suspect
 from asynctask.rows import changed_row, task_of
+from asynctask.wire import dump
 
 
 def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> Iterator[Task]:
@@ -29,6 +30,23 @@ def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news:
             ended = after.status is FAILED
             connection.execute(statements.CHANGE, changed_row(after, now, moved=ended))
             news += [listed(after)] if ended else []
+
+
+def let_go(connection: Connection, started: Sequence[Task], owner: str) -> Iterator[Task]:
+    """Attempts that a commit of which nothing is known has begun after all: nobody runs them.
+
+    :param started: those that it may have begun.
+    :param owner: for whom. Where the commit has failed, another process may have begun an attempt with the
+        same number since.
+    """
+    if started:
+        given = {"me": owner, "task_ids": dump([task.task_id for task in started])}
+        ours = {(row.task_id, row.attempt) for row in connection.execute(statements.OURS, given)}
+        yield from (
+            interrupt(task, task.started_at or task.run_at)
+            for task in started
+            if (task.task_id, task.attempt) in ours
+        )
 
 
 def settled(

@@ -78,6 +78,12 @@ FORGET: Final = (
 """Removes tasks whose commit failed, should they be there after all."""
 
 
+OURS: Final = select(task.c.task_id, task.c.attempt).where(
+    task.c.task_id.in_(select(_named.c.value)), _RUNNING, task.c.owner == bindparam("me")
+)
+"""Which of some tasks this process is running, by the store."""
+
+
 def _appended(entries: Any, count: Any) -> dict[Any, Any]:
     """Append to the history, as far as it is kept."""
     return {

@@ -35,7 +35,6 @@ from asynctask.model import (
     Progress,
     Status,
     Task,
-    interrupt,
     request_cancel,
     retry,
     start,
@@ -215,8 +214,6 @@ class SqlStore(Hooks, Reading):
 
         def undo(failure: Failure) -> Failure:
             self.unfinished -= len(rows)
-            if self._database.shared and failure.check(OutcomeUnknown):
-                self._let_go(started, started[0].accepted_at if started else 0)
             return failure
 
         return added.addCallbacks(tell, undo)
@@ -248,18 +245,12 @@ class SqlStore(Hooks, Reading):
             """Should the commit that failed come back, its tasks must not wait for us."""
             self.unfinished -= len(rows)
             if failure.check(OutcomeUnknown):
-                self._let_go(started, now)
                 self.waiting([*waiting, *starting])
             return failure
 
         added = self._writer.call(run, _size(rows), f"key {key.key}")
         self.unfinished += len(rows)
         return added.addCallbacks(tell, undo)
-
-    def _let_go(self, tasks: Sequence[Task], now: float) -> None:
-        """Tasks that a commit of which nothing is known may have started: let others have them."""
-        for task in tasks:
-            self.end(interrupt(task, now), now)
 
     def _new_rows(
         self, waiting: Sequence[Task], starting: Sequence[Task]
@@ -279,7 +270,6 @@ class SqlStore(Hooks, Reading):
 
     def claim(self, kind: str, limit: int, now: float, total: int | None = None) -> Deferred[Claim]:
         """See `IStore`."""
-        claimed: list[Task] = []
 
         def begin(claim: Claim) -> Claim:
             if not claim.orphans:
@@ -288,24 +278,16 @@ class SqlStore(Hooks, Reading):
                 self.started(claim.tasks)
             return claim
 
-        def undo(failure: Failure) -> Failure:
-            """Should the commit that failed come back, its tasks must not wait for us."""
-            if failure.check(OutcomeUnknown):
-                self._let_go(claimed, now)
-            return failure
-
         def run(db: Connection, news: list[News]) -> Claim:
-            claimed.clear()
-            return self._claim(db, news, claimed, kind, limit, now, total)
+            return self._claim(db, news, kind, limit, now, total)
 
         done = self._writer.call(run, order=f"kind {kind}")
-        return done.addCallbacks(begin, undo)
+        return done.addCallback(begin)
 
     def _claim(
         self,
         connection: Connection,
         news: list[News],
-        claimed: list[Task],
         kind: str,
         limit: int,
         now: float,
@@ -316,6 +298,7 @@ class SqlStore(Hooks, Reading):
             if limit <= 0:
                 return Claim([], more=False, next_due=None, orphans=True, full=True)
         given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
+        claimed: list[Task] = []
         orphans = kind not in self._without_orphans
         unsettled = False
         if orphans:

@@ -1,6 +1,7 @@
 """What the writer is asked to do, and what it needs of a database."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
@@ -52,6 +53,16 @@ class Call(Struct, gc=False):
 
 
 Work = Add | Save | Call
+
+
+def since(work: Work) -> float:
+    """Since when somebody waits for it: for the end of an attempt nobody does."""
+    return inf if isinstance(work, Save) else work.at
+
+
+def by_order(call: Call) -> str:
+    """What calls are sorted by."""
+    return call.order
 
 
 class Committed(Struct, gc=False):

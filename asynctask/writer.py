@@ -8,7 +8,6 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import inf
 from time import monotonic, time
 from typing import Any, Final, TypeVar
 
@@ -32,8 +31,9 @@ from asynctask.model import (
     Unavailable,
     interrupt,
 )
+from asynctask.recovery import let_go
 from asynctask.wire import dump
-from asynctask.works import NOTHING, Add, Call, Committed, Database, Row, Save, Work
+from asynctask.works import NOTHING, Add, Call, Committed, Database, Row, Save, Work, by_order, since
 
 log = Logger(namespace="asynctask.store")
 
@@ -127,7 +127,9 @@ class Writer:
         self._adds_alone = False
         self._closing = False
         self._stage = ""
+        self._told: list[News] = []
         self._unknown: list[str] = []
+        self._unknown_starts: list[Task] = []
         self._looked_at_log = monotonic()
         self._closed: Deferred[None] = Deferred()
         self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
@@ -261,14 +263,14 @@ class Writer:
     def _in_time(self, batch: list[Work]) -> list[Work]:
         """Refuse those who have waited for too long already: their answer would come too late."""
         latest = monotonic() - LATE
-        if self._database.shared and any(_since(work) < latest for work in batch):
-            self._refuse([work for work in batch if _since(work) < latest], unknown=False)
-            batch = [work for work in batch if _since(work) >= latest]
+        if self._database.shared and any(since(work) < latest for work in batch):
+            self._refuse([work for work in batch if since(work) < latest], unknown=False)
+            batch = [work for work in batch if since(work) >= latest]
         return batch
 
     def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
         began = monotonic()
-        self._database.waiting_since(min([began, *map(_since, batch)]))
+        self._database.waiting_since(min([began, *map(since, batch)]))
         try:
             results, committed = self._transact(batch)
         except Exception as error:
@@ -307,10 +309,10 @@ class Writer:
         saves = [work.end for work in batch if isinstance(work, Save)]
         ends = iter(self._database.end(connection, saves, news))
         calls = [work for work in batch if isinstance(work, Call)]
-        done = {id(call): call.run(connection, news) for call in sorted(calls, key=_order)}
+        done = {id(call): call.run(connection, news) for call in sorted(calls, key=by_order)}
         results = [next(ends) if isinstance(work, Save) else done.get(id(work)) for work in batch]
         seq = self._database.tell(connection, news, self._now())
-        self._stage = "commit"
+        self._stage, self._told = "commit", news
         self._database.commit(connection)
         self._seq = seq or self._seq
         return results, Committed(seq, news)
@@ -319,6 +321,9 @@ class Writer:
         """The database failed: make sure of what it kept, then answer."""
         log.warn("Store failed", stage=self._stage, error=" ".join(str(error.orig).split()))
         at_commit = self._stage == "commit"
+        if at_commit:
+            begun = (one for one in self._told if isinstance(one, Task) and one.status is RUNNING)
+            self._unknown_starts += begun
         if self._database.shared:
             # What came back after all is no longer ours to remove: others may run it already.
             self._disconnect()
@@ -337,7 +342,7 @@ class Writer:
 
     def _probe(self) -> bool:
         """Commit a small write over whatever a failed commit left, remove the tasks that it may have kept,
-        and tell what it did."""
+        let go of those that it may have started, and tell what it did."""
         connection = self._connected()
         news: list[News] = []
         try:
@@ -346,6 +351,9 @@ class Writer:
             if self._unknown:
                 back = connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
                 news += [Deleted(row.task_id, row.kind) for row in back]
+            now = self._now()
+            ours = let_go(connection, self._unknown_starts, self._database.owner)
+            self._database.end(connection, [End(task, now) for task in ours], news)
             seq = self._database.tell(connection, news, self._now())
             self._database.probe(connection)
             self._database.commit(connection)
@@ -353,6 +361,7 @@ class Writer:
             self._roll_back()
             return False
         self._unknown.clear()
+        self._unknown_starts.clear()
         for number, body in came_back:
             self._seq = number
             self._answer([], Committed(number, changes.read(body)))
@@ -437,12 +446,3 @@ class Writer:
             work.done.callback(result)
         if rest := answers[ANSWERS:]:
             self._from_thread(self._fire, rest, NOTHING)
-
-
-def _since(work: Work) -> float:
-    """Since when somebody waits for it: for the end of an attempt nobody does."""
-    return inf if isinstance(work, Save) else work.at
-
-
-def _order(call: Call) -> str:
-    return call.order

@@ -36,6 +36,7 @@ from asynctask.model import (
 )
 from asynctask.postgres import Server
 from asynctask.recorder import Suspect
+from asynctask.recovery import let_go
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.faults import cluster
@@ -219,6 +220,13 @@ class RepeatedEnds(BothOpen):
         self.assertEqual((self.wait(repeated), news), ([RETRYING], []))
         self.assertEqual((self.get(task).status, self.get(task).attempt), (RUNNING, 2))
         self.assertEqual(self.wait(self.other.end(complete(again, "1", NOW), NOW)), COMPLETED)
+
+    def test_a_claim_that_failed_after_all_takes_nothing_from_who_claimed_it_since(self) -> None:
+        self.add(self.new())
+        (theirs,) = self.wait(self.other.claim("simulate", 9, NOW)).tasks
+        for store, ours in ((self.store, []), (self.other, [theirs.task_id])):
+            found = self.wait(store._writer.call(partial(_let_go, theirs, store._database.owner)))
+            self.assertEqual([task.task_id for task in found], ours)
 
 
 class Orphans(BothOpen, FaultTestCase):
@@ -514,6 +522,10 @@ def _failing_once(state: str) -> Callable[[Connection, list[News]], int]:
 
 def _noting(order: list[str], name: str) -> Callable[[Connection, list[News]], None]:
     return lambda _connection, _news: order.append(name)
+
+
+def _let_go(task: Task, owner: str, connection: Connection, _news: list[News]) -> list[Task]:
+    return [*let_go(connection, [task], owner)]
 
 
 def _orphan(connection: Connection, task: Task) -> None:
