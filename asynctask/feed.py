@@ -11,14 +11,11 @@ from typing import Final, Protocol
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
 from asynctask import sse
 from asynctask.changes import listed
 from asynctask.model import ENDED, News, Progress, Task
 from asynctask.sse import Filter, Position, Progressed
-
-log = Logger(namespace="asynctask.feed")
 
 RING: Final = 20_000
 """Changes that are kept in memory for those who follow: some seconds of a busy service, 20 MB."""

@@ -60,6 +60,9 @@ MOST_RECORDERS: Final = 1_000
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
 
+LOOK: Final = 0.05
+"""Seconds between two looks whether they have."""
+
 LAST_CALLBACKS: Final = 2.0
 """Seconds that callbacks under way have to be answered."""
 
@@ -69,9 +72,6 @@ dozen times while the loop is busy."""
 
 DRAWN: Final = 256
 """Ids for which chance is drawn at once: a system call each would be a tenth of a request."""
-
-LOOK: Final = 0.05
-"""Seconds between two looks whether they have."""
 
 
 def chances() -> Iterator[int]:
@@ -426,7 +426,6 @@ def _secrets(start: str, file: str | None) -> list[str]:
     """The secrets of a file; none without a file.
 
     :param start: where its path begins.
-
     :raises SecretError: they cannot be used.
     """
     return [] if file is None else read_secrets(Path(start, file))

@@ -354,7 +354,7 @@ class Writer:
             now = self._now()
             ours = let_go(connection, self._unknown_starts, self._database.owner)
             self._database.end(connection, [End(task, now) for task in ours], news)
-            seq = self._database.tell(connection, news, self._now())
+            seq = self._database.tell(connection, news, now)
             self._database.probe(connection)
             self._database.commit(connection)
         except Exception:
