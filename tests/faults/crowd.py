@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 from tests.faults.client import HOST, Json
-from tests.faults.ledger import SHOWN, settle
+from tests.faults.ledger import report, settle
 from tests.faults.server import Server
 
 REQUEST = f"GET /api/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
@@ -52,9 +52,7 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        facts = [f"{name.replace('_', ' ')}: {value}" for name, value in vars(self).items()][:-1]
-        facts.append(f"violations: {len(self.violations)}")
-        return "\n".join([*facts, *(f"  {text}" for text in self.violations[:SHOWN])])
+        return report(vars(self))
 
 
 class Reader:

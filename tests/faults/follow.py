@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any, Self
 
 from tests.faults.client import Client, Json
-from tests.faults.ledger import SHOWN, settle
+from tests.faults.ledger import report, settle
 from tests.faults.server import Server
 from tests.test_docs import free_port
 
@@ -55,9 +55,7 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        facts = [f"{name.replace('_', ' ')}: {value}" for name, value in vars(self).items()][:-1]
-        facts.append(f"violations: {len(self.violations)}")
-        return "\n".join([*facts, *(f"  {text}" for text in self.violations[:SHOWN])])
+        return report(vars(self))
 
 
 class Followers:

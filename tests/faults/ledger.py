@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 from tests.faults.client import Answer, Client, Json, LostError, UnsentError
 
@@ -151,3 +152,12 @@ def _by_name(client: Client, names: Iterable[str]) -> list[str]:
         for name in names
         if next(client.tasks(name=name), None) is not None
     ]
+
+
+def report(found: dict[str, Any]) -> str:
+    """What a program has found, a line each, and then its violations."""
+    violations = found["violations"]
+    facts = [f"{name.replace('_', ' ')}: {value}" for name, value in found.items() if name != "violations"]
+    return "\n".join(
+        [*facts, f"violations: {len(violations)}", *(f"  {text}" for text in violations[:SHOWN])]
+    )
