@@ -96,7 +96,9 @@ class IStore(Interface):
         "Called with the tasks that a commit made this process run, whoever still waits for it."
     )
     waiting: Hook = Attribute("Called with the tasks that a commit left waiting.")
-    cancelling: Hook = Attribute("Called with the running tasks whose end a commit has asked for.")
+    cancelling: Hook = Attribute(
+        "Called with the running tasks whose end a commit has asked for; of a task maybe more than once."
+    )
     published: Published = Attribute(
         "Called after each commit that changed tasks, in their order, with its number and what changed, "
         "before those who wait for the commit are answered. A number that does not follow on the last "

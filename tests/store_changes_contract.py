@@ -107,7 +107,8 @@ class ChangesContract(Base):
         self.assertIsNone(answered.finished_at)
         self.assertEqual(answered.input, '{"duration":3}')
         self.assertEqual(self.history(task), [("accepted", 0), ("running", 1)])
-        self.assertEqual([one.task_id for one in self.cancelling], [task.task_id])
+        # More than once where processes share the store: a look may find it beside the commit.
+        self.assertEqual({one.task_id for one in self.cancelling}, {task.task_id})
         self.assertIs(self.end(cancel(answered, NOW + 2), NOW + 2), CANCELLED)
         self.assertEqual(self.get(task).finished_at, NOW + 2)
         self.assertEqual(self.history(task)[2:], [("cancelled", 1)])
