@@ -45,8 +45,7 @@ class StoreTestCase(SynchronousTestCase):
         self.started: list[Task] = []
         self.waiting: list[Task] = []
         self.cancelling: list[Task] = []
-        self.changed: list[tuple[str, Status]] = []
-        self.commits: list[tuple[int, list[News]]] = []
+        self.told_of: list[tuple[int, list[News]]] = []
         self.gone: dict[str, int] = {}
         self.store = self.open()
         self.addCleanup(lambda: self.wait(self.store.close()))
@@ -67,8 +66,18 @@ class StoreTestCase(SynchronousTestCase):
         return store
 
     def publish(self, seq: int, news: Sequence[News]) -> None:
-        self.commits.append((seq, list(news)))
-        self.changed += [(one.task_id, one.status) for one in news if isinstance(one, Task)]
+        self.told_of.append((seq, list(news)))
+
+    @property
+    def commits(self) -> list[tuple[int, list[News]]]:
+        """What was told of each commit."""
+        return self.told_of
+
+    @property
+    def changed(self) -> list[tuple[str, Status]]:
+        """Each task with the status that it came to."""
+        news = (one for _, news in self.commits for one in news)
+        return [(one.task_id, one.status) for one in news if isinstance(one, Task)]
 
     def reopen(self, suspects: Sequence[Suspect] = (), **given: Any) -> None:
         """:param given: further arguments of `open`."""

@@ -1,7 +1,9 @@
 """`SqlStore` on PostgreSQL keeps to the same contract as on SQLite."""
 
+from typing import Any
+
 from asynctask.istore import Key, Known
-from asynctask.model import COMPLETED, Progress, complete
+from asynctask.model import COMPLETED, News, Progress, complete
 from asynctask.postgres import Server
 from asynctask.store import SqlStore
 from tests import postgres
@@ -22,6 +24,18 @@ class OnServer(StoreTestCase):
 
 class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
     """On a server."""
+
+    def open(self, *given: Any, **named: Any) -> SqlStore:
+        store = super().open(*given, **named)
+        store.followed = lambda: True
+        return store
+
+    @property
+    def commits(self) -> list[tuple[int, list[News]]]:
+        """What was told of each commit, once all is: one that a look saw first has to be read."""
+        while self.wait(self.store.events(max([self.store.seq, *(seq for seq, _ in self.told_of)]) + 1, 1)):
+            self.turns.turn()
+        return self.told_of
 
 
 class BothOpen(OnServer):

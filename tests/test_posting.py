@@ -25,8 +25,11 @@ from asynctask.posting import MAX_ANSWER, Poster
 
 reactor: Any = global_reactor
 
-DEADLINE = 0.3
+PATIENCE = 8
 """Seconds: a receiver that answers at all does so at once."""
+
+SHORT = 0.3
+"""Seconds for those that do not."""
 
 HEADERS = {"Content-Type": "application/json", "webhook-id": "a"}
 
@@ -124,19 +127,21 @@ class PostingTestCase(TestCase):
             self.asked.append((host, port))
             return succeed(list(addresses or ("127.0.0.1",)))
 
-        return Poster(reactor, Allowed(allowed), lookup, **{"deadline": DEADLINE, **given})
+        return Poster(reactor, Allowed(allowed), lookup, **{"deadline": PATIENCE, **given})
 
-    async def post(self, act: Callable[[Receiver], object]) -> Answer:
+    async def post(self, act: Callable[[Receiver], object], **given: Any) -> Answer:
+        """:param given: further arguments of the poster."""
         port = self.serve(act)
+        poster = self.poster(**given)
         try:
-            return await self.poster().post(f"http://receiver.example:{port}/x?y=%20z", HEADERS, b"{}")
+            return await poster.post(f"http://receiver.example:{port}/x?y=%20z", HEADERS, b"{}")
         finally:
             await self.receivers.until_closed()
 
-    async def reason(self, act: Callable[[Receiver], object]) -> str:
+    async def reason(self, act: Callable[[Receiver], object], **given: Any) -> str:
         """Why there was no answer."""
         try:
-            found = await self.post(act)
+            found = await self.post(act, **given)
         except NoAnswer as error:
             return str(error)
         raise AssertionError(found)
@@ -194,22 +199,24 @@ class AnswerTests(PostingTestCase):
     async def test_a_body_that_never_ends_is_cut_off(self) -> None:
         endless = answer(200).replace(b"Content-Length: 0", b"X: y")
         self.assertEqual(await self.post(answers(endless + bytes(10 * MAX_ANSWER))), Answer(200))
-        self.assertEqual(await self.post(drips(endless)), Answer(200))
+        self.assertEqual(await self.post(drips(endless), deadline=SHORT), Answer(200))
 
     async def test_a_head_that_never_ends_is_no_answer(self) -> None:
         head = b"HTTP/1.1 200 OK\r\n" + b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n" * 10_000
         self.assertIn("64 KiB", await self.reason(answers(head)))
         self.assertIn("64 KiB", await self.reason(answers(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000)))
-        self.assertIn("0.3 seconds", await self.reason(drips(b"HTTP/1.1 200 OK\r\nX: ")))
+        self.assertIn("0.3 seconds", await self.reason(drips(b"HTTP/1.1 200 OK\r\nX: "), deadline=SHORT))
 
     async def test_silence_is_no_answer(self) -> None:
-        self.assertEqual(await self.reason(lambda _: None), "No answer within 0.3 seconds")
+        self.assertEqual(await self.reason(lambda _: None, deadline=SHORT), "No answer within 0.3 seconds")
 
     async def test_a_receiver_that_does_not_even_read_is_no_answer(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             port = deaf.getsockname()[1]
             with self.assertRaises(NoAnswer) as caught:
-                await self.poster().post(f"http://a.example:{port}/", HEADERS, bytes(30_000_000))
+                await self.poster(deadline=SHORT).post(
+                    f"http://a.example:{port}/", HEADERS, bytes(30_000_000)
+                )
         self.assertIn("0.3 seconds", str(caught.exception))
 
     async def test_a_connection_that_is_closed_is_no_answer(self) -> None:
@@ -265,7 +272,7 @@ class AddressTests(PostingTestCase):
             (lambda *_: fail(NoAnswer("No such name")), "No such name"),
             (lambda *_: Deferred(), "No answer within 0.3 seconds"),
         ):
-            poster = Poster(reactor, Allowed(), lookup, deadline=DEADLINE)
+            poster = Poster(reactor, Allowed(), lookup, deadline=SHORT)
             with self.assertRaises(NoAnswer) as caught:
                 await poster.post("http://a.example/", HEADERS, b"{}")
             self.assertEqual(str(caught.exception), reason)
@@ -318,10 +325,11 @@ class TlsTests(PostingTestCase):
         self.addCleanup(port.stopListening)
         return int(port.getHost().port)
 
-    async def post_tls(self, port: int, *, trusted: bool = True) -> Answer:
+    async def post_tls(self, port: int, *, trusted: bool = True, **given: Any) -> Answer:
         """To a receiver whose certificate is trusted, or only what this machine trusts."""
-        poster = self.poster(tls=lambda host: optionsForClientTLS(host, self.certificate))
-        poster = poster if trusted else self.poster()
+        if trusted:
+            given["tls"] = lambda host: optionsForClientTLS(host, self.certificate)
+        poster = self.poster(**given)
         try:
             return await poster.post(f"https://Receiver.example:{port}/", HEADERS, b"{}")
         finally:
@@ -350,10 +358,10 @@ class TlsTests(PostingTestCase):
     async def test_a_receiver_without_tls_is_no_answer(self) -> None:
         self.certificate = certificate_for("receiver.example")[1]
         with self.assertRaises(NoAnswer) as caught:
-            await self.post_tls(self.serve(lambda _: None))
+            await self.post_tls(self.serve(lambda _: None), deadline=SHORT)
         self.assertIn("0.3 seconds", str(caught.exception))
 
     async def test_nothing_is_left_open_behind_a_receiver_that_never_ends(self) -> None:
         endless = answer(200).replace(b"Content-Length: 0", b"X: y")
         port = self.serve_tls("receiver.example", drips(endless))
-        self.assertEqual(await self.post_tls(port), Answer(200))
+        self.assertEqual(await self.post_tls(port, deadline=SHORT), Answer(200))
