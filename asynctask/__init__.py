@@ -25,7 +25,7 @@ attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
 runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
-               ``loop``, ``processes`` (``spawned``, ``worker``); all are ``patient``
+               ``loop``, ``processes`` (``spawned``, ``worker``)
 callbacks      tells how tasks ended: ``lanes`` say whose turn it is, ``deliveries`` what an
                answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
                allowed and that ``names`` have
@@ -46,6 +46,7 @@ live           how far running attempts are
 recovery       what an earlier process left running
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``)
+patient        what no cancel ends before its time
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others
 database       the connections to SQLite

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from klein import Klein
 from twisted.internet import defer
@@ -62,7 +62,6 @@ MAX_FOLLOWERS: Final = 10_000
 
 LAST: Final = "last-event-id"
 
-T = TypeVar("T")
 Accepted = tuple[bytes, dict[str, str]]
 
 
@@ -192,13 +191,13 @@ class Api:
         if key is None:
             if refusal is not None:
                 raise refusal
-            await shielded(self._keep(tasks, None))
+            await self._keep(tasks, None)
             return accepted
         text = wire.dump([accepted[0].decode(), accepted[1]])
         expires_at = tasks[0].accepted_at + headers.KEY_KEPT
         # Where there is no room, what was accepted before is answered all the same.
         new = tasks if refusal is None else []
-        known = await shielded(self._keep(new, Key(key, body.digest, text, expires_at)))
+        known = await self._keep(new, Key(key, body.digest, text, expires_at))
         if known is None:
             if refusal is not None:
                 raise refusal
@@ -208,32 +207,27 @@ class Api:
         first, more = wire.parse_json(known.answer.encode())
         return first.encode(), more
 
-    def _keep(self, tasks: list[Task], key: Key | None) -> Deferred[Known | None]:
+    async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:
         """Store tasks, with seats for those that can start at once; else the seats are given back."""
-        starting = [
-            task
-            for task in tasks
-            if task.run_at <= task.accepted_at and self._seats.take(self._kinds[task.kind])
-        ]
-        waiting = tasks
-        if starting:
-            started = {task.task_id for task in starting}
-            waiting = [task for task in tasks if task.task_id not in started]
-
-        def give_back(outcome: T) -> T:
-            for task in starting:
-                self._seats.give_back(self._kinds[task.kind])
-            return outcome
-
+        starting: list[Task] = []
+        waiting: list[Task] = []
+        for task in tasks:
+            starts = task.run_at <= task.accepted_at and self._seats.take(self._kinds[task.kind])
+            (starting if starts else waiting).append(task)
+        known = None
+        kept = False
         try:
+            # A client that leaves meanwhile cancels nothing, so that this goes on after every commit.
             if key is None:
-                added = self._store.add(waiting, starting)
-                return added.addCallbacks(lambda _: None, give_back)
-            kept = self._store.add_once(waiting, starting, key, self._now())
-        except Unavailable:
-            give_back(None)
-            raise
-        return kept.addCallbacks(lambda known: known and give_back(known), give_back)
+                await self._store.add(waiting, starting)
+            else:
+                known = await self._store.add_once(waiting, starting, key, self._now())
+            kept = known is None
+        finally:
+            if not kept:
+                for task in starting:
+                    self._seats.give_back(self._kinds[task.kind])
+        return known
 
     async def _wait_for(self, task_id: str, seconds: int) -> Task | None:
         """The task when it has ended, or as it is after so many seconds."""
@@ -307,7 +301,7 @@ class Api:
 
     async def _allowed(self, done: Deferred[Task | None], what: str) -> Task | None:
         try:
-            return await shielded(done)
+            return await done
         except InvalidTransition as refusal:
             raise Conflict(f"A task that is {refusal.status} cannot be {what}") from None
 
@@ -428,20 +422,3 @@ def kind_json(kind: Kind) -> dict[str, Any]:
 
 def _ignore_timeout(failure: Failure) -> None:
     failure.trap(defer.TimeoutError)
-
-
-def shielded(deferred: Deferred[T]) -> Deferred[T]:
-    """Wait for a Deferred that is not to be cancelled with whoever waits for it."""
-    waiter: Deferred[T] = Deferred()
-
-    def pass_on(result: T | Failure) -> T | Failure | None:
-        if waiter.called:
-            return None if isinstance(result, Failure) else result
-        if isinstance(result, Failure):
-            waiter.errback(result)
-            return None
-        waiter.callback(result)
-        return result
-
-    deferred.addBoth(pass_on)
-    return waiter

@@ -118,6 +118,9 @@ class Context:
         :raises TypeError: step and total are no integers, or the message is no string.
         :raises ValueError: a number is beyond what every JSON reader can hold.
         """
+        if type(step) is type(total) is int and 0 <= step <= total <= MAX_STEP and message == "":
+            self._report(Progress(step, total))
+            return
         if not isinstance(step, int) or not isinstance(total, int) or not isinstance(message, str):
             raise TypeError("progress takes two integers and a string")
         if not -MAX_STEP <= step <= MAX_STEP or not -MAX_STEP <= total <= MAX_STEP:

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 
 class Patient(Deferred[Any]):
-    """What runs elsewhere: a cancel asks it to end, and this fires when it has.
+    """What another thread or process does: a cancel asks it to end, and this fires when it has.
 
     `twisted.internet.defer.Deferred.cancel` fires at once whatever its canceller does, and so would free
     the place of something that still runs.

@@ -11,7 +11,7 @@ from msgspec import Struct
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
 from asynctask.urls import MAX_URL, is_callback_url
-from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_NAME, Wrong, dump, parse_json, pointer, unknown
+from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_NAME, Wrong, encode, parse_json, pointer, unknown
 
 MAX_DELAY: Final = 31_536_000
 MAX_BATCH: Final = 1_000
@@ -123,7 +123,7 @@ def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission |
     return Submission(
         name=fields["name"],
         kind=kind.name,
-        input=dump(given),
+        input=encode(given).decode(),
         delay=fields["delay"],
         timeout=kind.timeout if fields["timeout"] is None else fields["timeout"],
         retries=kind.retries if fields["retries"] is None else fields["retries"],

@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Never
@@ -56,6 +56,7 @@ _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABE
 TASK_ID: Final = re.compile(rf"task_[0-9]{{10}}[{ALPHABET}]{{20}}")
 
 encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
 
 
 class Ids:
@@ -92,7 +93,7 @@ def parse_json(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
         value = _DECODER.decode(text)
-        _check_value(value, 1, surrogates="\\u" in text)
+        _check_values((value,), 0, surrogates="\\u" in text)
     except (ValueError, RecursionError, OverflowError):
         # UnicodeDecodeError, UnicodeEncodeError and JSONDecodeError are all ValueErrors.
         raise Invalid("Invalid JSON", (FieldError("Invalid JSON", ""),)) from None
@@ -114,24 +115,26 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_re
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def _check_value(value: Any, depth: int, *, surrogates: bool) -> None:
-    if isinstance(value, str):
-        if surrogates:
-            value.encode("utf-8")
-    elif isinstance(value, float):
-        if math.isinf(value):
-            raise ValueError("a number beyond a double")
-    elif isinstance(value, int):
-        float(value)
-    elif isinstance(value, dict | list):
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deep")
-        if isinstance(value, dict):
-            for key in value:
-                _check_value(key, depth, surrogates=surrogates)
-            value = value.values()
-        for item in value:
-            _check_value(item, depth + 1, surrogates=surrogates)
+def _check_values(values: Iterable[Any], depth: int, *, surrogates: bool) -> None:
+    """Check what lies at some depth, and below."""
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deep")
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if surrogates:
+                value.encode("utf-8")
+        elif kind is float:
+            if math.isinf(value):
+                raise ValueError("a number beyond a double")
+        elif kind is int:
+            float(value)
+        elif kind is list:
+            _check_values(value, depth + 1, surrogates=surrogates)
+        elif kind is dict:
+            if surrogates:
+                _check_values(value, depth, surrogates=True)
+            _check_values(value.values(), depth + 1, surrogates=surrogates)
 
 
 class Wrong(Exception):
@@ -428,7 +431,7 @@ def error_text(error: Error | None) -> str | None:
 
 def read_input(task: Task) -> dict[str, Any]:
     """The input of a task, as it goes to the handler."""
-    found: dict[str, Any] = json.loads(task.input or "{}")
+    found: dict[str, Any] = _decode(task.input or "{}")
     return found
 
 

@@ -31,6 +31,7 @@ from asynctask.model import (
     Unavailable,
     interrupt,
 )
+from asynctask.patient import Patient
 from asynctask.recovery import let_go
 from asynctask.wire import dump
 from asynctask.works import NOTHING, Add, Call, Committed, Database, Row, Save, Work, by_order, since
@@ -139,13 +140,13 @@ class Writer:
         """Insert tasks in the next transaction.
 
         :param size: about how many bytes they are.
-        :returns: fires after commit and sync.
+        :returns: fires after commit and sync; whoever no longer waits for it cancels nothing.
         :raises Unavailable: the store fails, or too much waits already.
         """
         now = monotonic()
         if not self.healthy or self._bytes + size > MAX_WAITING or self._is_late(now):
             raise Unavailable(CANNOT_STORE)
-        done: Deferred[None] = Deferred()
+        done = Patient()
         self._put(Add(rows, news, size, done, now), size)
         return done
 
@@ -172,7 +173,7 @@ class Writer:
         """
         if not self.healthy or (size and self._bytes + size > MAX_WAITING):
             raise Unavailable(NO_ANSWER)
-        done: Deferred[T] = Deferred()
+        done = Patient()
         self._put(Call(run, order, done, monotonic(), size), size)
         return done
 

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
-from asynctask.api import Api, shielded
+from asynctask.api import Api
 from asynctask.feed import Feed
 from asynctask.metrics import Metrics
 from asynctask.places import Places
@@ -488,26 +488,3 @@ class FullTests(ApiTestCase):
         self.advance(3)
         shown = [self.get(f"/api/tasks/{task_id}").json["status"] for task_id in ids]
         self.assertEqual(shown, ["completed"] * 3)
-
-
-class ShieldTests(SynchronousTestCase):
-    """`shielded`."""
-
-    def test_results_and_errors_pass(self) -> None:
-        inner: Deferred[int] = Deferred()
-        outer = shielded(inner)
-        inner.callback(1)
-        self.assertEqual((self.successResultOf(outer), self.successResultOf(inner)), (1, 1))
-        failing: Deferred[int] = Deferred()
-        outer = shielded(failing)
-        failing.errback(ValueError())
-        self.failureResultOf(outer, ValueError)
-
-    def test_a_cancel_does_not_pass(self) -> None:
-        for fire in ("callback", "errback"):
-            inner: Deferred[object] = Deferred()
-            outer = shielded(inner)
-            outer.cancel()
-            self.failureResultOf(outer)
-            self.assertNoResult(inner)
-            getattr(inner, fire)(ValueError())

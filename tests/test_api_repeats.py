@@ -299,8 +299,8 @@ class WaitTests(RepeatTestCase):
             asked.addErrback(lambda _: None)
             asked.cancel()
             self.treq.flush()
-            self.assertEqual(self.feed._waiting, {})
             self.settle()
+            self.assertEqual(self.feed._waiting, {})
             self.assertEqual(len(self.clock.getDelayedCalls()), before)
 
     def test_a_post_whose_client_hangs_up_while_it_waits_runs_on(self) -> None:

@@ -40,7 +40,7 @@ ORDER: Final = (
         "feed",
         "sse",
     ),
-    *("processes", "spawned", "worker", "loop", "threads", "patient", "steps", "runs"),
+    *("processes", "spawned", "worker", "loop", "threads", "steps", "runs"),
     *(
         "storeurl",
         "store",
@@ -53,6 +53,7 @@ ORDER: Final = (
         "recovery",
         "database",
         "works",
+        "patient",
         "sharing",
         "heart",
         "pulse",
