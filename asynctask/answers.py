@@ -143,6 +143,11 @@ def fields(request: Request, name: str) -> list[str]:
     return [value.decode("utf-8", "backslashreplace") for value in values] if values else []
 
 
+def has_left(request: Request) -> bool:
+    """Whether nobody waits for the answer any more."""
+    return bool(request._disconnected)
+
+
 def json_body(request: Request, limit: int) -> bytes:
     """The body of a request that says that it is JSON, or says nothing.
 

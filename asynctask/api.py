@@ -25,6 +25,7 @@ from asynctask.answers import (
     answer_problem,
     answer_tagged,
     fields,
+    has_left,
     json_body,
 )
 from asynctask.description import describe
@@ -133,7 +134,7 @@ class Api:
             return answer(request, 202, *accepted)
         request.setHeader("Preference-Applied", f"wait={seconds}")
         try:
-            task = await self._wait_for(wire.task_id_of(accepted[0]), seconds)
+            task = await self._wait_for(request, wire.task_id_of(accepted[0]), seconds)
         except Unavailable:  # it was accepted all the same
             task = None
         if task is None or task.status not in ENDED:
@@ -229,12 +230,12 @@ class Api:
                     self._seats.give_back(self._kinds[task.kind])
         return known
 
-    async def _wait_for(self, task_id: str, seconds: int) -> Task | None:
-        """The task when it has ended, or as it is after so many seconds."""
+    async def _wait_for(self, request: Request, task_id: str, seconds: int) -> Task | None:
+        """The task when it has ended, or as it is after so many seconds, or as soon as nobody waits."""
         ended = self._feed.ended(task_id)
         try:
             task = await self._store.get(task_id)
-            if task is None or task.status in ENDED:
+            if task is None or task.status in ENDED or has_left(request):
                 return task
             await ended.addTimeout(seconds, self._clock).addErrback(_ignore_timeout)
             return await self._store.get(task_id)
@@ -260,7 +261,7 @@ class Api:
         known, seconds = wire.known_id(task_id), headers.parse_wait(fields(request, "prefer"))
         if seconds is None:
             return self._show(request, await self._store.get(known))
-        shown = self._show(request, await self._wait_for(known, seconds))
+        shown = self._show(request, await self._wait_for(request, known, seconds))
         request.setHeader("Preference-Applied", f"wait={seconds}")
         return shown
 
