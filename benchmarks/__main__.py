@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import accept, durable, inflight, ontime, ramp, single, start
+from benchmarks import accept, durable, inflight, ontime, ramp, scale, single, start
 from benchmarks.catalog import PEERS, ROOT, WORK, missing
 from benchmarks.figures import read, save
 from benchmarks.machine import machine, today, versions
@@ -21,6 +21,7 @@ from benchmarks.settings import FULL, QUICK, Settings
 MEASUREMENTS: Final[dict[str, Callable[[Bench], list[Record]]]] = {
     "accept": accept.measure,
     "durable": durable.measure,
+    "scale": scale.measure,
     "inflight": inflight.measure,
     "ontime": ontime.measure,
     "lone": single.lone,

@@ -37,10 +37,13 @@ def measure(bench: Bench) -> list[Record]:
 
 def loaded(bench: Bench, server: Running, bodies: tuple[str, ...]) -> tuple[Load, dict[str, Any]]:
     """Load a server, and see what it takes of the machine meanwhile."""
-    cpu, begun = server.cpu(), time.monotonic()
+    cpu, database, begun = server.cpu(), server.database_cpu(), time.monotonic()
     found = load(bench.cores, server.port, bodies, bench.settings.seconds)
-    used = (server.cpu() - cpu) / (time.monotonic() - begun)
-    return found, {
-        "cpu_percent": round(100 * used, 1),
+    seconds = time.monotonic() - begun
+    beside = {
+        "cpu_percent": round(100 * (server.cpu() - cpu) / seconds, 1),
         "memory_mb": round(server.memory() / 1e6, 1),
     }
+    if server.peer.postgres:
+        beside["database_cores"] = round((server.database_cpu() - database) / seconds, 2)
+    return found, beside

@@ -28,11 +28,13 @@ class Site:
     :ivar folder: its working directory, empty before.
     :ivar port: where it has to listen, on 127.0.0.1.
     :ivar second_port: for a broker.
+    :ivar database: URL of the PostgreSQL that it has for itself; empty where it has none.
     """
 
     folder: Path
     port: int
     second_port: int
+    database: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Peer:
     :ivar commands: starts all that it consists of, in this order.
     :ivar programs: what must be installed.
     :ivar batch: whether it takes a thousand tasks in one request.
+    :ivar postgres: whether it has a PostgreSQL server, a new one for each of its lives.
+    :ivar prepare: run to their ends before, one after the other, such as what makes its tables.
+    :ivar every_core: whether it may use all cores, not only that of the servers.
     :ivar most: tasks in flight beyond which it is not measured; `short_of` says why.
     """
 
@@ -52,6 +57,9 @@ class Peer:
     commands: Callable[[Site], list[list[str]]]
     programs: tuple[str, ...] = ()
     batch: bool = False
+    postgres: bool = False
+    prepare: Callable[[Site], list[list[str]]] = lambda _: []
+    every_core: bool = False
     most: int = 1_000_000
     short_of: str = ""
 
@@ -64,6 +72,12 @@ def asynctask(store: str, *options: str) -> Callable[[Site], list[list[str]]]:
         return [[*command, "--store", store, "--tasks", "benchmarks.handlers", *options]]
 
     return commands
+
+
+def asynctask_on_postgres(number: int) -> Callable[[Site], list[list[str]]]:
+    """So many processes of the service on the site's PostgreSQL, behind one port."""
+    processes = ("--processes", str(number)) if number > 1 else ()
+    return lambda site: asynctask(site.database, *processes)(site)
 
 
 def python(module: str) -> Callable[[Site], list[list[str]]]:
@@ -96,7 +110,27 @@ def arq(appendfsync: str) -> Callable[[Site], list[list[str]]]:
     return commands
 
 
+def with_worker(module: str) -> Callable[[Site], list[list[str]]]:
+    """A web application in Python, and its worker, which is the same module as a program."""
+    worker = [sys.executable, "-m", f"benchmarks.peers.{module}"]
+    return lambda site: [worker, *python(module)(site)]
+
+
+def procrastinate_tables(_: Site) -> list[list[str]]:
+    """Its tables."""
+    app = "--app=benchmarks.peers.fastapi_procrastinate.queue"
+    return [[str(BIN / "procrastinate"), app, "schema", "--apply"]]
+
+
+def pgqueuer_tables(site: Site) -> list[list[str]]:
+    """Its tables, all of them synced."""
+    return [[str(BIN / "pgq"), "--pg-dsn", site.database, "install", "--durability", "durable"]]
+
+
 OURS: Final = "asynctask"
+OURS_ON_POSTGRES: Final = "asynctask-pg-1"
+
+IN_POSTGRES: Final = "committed and synced by PostgreSQL: kept through a kill and a power cut"
 
 PEERS: Final = {
     peer.name: peer
@@ -162,6 +196,42 @@ PEERS: Final = {
             "in Redis, synced: kept through a kill and a power cut",
             arq("always"),
             programs=("redis-server",),
+        ),
+        Peer(
+            OURS_ON_POSTGRES,
+            "asynctask on PostgreSQL",
+            IN_POSTGRES,
+            asynctask_on_postgres(1),
+            batch=True,
+            postgres=True,
+        ),
+        *(
+            Peer(
+                f"asynctask-pg-{number}",
+                f"asynctask on PostgreSQL, {number} processes",
+                IN_POSTGRES,
+                asynctask_on_postgres(number),
+                batch=True,
+                postgres=True,
+                every_core=True,
+            )
+            for number in (2, 4)
+        ),
+        Peer(
+            "procrastinate",
+            "FastAPI + procrastinate",
+            IN_POSTGRES,
+            with_worker("fastapi_procrastinate"),
+            postgres=True,
+            prepare=procrastinate_tables,
+        ),
+        Peer(
+            "pgqueuer",
+            "FastAPI + pgqueuer",
+            IN_POSTGRES,
+            with_worker("fastapi_pgqueuer"),
+            postgres=True,
+            prepare=pgqueuer_tables,
         ),
     )
 }

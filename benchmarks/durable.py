@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from benchmarks import checks
@@ -22,32 +23,37 @@ def measure(bench: Bench) -> list[Record]:
 
     And what is finished a second afterwards, of what was left, when nothing more is asked for.
     """
+    return bench.rounds(PEERS, partial(queue, bench))
 
-    def once(peer: Peer) -> Iterator[Record]:
-        with Running(peer, bench.cores) as server:
-            finished = server.lines(b"info Task completed")
-            with server.client() as client:
-                asked = checks.check(client)
-            if finished.wait_for(asked, WORKER) < asked:
-                raise BenchError(f"Its worker has not done the first {asked} tasks in {WORKER:.0f} s")
-            asked += load(bench.cores, server.port, NOOP, bench.settings.warm_up).accepted
-            before, begun = finished.count(), time.monotonic()
-            found, beside = loaded(bench, server, NOOP)
-            done, seconds = finished.count(), time.monotonic() - begun
-            rate = (done - before) / seconds
-            left = max(0, asked + found.accepted - done)
-            yield (
-                found.record()
-                | beside
-                | {
-                    "finished_per_s": round(rate, 1),
-                    "left": left,
-                    **alone(finished, left, rate, bench.settings.seconds),
-                }
-            )
+
+def queue(bench: Bench, peer: Peer) -> Iterator[Record]:
+    """One run of a queue with its worker.
+
+    :raises BenchError: it cannot be measured.
+    """
+    with Running(peer, bench.cores) as server:
+        finished = server.lines(b"info Task completed")
+        with server.client() as client:
+            asked = checks.check(client)
+        if finished.wait_for(asked, WORKER) < asked:
             server.check_alive()
-
-    return bench.rounds(PEERS, once)
+            raise BenchError(f"Its worker has not done the first {asked} tasks in {WORKER:.0f} s")
+        asked += load(bench.cores, server.port, NOOP, bench.settings.warm_up).accepted
+        before, begun = finished.count(), time.monotonic()
+        found, beside = loaded(bench, server, NOOP)
+        done, seconds = finished.count(), time.monotonic() - begun
+        rate = (done - before) / seconds
+        left = max(0, asked + found.accepted - done)
+        yield (
+            found.record()
+            | beside
+            | {
+                "finished_per_s": round(rate, 1),
+                "left": left,
+                **alone(finished, left, rate, bench.settings.seconds),
+            }
+        )
+        server.check_alive()
 
 
 def alone(finished: Lines, left: int, rate: float, seconds: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.catalog import BIN, ROOT
+from benchmarks.postgres import program
 
 PACKAGES: Final = (
     "Twisted",
@@ -26,6 +27,10 @@ PACKAGES: Final = (
     "huey",
     "arq",
     "redis",
+    "procrastinate",
+    "pgqueuer",
+    "psycopg",
+    "asyncpg",
 )
 
 PROGRAMS: Final = {
@@ -61,7 +66,8 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    for name, (command, pattern) in PROGRAMS.items():
+    postgres = {"PostgreSQL": ((program("postgres"), "--version"), r"PostgreSQL\) (\S+)")}
+    for name, (command, pattern) in (PROGRAMS | postgres).items():
         if match := re.search(pattern, _output(command)):
             found[name] = match[1]
     return found

@@ -31,7 +31,7 @@ LOGARITHMIC: Final = ("p50_ms", "p99_ms", "memory_mb")
 def draw(results: Mapping[str, Result], folder: Path) -> list[str]:
     """Draw what there is, into a folder; the names of the files."""
     drawn = []
-    for name, how in (("accept", bars), ("durable", pairs), ("inflight", curves)):
+    for name, how in (("accept", bars), ("durable", pairs), ("scale", pairs), ("inflight", curves)):
         if name in results and any("error" not in each for each in results[name]["records"]):
             picture = how(results[name]["records"])
             drawn.append(f"performance-{name}.svg")

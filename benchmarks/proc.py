@@ -8,10 +8,13 @@ from typing import Final
 PROC: Final = Path("/proc")
 TICK: Final = os.sysconf("SC_CLK_TCK")
 
+PARENT: Final = 1
+"""Where the parent stands in ``/proc/PID/stat``, counted from the state behind the command's name."""
 SESSION: Final = 3
-"""Where the session stands in ``/proc/PID/stat``, counted from the state behind the command's name."""
 USER_TIME: Final = 11
 SYSTEM_TIME: Final = 12
+ENDED_SYSTEM_TIME: Final = 14
+"""Of the children whose end it has seen; before it stands their user time."""
 
 
 def fields(stat: str) -> list[str]:
@@ -19,16 +22,20 @@ def fields(stat: str) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
-def of_session(session: int) -> Iterator[Path]:
-    """The processes of a session, as their folders."""
+def processes() -> Iterator[tuple[Path, list[str]]]:
+    """All processes: their folders, and their fields as of `fields`."""
     for entry in PROC.iterdir():
         if entry.name.isdecimal():
             try:
                 found = fields((entry / "stat").read_text())
             except OSError:
                 continue  # it has ended meanwhile
-            if int(found[SESSION]) == session:
-                yield entry
+            yield entry, found
+
+
+def of_session(session: int) -> Iterator[Path]:
+    """The processes of a session, as their folders."""
+    return (entry for entry, found in processes() if int(found[SESSION]) == session)
 
 
 def cpu_seconds(session: int) -> float:
@@ -37,6 +44,20 @@ def cpu_seconds(session: int) -> float:
     for entry in of_session(session):
         found = fields((entry / "stat").read_text())
         ticks += int(found[USER_TIME]) + int(found[SYSTEM_TIME])
+    return ticks / TICK
+
+
+def cpu_seconds_of_family(parent: int) -> float:
+    """CPU time of a process and its children, those that have ended too.
+
+    PostgreSQL gives each of its processes a session of its own.
+    """
+    ticks = 0
+    for entry, found in processes():
+        if int(entry.name) == parent:
+            ticks += sum(int(each) for each in found[USER_TIME : ENDED_SYSTEM_TIME + 1])
+        elif int(found[PARENT]) == parent:
+            ticks += int(found[USER_TIME]) + int(found[SYSTEM_TIME])
     return ticks / TICK
 
 

@@ -20,16 +20,17 @@ answers anything else with 400, starts a background task of so many steps of a s
 202 with the same four keys. A task writes a line to the log at its start, at each step and at its
 end. Before each run the harness asks for all of that and looks at the answers.
 
-All that a peer consists of, its worker and its broker too, shares one core. The other core has the
-load: `wrk -t1 -c64` with kept connections, which POST tasks of 1 to 5 steps in turn. The peers run
-in turns, each time in a new process with an empty store, and the load begins before it is measured.
+All that a peer consists of, its worker and its broker too, shares one core, but for what is said of
+PostgreSQL. The other core has the load: `wrk -t1 -c64` with kept connections, which POST tasks of 1
+to 5 steps in turn. The peers run in turns, each time in a new process with an empty store, and the
+load begins before it is measured.
 """
 
 NOT_COMPARED: Final = """\
 ## What is not compared
 
 - **More than one core.** Go uses all of them without being asked, the others with more processes;
-  here each has one.
+  here each has one. Only asynctask's processes on PostgreSQL have all, where there are several.
 - **The same promise.** A 202 of the peers in memory is lost with the process. Huey takes a task out
   of its queue before it runs: what a kill cuts off is gone. arq keeps it, and so does asynctask.
 - **The same answers.** asynctask also keeps each task's history and result, shows, lists, cancels
@@ -43,6 +44,7 @@ NOT_COMPARED: Final = """\
   send it counts as dropped.
 - **A network, TLS, other machines.** All of it is on one machine, over loopback.
 - **Other settings of the peers.** FastAPI and Starlette are on uvicorn with uvloop and httptools,
-  without an access log; Huey has 4 threads, arq 100 jobs at once, otherwise they are as they come.
-  Queues on PostgreSQL, Celery, RQ and Dramatiq were not measured.
+  without an access log; Huey has 4 threads, arq 100 jobs at once, procrastinate 10, pgqueuer is on
+  asyncpg, and the workers of both are on uvloop; otherwise they are as they come. Celery, RQ and
+  Dramatiq were not measured.
 """

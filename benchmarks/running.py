@@ -1,4 +1,4 @@
-"""A server on one core, from its start to its end."""
+"""A server on one core, or on all, from its start to its end."""
 
 import os
 import shutil
@@ -7,11 +7,13 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 from benchmarks.catalog import ROOT, WORK, Peer, Site
 from benchmarks.client import Client, get
+from benchmarks.postgres import Postgres
 from benchmarks.proc import cpu_seconds, resident_bytes
 
 READY: Final = 60.0
@@ -40,6 +42,7 @@ class Cores:
 
     def __init__(self) -> None:
         self.server, self.load = cores()
+        self.all = os.sched_getaffinity(0)
 
     def settle(self) -> None:
         """Move this process off the server's core."""
@@ -48,6 +51,10 @@ class Cores:
     def on_server(self, command: list[str]) -> list[str]:
         """The command, to run on the server's core."""
         return ["taskset", "-c", str(self.server), *command]
+
+    def on_all(self, command: list[str]) -> list[str]:
+        """The command, to run on every core."""
+        return ["taskset", "-c", ",".join(map(str, sorted(self.all))), *command]
 
     def on_load(self, command: list[str]) -> list[str]:
         """The command, to run on the core of the load."""
@@ -91,7 +98,7 @@ class Lines:
 
 
 class Running:
-    """One life of a peer: its processes in sessions of their own, on one core, in a new folder.
+    """One life of a peer: its processes in sessions of their own, in a new folder, with its database.
 
     :param files: what is put into its folder before the start.
     """
@@ -104,6 +111,7 @@ class Running:
         self.errors = self.site.folder / "server.err"
         self._cores = the_cores
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._postgres: Postgres | None = None
         for file in files:
             shutil.copy(file, self.site.folder)
 
@@ -115,15 +123,17 @@ class Running:
     def start(self) -> None:
         """Start its processes; they need not have come far yet.
 
-        :raises BenchError: one of its programs is not there.
+        :raises BenchError: one of its programs is not there, or its database cannot be prepared.
         """
-        environment = {key: value for key, value in os.environ.items() if "ASYNCTASK" not in key}
-        environment |= {"PYTHONPATH": str(ROOT), "PEER_REDIS_PORT": str(self.site.second_port)}
+        if self.peer.postgres:
+            self._start_postgres()
+        environment = self._environment()
+        on_cores = self._cores.on_all if self.peer.every_core else self._cores.on_server
         with self.log.open("ab") as log, self.errors.open("ab") as errors:
             for command in self.peer.commands(self.site):
                 try:
                     process = subprocess.Popen(
-                        self._cores.on_server(command),
+                        on_cores(command),
                         cwd=self.site.folder,
                         env=environment,
                         stdin=subprocess.DEVNULL,
@@ -134,6 +144,29 @@ class Running:
                 except OSError as error:
                     raise BenchError(f"{command[0]} cannot be started ({error.strerror})") from None
                 self._processes.append(process)
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if "ASYNCTASK" not in key}
+        return inherited | {
+            "PYTHONPATH": str(ROOT),
+            "PEER_REDIS_PORT": str(self.site.second_port),
+            "PEER_POSTGRES": self.site.database,
+        }
+
+    def _start_postgres(self) -> None:
+        try:
+            self._postgres = Postgres(WORK, self._cores.all)
+        except ImportError as error:
+            raise BenchError(f"{error.name} is not installed, which brings PostgreSQL") from None
+        except subprocess.SubprocessError as error:
+            raise BenchError(f"PostgreSQL cannot be started ({error})") from None
+        self.site = replace(self.site, database=self._postgres.url)
+        for command in self.peer.prepare(self.site):
+            ended = subprocess.run(
+                command, cwd=self.site.folder, env=self._environment(), capture_output=True, check=False
+            )
+            if ended.returncode:
+                raise BenchError(f"{' '.join(command)} has failed: {ended.stderr.decode().strip()[-300:]}")
 
     def wait_ready(self) -> None:
         """Wait until it answers.
@@ -180,6 +213,10 @@ class Running:
         """Seconds of CPU that all its processes have used."""
         return sum(cpu_seconds(process.pid) for process in self._processes)
 
+    def database_cpu(self) -> float:
+        """Seconds of CPU that its PostgreSQL has used; 0 where it has none."""
+        return self._postgres.cpu() if self._postgres else 0.0
+
     def memory(self) -> int:
         """Bytes that all its processes have resident."""
         return sum(resident_bytes(process.pid) for process in self._processes)
@@ -214,4 +251,7 @@ class Running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        if self._postgres:
+            self._postgres.close()
+            self._postgres = None
         shutil.rmtree(self.site.folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks.catalog import OURS, PEERS
+from benchmarks.catalog import OURS, OURS_ON_POSTGRES, PEERS
 from benchmarks.figures import Record, chosen, figure, ratio, values
 from benchmarks.tables import NONE, shown, table, times
 
@@ -67,6 +67,39 @@ def durable(records: list[Record]) -> list[str]:
             ("accepted_per_s", "finished_per_s"),
             ("accepted/s", "finished/s"),
             tuple((OURS, other) for other in others),
+        ),
+    ]
+
+
+def scale(records: list[Record]) -> list[str]:
+    """Queues on PostgreSQL, and processes of asynctask."""
+    keys = ("accepted_per_s", "finished_per_s", "then_finished_per_s", "p50_ms", "p99_ms")
+    taken = ("cpu_percent", "database_cores", "memory_mb")
+    rows, names = [], values(records, "peer")
+    for peer in names:
+        of = chosen(records, peer=peer)
+        rows.append([label(peer), *(shown(figure(of, key)) for key in (*keys, *taken)), troubles(of)])
+    head = ["", "accepted/s", "finished/s", "finished/s after", "p50 ms", "p99 ms", "CPU %"]
+    return [
+        "## Queues on PostgreSQL",
+        "",
+        "Tasks that do nothing again. Each run has a new PostgreSQL, as it comes, with each commit synced,",
+        "over a Unix socket. It may use every core, also that of the load, whoever the peer is. So may",
+        "asynctask with several processes, which on two cores gain little: they share them with the",
+        "database and the load. Whatever else a peer consists of shares one core, as everywhere. Each 202",
+        "is a commit, kept through a kill and a power cut.",
+        "",
+        *table([*head, "cores of PostgreSQL", "memory MB", "not 202, lost"], rows),
+        "*finished/s after*: of what the load had left, where that was more than a second's work. CPU and",
+        "memory are without PostgreSQL's.",
+        "",
+        *ratios(
+            records,
+            ("accepted_per_s", "finished_per_s"),
+            ("accepted/s", "finished/s"),
+            tuple(
+                (OURS_ON_POSTGRES, other) for other in values(records, "peer") if other != OURS_ON_POSTGRES
+            ),
         ),
     ]
 
@@ -197,6 +230,7 @@ def start(records: list[Record]) -> list[str]:
 SECTIONS: Final[Mapping[str, Callable[[list[Record]], list[str]]]] = {
     "accept": accept,
     "durable": durable,
+    "scale": scale,
     "inflight": inflight,
     "ontime": ontime,
     "lone": lone,

@@ -63,5 +63,15 @@ QUICK: Final = Settings(
     scales=(0.003,),
     time_scale=0.05,
     waiting=5_000,
-    peers=("asynctask", "asynctask-memory", "go", "fastapi", "huey", "arq-always"),
+    peers=(
+        "asynctask",
+        "asynctask-memory",
+        "go",
+        "fastapi",
+        "huey",
+        "arq-always",
+        "asynctask-pg-1",
+        "procrastinate",
+        "pgqueuer",
+    ),
 )

