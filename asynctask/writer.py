@@ -45,8 +45,11 @@ BATCH: Final = 40
 """Ends of attempts of one transaction while nobody waits: some milliseconds."""
 
 FEWEST: Final = 20
-"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept, so many
-that they are all written one day."""
+"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. They are
+as many as there were new tasks since, or they would not be written before the POSTs stop."""
+
+MOST: Final = 200
+"""Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
 
 ANSWERS: Final = 20
 """Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
@@ -126,6 +129,7 @@ class Writer:
         self._kept = 0
         self._most_kept = most_kept
         self._adds_alone = False
+        self._added = 0
         self._closing = False
         self._stage = ""
         self._told: list[News] = []
@@ -217,13 +221,15 @@ class Writer:
         else all that somebody waits for, and some of the ends of attempts."""
         with self._wakeup:
             adds = [work for work in self._asked if isinstance(work, Add)]
+            self._added += sum(len(work.rows) for work in adds)
             self._adds_alone = bool(adds) and not self._adds_alone
             if self._adds_alone:
                 self._asked = deque(work for work in self._asked if not isinstance(work, Add))
                 self._bytes -= sum(work.size for work in adds)
                 return [*adds]
             batch: list[Work] = self._take_asked()
-            room = FEWEST if batch else BATCH
+            room = min(max(FEWEST if batch else BATCH, self._added), MOST)
+            self._added = 0
             saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
             self._kept -= sum(len(save.end.task.result or "") for save in saves)
         return batch + saves
