@@ -1,8 +1,10 @@
 """`SqlStore` keeps to the contract, and to its own promises when SQLite fails."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event
@@ -18,6 +20,7 @@ from asynctask.model import (
     FAILED,
     RUNNING,
     Error,
+    News,
     OutcomeUnknown,
     Query,
     Task,
@@ -29,9 +32,11 @@ from asynctask.rows import ENDED_COLUMNS, changed_row
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from asynctask.tables import metadata
+from asynctask.writer import FEWEST
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract, brief
+from tests.turns import PATIENCE
 
 
 class OnFile(StoreTestCase):
@@ -267,6 +272,57 @@ class SqliteTroubleTests(OnFile):
         """Wait for the writer's next tries."""
         while not self.store.healthy:
             self.store._writer._thread.join(0.01)
+
+
+class WriterTests(OnFile):
+    """What waits together is written together, and nobody waits for much else."""
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """The writer is at work until all is asked for."""
+        begun, over = Event(), Event()
+
+        def hold(_db: Connection, _news: list[News]) -> None:
+            begun.set()
+            over.wait(PATIENCE)
+
+        held = self.store._writer.call(hold)
+        self.turns.catch_up()
+        begun.wait(PATIENCE)
+        yield
+        self.turns.catch_up()
+        over.set()
+        self.wait(held)
+
+    def run_many(self, number: int) -> list[Task]:
+        self.wait(self.store.add([], [self.new() for _ in range(number)]))
+        return self.started
+
+    def told_since(self, commits: int) -> list[list[str]]:
+        return [[one.status for one in news if isinstance(one, Task)] for _, news in self.commits[commits:]]
+
+    def test_new_tasks_do_not_wait_for_ends_and_ends_keep_up_with_them(self) -> None:
+        running = self.run_many(70)
+        before = len(self.commits)
+        with self.busy():
+            ends = [self.store.end(complete(task, "1", NOW), NOW) for task in running]
+            added = [self.store.add([self.new()], []) for _ in range(60)]
+        for one in (*added, *ends):
+            self.wait(one)
+        self.assertEqual(
+            self.told_since(before), [["accepted"] * 60, ["completed"] * 60, ["completed"] * 10]
+        )
+
+    def test_what_is_asked_does_not_wait_for_many_ends(self) -> None:
+        running = self.run_many(70)
+        before = len(self.commits)
+        with self.busy():
+            ends = [self.store.end(complete(task, "1", NOW), NOW) for task in running]
+            asked = self.store.cancel(running[-1].task_id, NOW)
+        self.wait(asked)
+        self.assertEqual(self.told_since(before), [["completed"] * FEWEST])
+        for one in ends:
+            self.wait(one)
 
 
 class SqliteFileTests(OnFile):
