@@ -1,4 +1,4 @@
-"""The way of a task in SQLite: new tasks, ends of attempts and what is told of them, many in a statement.
+"""The way of a task in SQLite: new tasks, claims, ends of attempts and what is told of them, many at once.
 
 The driver lets go of the interpreter's lock at each step of a statement, and gets it back when the loop
 rests or its time is over. So a batch takes few steps: the rows are values of one statement, and what is
@@ -6,16 +6,17 @@ asked comes back as one row.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Double
 
 from asynctask import changes
-from asynctask.model import News, Status, Task
-from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row
-from asynctask.statements import KEPT_CHANGES
+from asynctask.model import News, Status, Task, start
+from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row, read_task
+from asynctask.statements import CLAIM, KEPT_CHANGES, LISTED
+from asynctask.tables import task as table
 
 LARGEST: Final = 256
 """Rows of one statement at most: values are bounded by SQLite (32,766), statements by its cache."""
@@ -71,6 +72,28 @@ def ended(end: End, known: Known) -> Task | None:
     return None if running is None else changes.ended(end.task, *running, end.at)
 
 
+def claim(connection: Connection, given: Mapping[str, Any]) -> list[Task]:
+    """Take due tasks, those due first.
+
+    :param given: what `asynctask.statements.CLAIM_DUE` takes.
+    """
+    asked = (given["of_kind"], given["now"], given["limit"])
+    found = json.loads(connection.exec_driver_sql(DUE, asked).scalar_one())
+    tasks = [start(_read(values), given["now"]) for values in found]
+    if tasks:
+        task_ids = json.dumps([task.task_id for task in tasks])
+        connection.execute(CLAIM, {**given, "task_ids": task_ids})
+    return tasks
+
+
+def _read(values: list[Any]) -> Task:
+    found = dict(zip(_CLAIMED, values, strict=True))
+    for name in _TIMES:
+        if found[name] is not None:
+            found[name] = float(found[name])
+    return read_task(found)
+
+
 def tell(connection: Connection, news: Sequence[News], now: float) -> int:
     """Keep what this transaction changes for those who follow, and tell its number; 0 for nothing."""
     if not news:
@@ -92,6 +115,23 @@ def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
             size //= 2
         yield rows[begin : begin + size]
         begin += size
+
+
+_CLAIMED: Final = [column.name for column in (*LISTED, table.c.input)]
+_TIMES: Final = [name for name in _CLAIMED if isinstance(table.c[name].type, Double)]
+
+
+def _exact(name: str) -> str:
+    """A column as JSON has it: a number beyond an integer as text, since SQLite would round it."""
+    return f"iif({name} IS NULL, NULL, printf('%!.17g', {name}))" if name in _TIMES else name
+
+
+DUE: Final = (
+    f"SELECT json_group_array(json_array({', '.join(map(_exact, _CLAIMED))})) FROM "  # noqa: S608
+    "(SELECT * FROM task WHERE kind = ? AND status IN ('accepted', 'retrying') AND run_at <= ? "
+    "ORDER BY run_at, task_id LIMIT ?)"
+)
+"""Which tasks are due, in their order. SQLite cannot take them and tell of them as one row at once."""
 
 
 def _values(row: str, size: int) -> str:

@@ -142,6 +142,7 @@ class Sqlite:
     orphans = statements.ORPHANS
     cut_off = statements.CUT_OFF
     add = staticmethod(batches.add)
+    claim = staticmethod(batches.claim)
     end = staticmethod(batches.end)
     tell = staticmethod(batches.tell)
 

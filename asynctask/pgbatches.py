@@ -1,6 +1,6 @@
 """The way of a task in PostgreSQL, as in `asynctask.batches`; the rows of a statement come as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import json
@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Double, Integer
 
 from asynctask import changes
 from asynctask.batches import End, Known, ended
-from asynctask.model import News, Status
-from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row
-from asynctask.statements import KEPT_CHANGES
+from asynctask.model import News, Status, Task
+from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row, task_of
+from asynctask.statements import CLAIM_DUE, KEPT_CHANGES
 from asynctask.tables import task as table
 
 ONE_AFTER_ANOTHER: Final = 0x61746B65
@@ -101,6 +101,12 @@ def end(connection: Connection, ends: Sequence[End], news: list[News], owner: st
     news += [task for task in these if task is not None]
     left = [task or ended(one, before) for task, one in zip(these, ends, strict=True)]
     return [None if task is None else task.status for task in left]
+
+
+def claim(connection: Connection, given: Mapping[str, Any]) -> list[Task]:
+    """See `asynctask.batches.claim`."""
+    claimed = map(task_of, connection.execute(CLAIM_DUE, given))
+    return sorted(claimed, key=lambda task: (task.run_at, task.task_id))
 
 
 def tell(connection: Connection, news: Sequence[News], now: float) -> int:

@@ -134,6 +134,7 @@ class Postgres:
     shared = True
     orphans = statements.ABANDONED
     cut_off = statements.CUT_OFF_ABANDONED
+    claim = staticmethod(pgbatches.claim)
     tell = staticmethod(pgbatches.tell)
 
     def __init__(self, server: Server) -> None:

@@ -1,5 +1,6 @@
 """Tasks as rows of the database, and back."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import Row, RowMapping
@@ -110,7 +111,11 @@ def changed_row(task: Task, now: float, *, moved: bool) -> dict[str, Any]:
 
 def task_of(row: Row[Any]) -> Task:
     """The task of a row, as far as the statement has read it."""
-    found = row._mapping
+    return read_task(row._mapping)
+
+
+def read_task(found: Mapping[str, Any] | RowMapping) -> Task:
+    """The same of its columns by their names."""
     changes = found.get("changes")
     return Task(
         task_id=found["task_id"],
@@ -139,7 +144,7 @@ def task_of(row: Row[Any]) -> Task:
     )
 
 
-def _callback(found: RowMapping) -> Callback:
+def _callback(found: Mapping[str, Any] | RowMapping) -> Callback:
     return Callback(
         found["callback_url"], found["callback_state"], found["callback_tries"], found["callback_error"]
     )

@@ -37,12 +37,12 @@ all day must not grow without bound."""
 SETTLED: Final = 100
 """Tasks of processes that are gone that one transaction settles: a client's 503 waits for it."""
 
-_LISTED: Final = [
+LISTED: Final = [
     column
     for column in task.c
     if column.name not in ("input", "result", "changes", "owner", "ended_by", "callback_due")
 ]
-_WHOLE: Final = [*_LISTED, task.c.input, task.c.result, task.c.changes]
+_WHOLE: Final = [*LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
 _RUNNING: Final = text("status = 'running'")
 
@@ -109,7 +109,6 @@ def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
             }
         )
         .where(task.c.task_id.in_(chosen))
-        .returning(*_LISTED, task.c.input)
     )
 
 
@@ -132,10 +131,13 @@ CLAIM_DUE: Final = _claim(
     .with_for_update(skip_locked=True),
     _entry("running", task.c.attempt + 1),
     1,
-)
+).returning(*LISTED, task.c.input)
 """Take due tasks, those due first, and count the attempt before it begins."""
 
-ORPHANS: Final = select(*_LISTED).where(
+CLAIM: Final = _claim(select(_named.c.value), _entry("running", task.c.attempt + 1), 1)
+"""The same of tasks that are known to be due."""
+
+ORPHANS: Final = select(*LISTED).where(
     task.c.task_id.in_(
         # Left to itself, SQLite reads all tasks of the kind, or all that run, again for each batch.
         text(
@@ -153,7 +155,7 @@ ORPHANS: Final = select(*_LISTED).where(
 _ownerless: Final = task.c.owner.not_in(select(process.c.id))
 
 ABANDONED: Final = (
-    select(*_LISTED)
+    select(*LISTED)
     .where(
         _RUNNING,
         task.c.kind == bindparam("of_kind"),
@@ -169,7 +171,7 @@ CLAIM_ORPHANS: Final = _claim(
     select(_named.c.value),
     _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
     2,
-)
+).returning(*LISTED, task.c.input)
 """Take them."""
 
 NEXT_DUE: Final = (
@@ -398,7 +400,7 @@ def page(query: Query) -> Any:
 
 
 def _page_of(query: Query, status: Status | None) -> Select[Any]:
-    statement = select(*_LISTED)
+    statement = select(*LISTED)
     if status is not None:
         statement = statement.where(task.c.status == status.value)
     if query.kind is not None:

@@ -313,8 +313,7 @@ class SqlStore(Hooks, Reading):
             claimed += map(task_of, rows)
             news += found
             orphans = unsettled or len(claimed) == limit
-        rows = connection.execute(statements.CLAIM_DUE, {**given, "limit": limit - len(claimed)})
-        claimed += sorted(map(task_of, rows), key=lambda task: (task.run_at, task.task_id))
+        claimed += self._database.claim(connection, {**given, "limit": limit - len(claimed)})
         news += map(listed, claimed)
         next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
         return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans)

@@ -1,6 +1,6 @@
 """What the writer is asked to do, and what it needs of a database."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any, Final, Protocol, TypeVar
 
@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.batches import End
-from asynctask.model import News, Status
+from asynctask.model import News, Status, Task
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -117,6 +117,9 @@ class Database(Protocol):
 
     def add(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Insert new tasks."""
+
+    def claim(self, connection: Connection, given: Mapping[str, Any]) -> list[Task]:
+        """Take due tasks, those due first, as ``given`` says: `asynctask.statements.CLAIM_DUE` takes it."""
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """Write how attempts ended: the status of each task, None for one that was given up before."""

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from asynctask.changes import listed
 from asynctask.istore import Claim, IStore
 from asynctask.model import (
     ACCEPTED,
@@ -24,6 +25,7 @@ from asynctask.model import (
     Submission,
     Task,
     accept,
+    after_failure,
     complete,
     fail,
     interrupt,
@@ -198,6 +200,26 @@ class StoreContract(Base):
         claims = [self.store.claim("simulate", 7, NOW) for _ in range(4)]
         taken = [task.task_id for claim in claims for task in self.wait(claim).tasks]
         self.assertEqual((len(taken), len(set(taken))), (20, 20))
+
+    def test_a_claim_tells_a_task_as_it_is_kept_to_its_last_digit(self) -> None:
+        task = self.new(
+            'a "b" \\ ü \u2028 \x7f',
+            now=NOW + 0.1234567,
+            delay=0.1 + 0.2,
+            timeout=1e-7 / 3,
+            retries=9,
+            callback_url="https://example.org/?a=%20",
+        )
+        self.add(task)
+        for number in (1, 2):
+            (claimed,) = self.claim(now=NOW + number * 7.7).tasks
+            self.assertEqual(listed(claimed), listed(self.get(task)))
+            self.assertEqual(
+                (claimed.input, claimed.timeout, claimed.accepted_at),
+                (task.input, task.timeout, task.accepted_at),
+            )
+            failed = after_failure(claimed, Error("E", "\u2028'\""), NOW + number * 7.7, 1 / 3)
+            self.wait(self.store.end(failed, NOW + number * 7.7))
 
     def test_a_claim_leaves_other_kinds_alone(self) -> None:
         self.add(self.new(kind="other"))
