@@ -16,7 +16,14 @@ from asynctask.seats import Seats
 log = Logger(namespace="asynctask.claims")
 
 BATCH: Final = 50
-"""Tasks of one claim: enough to be fast, few enough that POSTs need not wait for their transaction."""
+"""Tasks of one claim: enough to be fast."""
+
+FEW: Final = 12
+"""Tasks of one claim while POSTs come, since one may have to wait for its transaction. And as many as came
+since the last claim, or those that wait would become ever more."""
+
+QUIET: Final = 1.0
+"""Seconds without a POST after which none is expected soon."""
 
 LOOK_AGAIN: Final = 60.0
 """Seconds after which due tasks are looked for at the latest, since the wall clock may step."""
@@ -51,6 +58,8 @@ class Claims:
         self._clock = clock
         self._now = now
         self._idle = idle
+        self._asked = 0
+        self._asked_at = -QUIET
         self._next: dict[str, IDelayedCall] = {}
         self.looking: set[str] = set()
 
@@ -93,9 +102,10 @@ class Claims:
 
     def _look(self, kind: Kind) -> None:
         """Claim as many due tasks as this kind may have seats, unless that is under way."""
-        seats = min(self._seats.share(kind, self._kinds), BATCH)
+        seats = self._seats.share(kind, self._kinds)
         if self._seats.draining or kind.name in self.looking or seats <= 0:
             return
+        seats = min(seats, self._batch())
         self.looking.add(kind.name)
         self._seats.reserve(kind, seats)
         found = maybeDeferred(self._store.claim, kind.name, seats, self._now(), kind.concurrency_total)
@@ -103,6 +113,15 @@ class Claims:
             self._found, self._not_found, callbackArgs=(kind, seats), errbackArgs=(kind, seats)
         )
         found.addErrback(lambda failure: log.failure("This should not happen", failure))
+
+    def _batch(self) -> int:
+        """How many tasks to claim at most."""
+        new = self._seats.asked - self._asked
+        if new:
+            self._asked = self._seats.asked
+            self._asked_at = self._clock.seconds()
+        is_quiet = self._clock.seconds() - self._asked_at >= QUIET
+        return BATCH if is_quiet else min(FEW + new, BATCH)
 
     def _found(self, claim: Claim, kind: Kind, seats: int) -> None:
         self.looking.discard(kind.name)

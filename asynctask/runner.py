@@ -28,8 +28,8 @@ log = QuickLogger("asynctask.task")
 UNWIND: Final = 5.0
 """Seconds that a handler has to unwind after its cancel or timeout, until it is given up."""
 
-STARTS: Final = 10
-"""Attempts that begin in one turn of the reactor: some milliseconds."""
+STARTS: Final = 5
+"""Attempts that begin in one turn of the reactor: a millisecond, or more if they fail."""
 
 BLOCKING: Final = 50.0
 """Milliseconds of one step on the reactor that are worth a word: everybody else waits for it."""

@@ -14,6 +14,7 @@ class Seats:
 
     :param places: attempts at once in each place; 0 only accepts.
     :ivar draining: whether the service ends, and starts nothing more.
+    :ivar asked: for how many new tasks a seat was asked for.
     :ivar shared: whether other processes run tasks of the same store.
     :ivar closed: tells whether a place takes no more tasks at all.
     """
@@ -21,6 +22,7 @@ class Seats:
     def __init__(self, places: Mapping[str, int]) -> None:
         self.draining = False
         self.shared = False
+        self.asked = 0
         self.closed: Callable[[str], bool] = lambda _place: False
         self._free = dict(places)
         self._taken: dict[str, int] = {}
@@ -41,6 +43,7 @@ class Seats:
 
     def take(self, kind: Kind) -> bool:
         """Take a seat for a new task, unless an older one of its kind waits for one."""
+        self.asked += 1
         if self.draining or self.waits(kind.name) or not self.free(kind):
             return False
         if self.shared and kind.concurrency_total is not None:

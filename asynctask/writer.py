@@ -45,8 +45,8 @@ BATCH: Final = 40
 """Ends of attempts of one transaction while nobody waits: some milliseconds."""
 
 FEWEST: Final = 20
-"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. They are
-as many as there were new tasks since, or they would not be written before the POSTs stop."""
+"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. And as
+many as there were new tasks since, or those that wait would become ever more."""
 
 MOST: Final = 200
 """Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
@@ -228,7 +228,7 @@ class Writer:
                 self._bytes -= sum(work.size for work in adds)
                 return [*adds]
             batch: list[Work] = self._take_asked()
-            room = min(max(FEWEST if batch else BATCH, self._added), MOST)
+            room = min((FEWEST if batch else BATCH) + self._added, MOST)
             self._added = 0
             saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
             self._kept -= sum(len(save.end.task.result or "") for save in saves)

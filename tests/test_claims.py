@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.claims import AFTER_FAILURE, LOOK_AGAIN, Claims
+from asynctask.claims import AFTER_FAILURE, BATCH, FEW, LOOK_AGAIN, Claims
+from asynctask.istore import Claim
 from asynctask.model import Submission, Task, accept, complete
 from asynctask.registry import KINDS, Kind
 from asynctask.seats import Seats
@@ -281,6 +283,24 @@ class Looks(ClaimsTestCase):
         office.advance(AFTER_FAILURE)
         self.assertEqual(office.idle, 5)
         self.assertEqual(office.clock.getDelayedCalls(), [])
+
+    def test_few_are_claimed_at_once_while_posts_come_and_many_when_none_does(self) -> None:
+        office = self.open(FETCH, SIMULATE, reactor=10_000)
+        claimed: list[int] = []
+        claim = office.store.claim
+
+        def spy(kind: str, limit: int, now: float, total: int | None = None) -> Deferred[Claim]:
+            claimed.append(limit)
+            return claim(kind, limit, now, total)
+
+        office.store.claim = spy  # type: ignore[method-assign]
+        for posts, pause in ((0, 0.0), (1, 0.0), (0, 0.0), (30, 0.0), (900, 0.0), (0, 0.9), (0, 0.1)):
+            for _ in range(posts):
+                office.seats.take(SIMULATE)
+            office.clock.advance(pause)
+            office.claims.look(["fetch"])
+            office.settle()
+        self.assertEqual(claimed, [BATCH, FEW + 1, FEW, FEW + 30, BATCH, FEW, BATCH])
 
     def test_nothing_is_planned_when_nothing_waits(self) -> None:
         office = self.open()

@@ -302,7 +302,7 @@ class WriterTests(OnFile):
         return [[one.status for one in news if isinstance(one, Task)] for _, news in self.commits[commits:]]
 
     def test_new_tasks_do_not_wait_for_ends_and_ends_keep_up_with_them(self) -> None:
-        running = self.run_many(70)
+        running = self.run_many(110)
         before = len(self.commits)
         with self.busy():
             ends = [self.store.end(complete(task, "1", NOW), NOW) for task in running]
@@ -310,7 +310,7 @@ class WriterTests(OnFile):
         for one in (*added, *ends):
             self.wait(one)
         self.assertEqual(
-            self.told_since(before), [["accepted"] * 60, ["completed"] * 60, ["completed"] * 10]
+            self.told_since(before), [["accepted"] * 60, ["completed"] * 100, ["completed"] * 10]
         )
 
     def test_what_is_asked_does_not_wait_for_many_ends(self) -> None:
