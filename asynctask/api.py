@@ -78,7 +78,7 @@ class Api:
 
     :param clock: monotonic.
     :param now: wall time, seconds since the epoch.
-    :param draw: draws a number in [0, 2**80).
+    :param draw: draws the chance of an id.
     :param hosts: further names accepted in ``Host``.
     :param max_waiting: tasks that may be there without having ended.
     """
@@ -95,7 +95,7 @@ class Api:
         kinds: Mapping[str, Kind],
         clock: IReactorTime,
         now: Callable[[], float],
-        draw: Callable[[], int],
+        draw: Callable[[], bytes],
         hosts: Collection[str] = (),
         max_waiting: int = 10_000_000,
         metrics: Metrics | None = None,

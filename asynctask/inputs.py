@@ -12,7 +12,7 @@ from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.model import FieldError
 from asynctask.shapes import EnoughError, Fields, Found, Path, Shape
-from asynctask.wire import dump, shown
+from asynctask.wire import dump, encode, shown
 
 
 class UnusableError(Exception):
@@ -85,7 +85,7 @@ def _argument(name: str, shape: Shape, value: Any) -> Any:
 def _may_have_nul(value: Any) -> bool:
     """Whether it is worth looking: to write it as JSON is much faster than to walk through it."""
     try:
-        return "\\u0000" in dump(value)
+        return b"\\u0000" in encode(value)
     except (ValueError, RecursionError):
         return True
 

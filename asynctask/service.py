@@ -43,6 +43,7 @@ from asynctask.store import SqlStore
 from asynctask.ties import Setting, Tie
 from asynctask.timers import Wheel
 from asynctask.watch import Watchdog
+from asynctask.wire import Ids
 from asynctask.worker import die_with
 
 if TYPE_CHECKING:
@@ -74,12 +75,12 @@ DRAWN: Final = 256
 """Ids for which chance is drawn at once: a system call each would be a tenth of a request."""
 
 
-def chances() -> Iterator[int]:
-    """Numbers in [0, 2**80), as hard to guess as the system's; it is asked for many of them at a time."""
+def chances() -> Iterator[bytes]:
+    """What `Ids` takes, as hard to guess as the system's; it is asked for much of it at a time."""
     while True:
-        drawn = os.urandom(10 * DRAWN)
-        for begin in range(0, len(drawn), 10):
-            yield int.from_bytes(drawn[begin : begin + 10])
+        drawn = os.urandom(Ids.CHANCE * DRAWN)
+        for begin in range(0, len(drawn), Ids.CHANCE):
+            yield drawn[begin : begin + Ids.CHANCE]
 
 
 class AsyncTask(Service):

@@ -51,7 +51,9 @@ MAX_PARAMETERS: Final = 100
 
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_SHIFTS: Final = range(0, 80, 10)
+_LETTERS: Final = ALPHABET.encode() * 8
+"""What each value of a byte is as one of 32 characters."""
+
 _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
 TASK_ID: Final = re.compile(rf"task_[0-9]{{10}}[{ALPHABET}]{{20}}")
 
@@ -66,21 +68,24 @@ class Ids:
     less than the last one given, and a full count takes the next second.
     """
 
+    CHANCE: Final = 16
+    """Bytes of chance in an id, of which each gives a character, and so five bits."""
+
     PER_SECOND: Final = len(_PAIRS) ** 2
 
     def __init__(self) -> None:
         self._second = 0
         self._count = 0
 
-    def next(self, now: float, chance: int) -> str:
-        """:param now: seconds since the epoch. :param chance: in [0, 2**80); the caller draws it."""
+    def next(self, now: float, chance: bytes) -> str:
+        """:param now: seconds since the epoch. :param chance: `CHANCE` bytes, which the caller draws."""
         if now >= self._second + 1:
             self._second, self._count = int(now), 0
         elif self._count == self.PER_SECOND:
             self._second, self._count = self._second + 1, 0
         count = self._count
         self._count += 1
-        drawn = "".join([_PAIRS[chance >> shift & 1023] for shift in _SHIFTS])
+        drawn = chance.translate(_LETTERS).decode("ascii")
         return f"task_{self._second:010d}{_PAIRS[count >> 10]}{_PAIRS[count & 1023]}{drawn}"
 
 
@@ -91,8 +96,10 @@ def parse_json(body: bytes) -> Any:
         twice, a number beyond a double, a lone surrogate, nesting deeper than `MAX_DEPTH`.
     """
     try:
-        text = body.decode("utf-8")
-        value = _DECODER.decode(text)
+        text = body.decode("utf-8").strip(_WHITESPACE)
+        value, end = _DECODER.raw_decode(text)  # which does not look for what comes after it
+        if end != len(text):
+            raise ValueError("something after the value")
         _check_values((value,), 0, surrogates="\\u" in text)
     except (ValueError, RecursionError, OverflowError):
         # UnicodeDecodeError, UnicodeEncodeError and JSONDecodeError are all ValueErrors.
@@ -111,6 +118,7 @@ def _refuse(constant: str) -> Never:
     raise ValueError(constant)
 
 
+_WHITESPACE: Final = " \t\n\r"
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 

@@ -122,6 +122,8 @@ class Writer:
         self._database = database
         self._from_thread = from_thread
         self._fresh: list[Work] = []
+        self._fresh_bytes = 0
+        self._fresh_kept = 0
         self._asked: deque[Add | Call] = deque()
         self._saves: deque[Save] = deque()
         self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
@@ -148,7 +150,7 @@ class Writer:
         :raises Unavailable: the store fails, or too much waits already.
         """
         now = monotonic()
-        if not self.healthy or self._bytes + size > MAX_WAITING or self._is_late(now):
+        if not self.healthy or self._has_no_room(size) or self._is_late(now):
             raise Unavailable(CANNOT_STORE)
         done = Patient()
         self._put(Add(rows, news, size, done, now), size)
@@ -160,10 +162,12 @@ class Writer:
         Where there is no room for its result, the task is to run again.
         """
         done: Deferred[Status | None] = Deferred()
-        if task.result is not None and self._kept + len(task.result) > self._most_kept:
+        kept = 0 if task.result is None else len(task.result)
+        if kept and self._kept + self._fresh_kept + kept > self._most_kept:
             log.warn("Too many results wait for the store; a task is to run again", task_id=task.task_id)
             task = interrupt(replace(task, status=RUNNING, result=None, finished_at=None), at)
-        self._put(Save(End(task, at), done))
+            kept = 0
+        self._put(Save(End(task, at), done), kept=kept)
         return done
 
     def call(
@@ -175,7 +179,7 @@ class Writer:
         :param order: what it locks.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        if not self.healthy or (size and self._bytes + size > MAX_WAITING):
+        if not self.healthy or (size and self._has_no_room(size)):
             raise Unavailable(NO_ANSWER)
         done = Patient()
         self._put(Call(run, order, done, monotonic(), size), size)
@@ -189,24 +193,31 @@ class Writer:
             self._wakeup.notify()
         return self._closed
 
+    def _has_no_room(self, size: int) -> bool:
+        return self._bytes + self._fresh_bytes + size > MAX_WAITING
+
     def _is_late(self, now: float) -> bool:
         """Whether somebody waits for so long that more should not come."""
-        with self._wakeup:
-            return bool(self._asked) and now - self._asked[0].at > LONGEST_WAIT
+        try:
+            return now - self._asked[0].at > LONGEST_WAIT
+        except IndexError:  # nobody waits, or not any more
+            return False
 
-    def _put(self, work: Work, size: int = 0) -> None:
+    def _put(self, work: Work, size: int = 0, kept: int = 0) -> None:
         """Hand work over at the end of this turn of the reactor: all that it brings is one transaction."""
         if not self._fresh:
             self._from_thread(self._hand_over)
         self._fresh.append(work)
-        with self._wakeup:
-            self._bytes += size
-            if isinstance(work, Save):
-                self._kept += len(work.end.task.result or "")
+        self._fresh_bytes += size
+        self._fresh_kept += kept
 
     def _hand_over(self) -> None:
         fresh, self._fresh = self._fresh, []
+        size, self._fresh_bytes = self._fresh_bytes, 0
+        kept, self._fresh_kept = self._fresh_kept, 0
         with self._wakeup:
+            self._bytes += size
+            self._kept += kept
             for work in fresh:
                 if isinstance(work, Save):
                     self._saves.append(work)

@@ -97,7 +97,7 @@ class RunnerTestCase(SynchronousTestCase):
         """
         given = {} if duration is None else {"duration": duration}
         new = Submission(name, "simulate", dump(given), delay, **wanted)
-        task = accept(new, self.ids.next(self.now(), 0), self.now())
+        task = accept(new, self.ids.next(self.now(), bytes(16)), self.now())
         if starts:
             self.seats.reserve(self.kinds["simulate"], 1)
         self.turns.outcome(self.store.add([] if starts else [task], [task] if starts else []))

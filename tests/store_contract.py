@@ -93,7 +93,7 @@ class StoreTestCase(SynchronousTestCase):
     def new(self, name: str = "a", now: float = NOW, kind: str = "simulate", **given: Any) -> Task:
         """:param given: further fields of the submission."""
         submission = Submission(name=name, kind=kind, input='{"duration":3}', **given)
-        return accept(submission, self.ids.next(now, 0), now)
+        return accept(submission, self.ids.next(now, bytes(16)), now)
 
     def add(self, *tasks: Task) -> None:
         self.wait(self.store.add(tasks, []))

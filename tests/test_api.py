@@ -84,7 +84,7 @@ class ApiTestCase(SynchronousTestCase):
             self.kinds,
             self.clock,
             self.now,
-            lambda: 5,
+            lambda: bytes(16),
             ["tasks.example"],
             self.max_waiting,
             self.metrics,

@@ -100,7 +100,7 @@ class CallbacksTestCase(SynchronousTestCase):
         started: list[Task] = []
         self.store.started = started.extend
         new = Submission("a", "simulate", "{}", callback_url=url, **given)
-        task = accept(new, self.ids.next(self.now(), 0), self.now(), TRACE)
+        task = accept(new, self.ids.next(self.now(), bytes(16)), self.now(), TRACE)
         self.turns.outcome(self.store.add([], [task]))
         return started[0]
 

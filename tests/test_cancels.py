@@ -43,7 +43,7 @@ class Cancels(EndsTestCase):
     def claimed(self) -> str:
         """A task that its commit has claimed, and that has not begun."""
         new = Submission("a", "simulate", '{"duration":1}')
-        task = accept(new, self.ids.next(self.now(), 0), self.now())
+        task = accept(new, self.ids.next(self.now(), bytes(16)), self.now())
         self.seats.reserve(self.kinds["simulate"], 1)
         self.turns.outcome(self.store.add([], [task]))
         return task.task_id
@@ -57,7 +57,7 @@ class Cancels(EndsTestCase):
 
     def test_others_of_the_same_commit_start_though_one_has_ended_before(self) -> None:
         tasks = [
-            accept(Submission("a", "simulate", '{"duration":0}'), self.ids.next(START, 0), START)
+            accept(Submission("a", "simulate", '{"duration":0}'), self.ids.next(START, bytes(16)), START)
             for _ in range(3)
         ]
         self.seats.reserve(self.kinds["simulate"], 3)

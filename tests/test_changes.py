@@ -81,7 +81,7 @@ class Life:
     def hear(self, _seq: int, news: Sequence[News]) -> None:
         self.told += [one for one in news if isinstance(one, Task)]
 
-    def accept(self, chance: int, *, starts: bool) -> None:
+    def accept(self, chance: bytes, *, starts: bool) -> None:
         task = accept(self.wanted, self.ids.next(self.now, chance), self.now)
         self.task_id = task.task_id
         waiting, starting = ([], [task]) if starts else ([task], [])
@@ -131,7 +131,7 @@ class PastTests(SynchronousTestCase):
     def live(self, *moves: str, starts: bool = True, wanted: Submission | None = None) -> Life:
         life = Life(self.store, self.turns, wanted or Submission("a", "simulate", "{}", retries=9))
         self.lives += 1
-        life.accept(self.lives, starts=starts)
+        life.accept(self.lives.to_bytes(16, "big"), starts=starts)
         for move in moves:
             life.take(move)
         return life

@@ -61,7 +61,9 @@ class Office:
     def submit(self, kind: str, *names: str, delay: float = 0) -> None:
         """Let tasks wait in the store, each accepted by a commit of its own."""
         for name in names:
-            task = accept(Submission(name, kind, "{}", delay), self.ids.next(self.now(), 0), self.now())
+            task = accept(
+                Submission(name, kind, "{}", delay), self.ids.next(self.now(), bytes(16)), self.now()
+            )
             self.turns.outcome(self.store.add([task], []))
         self.settle()
 
@@ -208,7 +210,9 @@ class Fairness(ClaimsTestCase):
         for kind in ("scale", "crop"):
             for number in range(4):
                 task = accept(
-                    Submission(f"{kind}{number}", kind, "{}"), office.ids.next(START, 0), office.now()
+                    Submission(f"{kind}{number}", kind, "{}"),
+                    office.ids.next(START, bytes(16)),
+                    office.now(),
                 )
                 office.turns.outcome(office.store.add([task], []))
         office.claims.start()

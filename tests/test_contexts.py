@@ -19,7 +19,7 @@ class Contexts(EndsTestCase):
 
     def submit_traced(self, timeout: float | None) -> str:
         new = Submission("a", "simulate", "{}", timeout=timeout)
-        task = accept(new, self.ids.next(self.now(), 0), self.now(), self.TRACE)
+        task = accept(new, self.ids.next(self.now(), bytes(16)), self.now(), self.TRACE)
         self.seats.reserve(self.kinds["simulate"], 1)
         self.turns.outcome(self.store.add([], [task]))
         self.settle()

@@ -226,7 +226,7 @@ class Service:
         self.store = SqlStore(Place(None), self.turns)
         self.store.open([], START)
         seats = Seats({"reactor": 0, "thread": 0, "asyncio": 0, "process": 0})
-        api = Api(self.store, seats, Feed(self.clock), KINDS, self.clock, lambda: START, lambda: 5)
+        api = Api(self.store, seats, Feed(self.clock), KINDS, self.clock, lambda: START, lambda: bytes(16))
         self.front: Any
         if own:
             self.front = channel.Front(api.routes(), MAX_BATCH_BODY, self.clock, now=lambda: START)

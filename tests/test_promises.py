@@ -182,7 +182,7 @@ class Promises(RuleBasedStateMachine):
         new = [
             accept(
                 Submission("a", "simulate", "{}", delay=delay, retries=retries),
-                self.ids.next(self.now, 0),
+                self.ids.next(self.now, bytes(16)),
                 self.now,
             )
             for delay in delays

@@ -94,7 +94,7 @@ class ReceiversTests(TestCase):
         now = reactor.seconds()
         url = f"http://{name}.example:{self.ports.get(name, 80)}/"
         new = Submission("a", "simulate", "{}", callback_url=url)
-        await self.store.add([], [accept(new, self.ids.next(now, 0), now)])
+        await self.store.add([], [accept(new, self.ids.next(now, bytes(16)), now)])
         task = self.started.pop()
         await self.store.end(complete(task, "3", now), now)
         return task

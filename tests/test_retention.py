@@ -58,7 +58,7 @@ class RetentionTests(SynchronousTestCase):
         self.settle()
 
     def new(self) -> Task:
-        return accept(Submission("a", "simulate", "{}"), self.ids.next(self.now(), 0), self.now())
+        return accept(Submission("a", "simulate", "{}"), self.ids.next(self.now(), bytes(16)), self.now())
 
     def keep(self, count: int = 1) -> list[Task]:
         """Tasks that are completed now."""

@@ -55,7 +55,9 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual((self.status(task_id), self.logged("Task progress")), (COMPLETED, []))
 
     def test_a_task_starts_only_after_the_answers_of_its_commit(self) -> None:
-        task = accept(Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, 0), self.now())
+        task = accept(
+            Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, bytes(16)), self.now()
+        )
         self.turns.outcome(self.store.add([], [task]))
         self.assertEqual(self.logged("Task started"), [])
         self.settle()
@@ -179,7 +181,7 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual(len(self.logged("Task retrying")), 3)
 
     def test_a_drain_releases_what_was_about_to_start(self) -> None:
-        task = accept(Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, 0), START)
+        task = accept(Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, bytes(16)), START)
         self.turns.outcome(self.store.add([], [task]))
         drained = self.runner.drain(10)
         self.settle()
