@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
-from asynctask.model import Unavailable
+from asynctask.model import News, Unavailable
 from asynctask.sqlite import BUSY, Lock, Place
 
 READERS: Final = 4
@@ -93,9 +93,13 @@ class Sqlite:
     def waiting_since(self, since: float) -> None:
         """A file keeps nobody waiting for longer than the busy timeout."""
 
-    def commit(self, connection: Connection) -> None:
-        """Commit, and sync."""
+    def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
+        """See `asynctask.works.Database`; what is committed is synced."""
+        self.in_doubt = False
+        seq = batches.tell(connection, news, now)
+        self.in_doubt = True
         connection.commit()
+        return seq
 
     def probe(self, connection: Connection) -> None:
         """Write something small over whatever a failed commit left."""
@@ -139,6 +143,7 @@ class Sqlite:
             _driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     shared = False
+    in_doubt = False
     orphans = statements.ORPHANS
     cut_off = statements.CUT_OFF
     add = staticmethod(batches.add)

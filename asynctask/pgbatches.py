@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import psycopg
 from msgspec import json
 from sqlalchemy import Connection, Double, Integer
 
@@ -72,13 +73,12 @@ _TELL: Final = (
 """Who waits for his turn does not see what came meanwhile, so that ``upto`` is a little less then."""
 
 
-def add(connection: Connection, rows: Sequence[tuple[Any, ...]], owner: str) -> None:
-    """See `asynctask.batches.add`.
+def adding(driver: "psycopg.Connection[Any]", rows: Sequence[tuple[Any, ...]], owner: str) -> str:
+    """The statement that inserts new tasks, complete in itself, so that it can go along with others.
 
     :param owner: of those that start.
     """
-    if rows:
-        connection.exec_driver_sql(_ADD, (owner, _text(rows)))
+    return psycopg.ClientCursor(driver).mogrify(_ADD, (owner, _text(rows)))
 
 
 def end(connection: Connection, ends: Sequence[End], news: list[News], owner: str) -> list[Status | None]:
@@ -115,6 +115,23 @@ def tell(connection: Connection, news: Sequence[News], now: float) -> int:
         return 0
     body = changes.body(news)
     seq: int = connection.exec_driver_sql(_TELL, (now, len(body), body.decode())).scalar_one()
+    return seq
+
+
+def commit(driver: "psycopg.Connection[Any]", news: Sequence[News], now: float) -> int:
+    """Tell, and commit in the same message: the others wait for our turn to end, and for no answer of ours.
+
+    :returns: the number of what was told; 0 for nothing.
+    """
+    if not news:
+        driver.commit()
+        return 0
+    body = changes.body(news)
+    telling = psycopg.ClientCursor(driver).mogrify(_TELL, (now, len(body), body.decode()))
+    cursor = driver.execute(f"{telling}; COMMIT".encode())
+    row = cursor.fetchone()
+    assert row is not None
+    seq: int = row[0]
     return seq
 
 

@@ -10,8 +10,9 @@ from typing import Any, Final, TypeVar
 import psycopg
 from msgspec import Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 from twisted.python.threadpool import ThreadPool
 
@@ -144,7 +145,9 @@ class Postgres:
         self.lost: Callable[[str], object] = lambda _owner: None
         self.keeper = Keeper()
         self._is_registered = False
+        self._opening = ""
         self._warned = ""
+        self.in_doubt = False
         self._leash = self.keeper.leash()
         self._writing = create_engine(
             "postgresql+psycopg://",
@@ -153,6 +156,7 @@ class Postgres:
             pool_reset_on_return=None,
         )
         event.listen(self._writing, "begin", self._begin)
+        event.listen(self._writing, "before_cursor_execute", self._before)
         self._readers = Readers(self.keeper, self._open, _begin_reading)
         self.readers: ThreadPool | None = self._readers.threads
 
@@ -227,29 +231,53 @@ class Postgres:
         )
         self._is_registered = True
 
-    def _begin(self, connection: Connection) -> None:
-        """Begin a transaction that dies before its client's patience, and only while the lease holds.
+    def _begin(self, _connection: Connection) -> None:
+        """Begin, in one message with the first statement, a transaction that dies before its client's
+        patience."""
+        mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR KEY SHARE"  # noqa: S608
+        self._opening = f"{_PATIENT}; {mine}; " if self._is_registered else f"{_PATIENT}; "
+
+    def _before(self, connection: Connection, *_: object) -> None:
+        self._open_with(connection, "")
+
+    def _open_with(self, connection: Connection, first: str) -> None:
+        """Have begun a transaction, and run a first statement of it.
 
         :raises OperationalError: this process is taken for dead, and others may run its tasks.
         """
+        opening, self._opening = self._opening, ""
+        if not opening and not first:
+            return
         driver = _driver_of(connection)
         with _wrapped("begin", driver):
-            if not self._is_registered:
-                driver.execute(_PATIENT.encode())
-                return
-            mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR KEY SHARE"  # noqa: S608
-            if _last(driver, f"{_PATIENT}; {mine}") is None:
+            cursor = driver.execute((opening + first).encode())
+            found = cursor.fetchone() if cursor.description else None
+            while cursor.nextset():
+                found = cursor.fetchone() if cursor.description else found
+            if opening and self._is_registered and found is None:
                 raise psycopg.OperationalError("the lease was lost")
 
-    def commit(self, connection: Connection) -> None:
-        """Commit.
+    def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
+        """See `asynctask.works.Database`.
 
         :raises OperationalError: it failed, or the server has not waited for its replicas.
         """
         self._warned = ""
+        self.in_doubt = False
+        self._open_with(connection, "")
+        self.in_doubt = True
+        driver = _driver_of(connection)
+        with _wrapped("commit", driver):
+            try:
+                seq = pgbatches.commit(driver, news, now)
+            except psycopg.Error:
+                # A server that says so has not come as far as COMMIT.
+                self.in_doubt = driver.info.transaction_status is not TransactionStatus.INERROR
+                raise
         connection.commit()
         if self._warned:
             raise OperationalError("commit", None, psycopg.OperationalError(self._warned))
+        return seq
 
     def probe(self, connection: Connection) -> None:
         """Write something small, and make sure that nobody keeps our tables from us."""
@@ -258,7 +286,7 @@ class Postgres:
 
     def add(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """See `asynctask.batches.add`."""
-        pgbatches.add(connection, rows, self.owner)
+        self._open_with(connection, pgbatches.adding(_driver_of(connection), rows, self.owner))
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """See `asynctask.batches.end`."""
@@ -281,6 +309,7 @@ class Postgres:
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; where it failed to begin, only the driver knows of it."""
+        self._opening = ""
         if connection.invalidated:
             return  # it is lost, and would be opened again for this
         connection.rollback()
@@ -294,7 +323,8 @@ def _wrapped(what: str, driver: "psycopg.Connection[Any]") -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise OperationalError(what, None, error, connection_invalidated=driver.closed) from error
+        known = DBAPIError.instance(what, None, error, psycopg.Error, connection_invalidated=driver.closed)
+        raise known from error
 
 
 def _last(driver: "psycopg.Connection[Any]", statements: str) -> Any:

@@ -82,6 +82,7 @@ class Database(Protocol):
     :ivar shared: whether other processes may use it too.
     :ivar orphans: the statement that finds tasks of processes that are gone.
     :ivar cut_off: the statement that finds running tasks that nobody is to run again.
+    :ivar in_doubt: whether what the last `commit` should have committed may be there although it failed.
     :ivar readers: the threads that read; None where only the writer can.
     """
 
@@ -89,6 +90,7 @@ class Database(Protocol):
     shared: bool
     orphans: Any
     cut_off: Any
+    in_doubt: bool
     readers: ThreadPool | None
 
     def open(self) -> None:
@@ -125,13 +127,13 @@ class Database(Protocol):
         """Write how attempts ended: the status of each task, None for one that was given up before."""
 
     def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """Keep what the transaction changes for those who follow, and tell its number."""
+        """Keep what the transaction changes for those who follow, and tell its number; 0 for nothing."""
 
     def waiting_since(self, since: float) -> None:
         """Somebody waits for what is written since then, by the monotonic clock; 0 for nobody."""
 
-    def commit(self, connection: Connection) -> None:
-        """Commit."""
+    def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
+        """The same, and commit."""
 
     def probe(self, connection: Connection) -> None:
         """Write something small, wherever it shows that tasks can be written."""

@@ -329,16 +329,15 @@ class Writer:
         calls = [work for work in batch if isinstance(work, Call)]
         done = {id(call): call.run(connection, news) for call in sorted(calls, key=by_order)}
         results = [next(ends) if isinstance(work, Save) else done.get(id(work)) for work in batch]
-        seq = self._database.tell(connection, news, self._now())
         self._stage, self._told = "commit", news
-        self._database.commit(connection)
+        seq = self._database.commit(connection, news, self._now())
         self._seq = seq or self._seq
         return results, Committed(seq, news)
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
         log.warn("Store failed", stage=self._stage, error=" ".join(str(error.orig).split()))
-        at_commit = self._stage == "commit"
+        at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
             begun = (one for one in self._told if isinstance(one, Task) and one.status is RUNNING)
             self._unknown_starts += begun
@@ -372,9 +371,8 @@ class Writer:
             now = self._now()
             ours = let_go(connection, self._unknown_starts, self._database.owner)
             self._database.end(connection, [End(task, now) for task in ours], news)
-            seq = self._database.tell(connection, news, now)
             self._database.probe(connection)
-            self._database.commit(connection)
+            seq = self._database.commit(connection, news, now)
         except Exception:
             self._roll_back()
             return False

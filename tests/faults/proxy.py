@@ -6,7 +6,7 @@ from contextlib import suppress
 from threading import Event, Thread
 from typing import Self
 
-COMMIT = b"Q\0\0\0\x0bCOMMIT\0"
+COMMIT = b"COMMIT\0"
 """The message (https://www.postgresql.org/docs/current/protocol-message-formats.html, Query)."""
 
 OWNER = b"FOR KEY SHARE"
