@@ -14,6 +14,8 @@ from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row,
 from asynctask.statements import CLAIM_DUE, KEPT_CHANGES
 from asynctask.tables import task as table
 
+Driver = psycopg.Connection[Any]
+
 ONE_AFTER_ANOTHER: Final = 0x61746B65
 """The lock under which commits number what they tell: in the order in which they are seen ("atke")."""
 
@@ -73,34 +75,40 @@ _TELL: Final = (
 """Who waits for his turn does not see what came meanwhile, so that ``upto`` is a little less then."""
 
 
-def adding(driver: "psycopg.Connection[Any]", rows: Sequence[tuple[Any, ...]], owner: str) -> str:
-    """The statement that inserts new tasks, complete in itself, so that it can go along with others.
+def adding(driver: Driver, rows: Sequence[tuple[Any, ...]], owner: str) -> str:
+    """The statement that inserts new tasks.
 
     :param owner: of those that start.
     """
-    return psycopg.ClientCursor(driver).mogrify(_ADD, (owner, _text(rows)))
+    return _complete(driver, _ADD, (owner, _text(rows)))
 
 
-def end(connection: Connection, ends: Sequence[End], news: list[News], owner: str) -> list[Status | None]:
-    """See `asynctask.batches.end`.
-
-    :param owner: who ends them, under one name from its start to its end.
-    """
-    if not ends:
-        return []
+def asking(driver: Driver, ends: Sequence[End], owner: str) -> str:
+    """The statement that asks which of some attempts are still running."""
     asked = _text([(one.task.task_id, one.task.attempt, one.again) for one in ends])
+    return _complete(driver, RUNNING, (asked, owner))
+
+
+def ending(
+    driver: Driver, ends: Sequence[End], running: Sequence[Any], news: list[News], owner: str
+) -> tuple[list[Status | None], list[str]]:
+    """Add how attempts ended to the news.
+
+    :param running: what `asking` has found.
+    :param owner: who ends them, under one name from its start to its end.
+    :returns: what `asynctask.batches.end` does; and the statement that writes it, if there is anything.
+    """
     known: Known = {}
     before: Known = {}
-    for row in connection.exec_driver_sql(RUNNING, (asked, owner)):
-        found = known if row.runs else before
-        found[row.task_id, row.attempt] = (row.cancel_requested, row.n)
+    for task_id, attempt, cancel_requested, n, runs in running:
+        found = known if runs else before
+        found[task_id, attempt] = (cancel_requested, n)
     these = [ended(one, known) for one in ends]
     rows = [ended_row(task, one.at) for task, one in zip(these, ends, strict=True) if task is not None]
-    if rows:
-        connection.exec_driver_sql(END, (owner, _text(rows)))
     news += [task for task in these if task is not None]
     left = [task or ended(one, before) for task, one in zip(these, ends, strict=True)]
-    return [None if task is None else task.status for task in left]
+    statuses = [None if task is None else task.status for task in left]
+    return statuses, [_complete(driver, END, (owner, _text(rows)))] if rows else []
 
 
 def claim(connection: Connection, given: Mapping[str, Any]) -> list[Task]:
@@ -109,30 +117,15 @@ def claim(connection: Connection, given: Mapping[str, Any]) -> list[Task]:
     return sorted(claimed, key=lambda task: (task.run_at, task.task_id))
 
 
-def tell(connection: Connection, news: Sequence[News], now: float) -> int:
-    """See `asynctask.batches.tell`."""
-    if not news:
-        return 0
+def telling(driver: Driver, news: Sequence[News], now: float) -> str:
+    """The statement that keeps what is told, and gives its number."""
     body = changes.body(news)
-    seq: int = connection.exec_driver_sql(_TELL, (now, len(body), body.decode())).scalar_one()
-    return seq
+    return _complete(driver, _TELL, (now, len(body), body.decode()))
 
 
-def commit(driver: "psycopg.Connection[Any]", news: Sequence[News], now: float) -> int:
-    """Tell, and commit in the same message: the others wait for our turn to end, and for no answer of ours.
-
-    :returns: the number of what was told; 0 for nothing.
-    """
-    if not news:
-        driver.commit()
-        return 0
-    body = changes.body(news)
-    telling = psycopg.ClientCursor(driver).mogrify(_TELL, (now, len(body), body.decode()))
-    cursor = driver.execute(f"{telling}; COMMIT".encode())
-    row = cursor.fetchone()
-    assert row is not None
-    seq: int = row[0]
-    return seq
+def _complete(driver: Driver, statement: str, values: tuple[Any, ...]) -> str:
+    """A statement with its values in it, so that others can go along in the same message."""
+    return psycopg.ClientCursor(driver).mogrify(statement, values)
 
 
 def _text(rows: Sequence[tuple[Any, ...]]) -> str:

@@ -136,7 +136,6 @@ class Postgres:
     orphans = statements.ABANDONED
     cut_off = statements.CUT_OFF_ABANDONED
     claim = staticmethod(pgbatches.claim)
-    tell = staticmethod(pgbatches.tell)
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -145,7 +144,8 @@ class Postgres:
         self.lost: Callable[[str], object] = lambda _owner: None
         self.keeper = Keeper()
         self._is_registered = False
-        self._opening = ""
+        self._put_off: list[str] = []
+        self._fenced = False
         self._warned = ""
         self.in_doubt = False
         self._leash = self.keeper.leash()
@@ -209,9 +209,9 @@ class Postgres:
         """
         with _wrapped("connect", driver):
             mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR UPDATE"  # noqa: S608
-            found = _last(driver, f"{_PATIENT}; {mine}")
+            (found,) = _results(driver, f"{_PATIENT}; {mine}")
             driver.rollback()
-        return found is not None
+        return bool(found)
 
     def prepare(self, connection: Connection) -> None:
         """Before the schema is brought up: one process after another."""
@@ -232,48 +232,55 @@ class Postgres:
         self._is_registered = True
 
     def _begin(self, _connection: Connection) -> None:
-        """Begin, in one message with the first statement, a transaction that dies before its client's
-        patience."""
-        mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR KEY SHARE"  # noqa: S608
-        self._opening = f"{_PATIENT}; {mine}; " if self._is_registered else f"{_PATIENT}; "
+        """Begin, with the first statement, a transaction that dies before its client's patience."""
+        self._put_off = [_PATIENT]
+        self._fenced = self._is_registered
+        if self._fenced:
+            mine = f"SELECT 1 FROM process WHERE id = '{self.owner}' FOR KEY SHARE"  # noqa: S608
+            self._put_off.append(mine)
 
     def _before(self, connection: Connection, *_: object) -> None:
-        self._open_with(connection, "")
+        """SQLAlchemy is about to run a statement."""
+        self._run(connection)
 
-    def _open_with(self, connection: Connection, first: str) -> None:
-        """Have begun a transaction, and run a first statement of it.
+    def _run(self, connection: Connection, *statements: str) -> list[Any]:
+        """Run what was put off, and these, all in one message: each of its own would be waited for.
 
+        :returns: the rows of the last one that has any.
         :raises OperationalError: this process is taken for dead, and others may run its tasks.
         """
-        opening, self._opening = self._opening, ""
-        if not opening and not first:
-            return
+        message, fenced = "; ".join([*self._put_off, *statements]), self._fenced
+        self._put_off, self._fenced = [], False
+        if not message:
+            return []
         driver = _driver_of(connection)
-        with _wrapped("begin", driver):
-            cursor = driver.execute((opening + first).encode())
-            found = cursor.fetchone() if cursor.description else None
-            while cursor.nextset():
-                found = cursor.fetchone() if cursor.description else found
-            if opening and self._is_registered and found is None:
+        with _wrapped("run", driver):
+            found = _results(driver, message)
+            if fenced and not found.pop(0):
                 raise psycopg.OperationalError("the lease was lost")
+        return found[-1] if found else []
 
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """See `asynctask.works.Database`.
+        """See `asynctask.works.Database`; the others wait for our turn to end, and for no answer of ours.
 
         :raises OperationalError: it failed, or the server has not waited for its replicas.
         """
         self._warned = ""
         self.in_doubt = False
-        self._open_with(connection, "")
-        self.in_doubt = True
+        if self._fenced:
+            self._run(connection)
         driver = _driver_of(connection)
-        with _wrapped("commit", driver):
-            try:
-                seq = pgbatches.commit(driver, news, now)
-            except psycopg.Error:
-                # A server that says so has not come as far as COMMIT.
-                self.in_doubt = driver.info.transaction_status is not TransactionStatus.INERROR
-                raise
+        self.in_doubt = True
+        seq = 0
+        try:
+            if news:
+                ((seq,),) = self._run(connection, pgbatches.telling(driver, news, now), "COMMIT")
+            else:
+                self._run(connection, "COMMIT")
+        except DBAPIError:
+            # A server that says so has not come as far as COMMIT.
+            self.in_doubt = driver.info.transaction_status is not TransactionStatus.INERROR
+            raise
         connection.commit()
         if self._warned:
             raise OperationalError("commit", None, psycopg.OperationalError(self._warned))
@@ -286,11 +293,24 @@ class Postgres:
 
     def add(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """See `asynctask.batches.add`."""
-        self._open_with(connection, pgbatches.adding(_driver_of(connection), rows, self.owner))
+        self._run(connection, pgbatches.adding(_driver_of(connection), rows, self.owner))
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """See `asynctask.batches.end`."""
-        return pgbatches.end(connection, ends, news, self._name)
+        if not ends:
+            return []
+        driver = _driver_of(connection)
+        running = self._run(connection, pgbatches.asking(driver, ends, self._name))
+        left, saving = pgbatches.ending(driver, ends, running, news, self._name)
+        self._put_off += saving
+        return left
+
+    def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
+        """See `asynctask.works.Database`."""
+        if not news:
+            return 0
+        ((seq,),) = self._run(connection, pgbatches.telling(_driver_of(connection), news, now))
+        return int(seq)
 
     def start_reading(self) -> None:
         """Start the threads that read."""
@@ -309,7 +329,7 @@ class Postgres:
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; where it failed to begin, only the driver knows of it."""
-        self._opening = ""
+        self._put_off, self._fenced = [], False
         if connection.invalidated:
             return  # it is lost, and would be opened again for this
         connection.rollback()
@@ -327,12 +347,15 @@ def _wrapped(what: str, driver: "psycopg.Connection[Any]") -> Iterator[None]:
         raise known from error
 
 
-def _last(driver: "psycopg.Connection[Any]", statements: str) -> Any:
-    """Run statements in one message; the first row of the last one, or None."""
+def _results(driver: "psycopg.Connection[Any]", statements: str) -> list[list[Any]]:
+    """Run statements in one message; the rows of each that may have any."""
     cursor = driver.execute(statements.encode())
-    while cursor.nextset():
-        pass
-    return cursor.fetchone()
+    found: list[list[Any]] = []
+    while True:
+        if cursor.description:
+            found.append(cursor.fetchall())
+        if not cursor.nextset():
+            return found
 
 
 _MILLISECONDS: Final = int(PATIENCE * 1_000)
