@@ -26,6 +26,9 @@ LARGE_LOG: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log above which readers are paused, since two slow ones that overlap would
 keep it from ever being reset."""
 
+LOOK_AT_LOG: Final = 1.0
+"""Seconds between two looks at the size of the write-ahead log."""
+
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class Sqlite:
         event.listen(self._reading, "connect", _prepare_reading)
         self._paused = threading.Semaphore(READERS)
         self.readers: ThreadPool | None = None
+        self._looked_at_log = 0.0
 
     def _engine(self, pool: type[NullPool] | type[QueuePool], **options: Any) -> Engine:
         return create_engine("sqlite://", creator=self._connect, poolclass=pool, **options)
@@ -133,6 +137,10 @@ class Sqlite:
 
     def keep_log_short(self, connection: Connection) -> None:
         """Reset the write-ahead log where it has become large, with all readers paused."""
+        now = monotonic()
+        if now - self._looked_at_log < LOOK_AT_LOG:
+            return
+        self._looked_at_log = now
         path = self._place.path
         if path is None or not _is_larger(path.with_name(path.name + "-wal"), self._large_log):
             return

@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
@@ -60,11 +61,6 @@ def since(work: Work) -> float:
     return inf if isinstance(work, Save) else work.at
 
 
-def by_order(call: Call) -> str:
-    """What calls are sorted by."""
-    return call.order
-
-
 class Committed(Struct, gc=False):
     """What a transaction has to tell, and its number among all of them."""
 
@@ -73,6 +69,18 @@ class Committed(Struct, gc=False):
 
 
 NOTHING: Final = Committed(0, [])
+
+
+OWN_FAULT: Final = (IntegrityError, DataError, InterfaceError, ProgrammingError)
+"""Errors of the database that one row is to blame for."""
+
+COLLISIONS: Final = ("40001", "40P01")
+"""A serialization failure, a deadlock (the SQLSTATEs of PostgreSQL, appendix A)."""
+
+
+def collided(error: Exception) -> bool:
+    """Whether a transaction has met another process's, and may be made again."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in COLLISIONS
 
 
 class Database(Protocol):
@@ -142,4 +150,4 @@ class Database(Protocol):
         """Undo whatever transaction is open."""
 
     def keep_log_short(self, connection: Connection) -> None:
-        """Shorten the write-ahead log where it has become too long."""
+        """Shorten the write-ahead log where it has become too long; asked after each transaction."""

@@ -8,12 +8,13 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from time import monotonic, time
 from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,7 +35,7 @@ from asynctask.model import (
 from asynctask.patient import Patient
 from asynctask.recovery import let_go
 from asynctask.wire import dump
-from asynctask.works import NOTHING, Add, Call, Committed, Database, Row, Save, Work, by_order, since
+from asynctask.works import NOTHING, OWN_FAULT, Add, Call, Committed, Database, Save, Work, collided, since
 
 log = Logger(namespace="asynctask.store")
 
@@ -60,9 +61,6 @@ LONGEST_WAIT: Final = 1.0
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach a database that failed."""
 
-LOOK_AT_LOG: Final = 1.0
-"""Seconds between two looks at the size of the write-ahead log."""
-
 LATE: Final = 0.8
 """Seconds that somebody may have waited for a shared database until a transaction takes his work: later it
 is refused, while there is time for an answer."""
@@ -70,14 +68,8 @@ is refused, while there is time for an answer."""
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
 
-COLLISIONS: Final = ("40001", "40P01")
-"""What tells so: a serialization failure, a deadlock (the SQLSTATEs of PostgreSQL, appendix A)."""
-
 MAX_KEPT: Final = 256 * 1024 * 1024
 """Bytes of results that may wait while the database fails; the tasks of others are run again."""
-
-OWN_FAULT: Final = (IntegrityError, DataError, InterfaceError, ProgrammingError)
-"""Errors of the database that one row is to blame for."""
 
 CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
 MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
@@ -137,12 +129,11 @@ class Writer:
         self._told: list[News] = []
         self._unknown: list[str] = []
         self._unknown_starts: list[Task] = []
-        self._looked_at_log = monotonic()
         self._closed: Deferred[None] = Deferred()
         self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
         self._thread.start()
 
-    def add(self, rows: list[Row], news: list[News], size: int) -> Deferred[None]:
+    def add(self, rows: list[tuple[Any, ...]], news: list[News], size: int) -> Deferred[None]:
         """Insert tasks in the next transaction.
 
         :param size: about how many bytes they are.
@@ -157,10 +148,7 @@ class Writer:
         return done
 
     def save(self, task: Task, at: float) -> Deferred[Status | None]:
-        """Write how an attempt ended, sooner or later; there is always room for it.
-
-        Where there is no room for its result, the task is to run again.
-        """
+        """Write how an attempt ended, sooner or later; or, without room for its result, that it runs again."""
         done: Deferred[Status | None] = Deferred()
         kept = 0 if task.result is None else len(task.result)
         if kept and self._kept + self._fresh_kept + kept > self._most_kept:
@@ -293,7 +281,7 @@ class Writer:
             results, committed = self._transact(batch)
         except Exception as error:
             self._roll_back()
-            if repeats and getattr(getattr(error, "orig", None), "sqlstate", None) in COLLISIONS:
+            if repeats and collided(error):
                 self._write(batch, repeats - 1)
             elif isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
                 self._failed(batch, error)
@@ -327,7 +315,7 @@ class Writer:
         saves = [work.end for work in batch if isinstance(work, Save)]
         ends = iter(self._database.end(connection, saves, news))
         calls = [work for work in batch if isinstance(work, Call)]
-        done = {id(call): call.run(connection, news) for call in sorted(calls, key=by_order)}
+        done = {id(call): call.run(connection, news) for call in sorted(calls, key=attrgetter("order"))}
         results = [next(ends) if isinstance(work, Save) else done.get(id(work)) for work in batch]
         self._stage, self._told = "commit", news
         seq = self._database.commit(connection, news, self._now())
@@ -443,13 +431,10 @@ class Writer:
             self._connection = None
 
     def _keep_log_short(self) -> None:
-        now = monotonic()
-        if now - self._looked_at_log >= LOOK_AT_LOG:
-            self._looked_at_log = now
-            try:
-                self._database.keep_log_short(self._connected())
-            except Exception as error:
-                log.warn("Store cannot shorten its log", error=str(error))
+        try:
+            self._database.keep_log_short(self._connected())
+        except Exception as error:
+            log.warn("Store cannot shorten its log", error=str(error))
 
     def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
         self._from_thread(self._fire, list(answers), committed)

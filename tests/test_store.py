@@ -263,7 +263,6 @@ class SqliteTroubleTests(OnFile):
             raise sqlite3.OperationalError("database is locked")
 
         self.store._database.keep_log_short = fail  # type: ignore[method-assign]
-        self.store._writer._looked_at_log = 0
         self.add(self.new())
         self.add(self.new())
         self.assertEqual(len(self.names()), 2)
