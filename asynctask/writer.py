@@ -148,7 +148,7 @@ class Writer:
         return done
 
     def save(self, task: Task, at: float) -> Deferred[Status | None]:
-        """Write how an attempt ended, sooner or later; or, without room for its result, that it runs again."""
+        """Write how an attempt ended, sooner or later; without room for its result, that it runs again."""
         done: Deferred[Status | None] = Deferred()
         kept = 0 if task.result is None else len(task.result)
         if kept and self._kept + self._fresh_kept + kept > self._most_kept:
