@@ -84,7 +84,7 @@ class ApiTestCase(SynchronousTestCase):
             self.kinds,
             self.clock,
             self.now,
-            lambda: bytes(16),
+            lambda: bytes([*range(16)]),
             ["tasks.example"],
             self.max_waiting,
             self.metrics,

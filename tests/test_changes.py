@@ -131,7 +131,7 @@ class PastTests(SynchronousTestCase):
     def live(self, *moves: str, starts: bool = True, wanted: Submission | None = None) -> Life:
         life = Life(self.store, self.turns, wanted or Submission("a", "simulate", "{}", retries=9))
         self.lives += 1
-        life.accept(self.lives.to_bytes(16, "big"), starts=starts)
+        life.accept(bytes(14) + bytes(divmod(self.lives, 32)), starts=starts)
         for move in moves:
             life.take(move)
         return life
