@@ -140,7 +140,7 @@ def raw_fields(request: Request, name: bytes) -> Sequence[bytes]:
 def fields(request: Request, name: str) -> list[str]:
     """The same as text; bytes that are no UTF-8 as ``\\xff``."""
     values = raw_fields(request, name.encode())
-    return [value.decode("utf-8", "backslashreplace") for value in values] if values else []
+    return [value.decode("utf-8", "backslashreplace") for value in values]
 
 
 def has_left(request: Request) -> bool:

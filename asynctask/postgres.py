@@ -281,7 +281,7 @@ class Postgres:
             # A server that says so has not come as far as COMMIT.
             self.in_doubt = driver.info.transaction_status is not TransactionStatus.INERROR
             raise
-        connection.commit()
+        connection.commit()  # of which the server hears no more
         if self._warned:
             raise OperationalError("commit", None, psycopg.OperationalError(self._warned))
         return seq

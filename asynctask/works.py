@@ -13,7 +13,6 @@ from twisted.python.threadpool import ThreadPool
 from asynctask.batches import End
 from asynctask.model import News, Status, Task
 
-Row = tuple[Any, ...]
 T = TypeVar("T")
 
 
@@ -24,7 +23,7 @@ class Add(Struct, gc=False):
     :ivar at: when that was asked for, by the monotonic clock.
     """
 
-    rows: list[Row]
+    rows: list[tuple[Any, ...]]
     news: list[News]
     size: int
     done: Deferred[None]
@@ -125,7 +124,7 @@ class Database(Protocol):
     def connect(self) -> Connection:
         """Open a connection that writes."""
 
-    def add(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def add(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert new tasks."""
 
     def claim(self, connection: Connection, given: Mapping[str, Any]) -> list[Task]:
@@ -141,7 +140,7 @@ class Database(Protocol):
         """Somebody waits for what is written since then, by the monotonic clock; 0 for nobody."""
 
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """The same, and commit."""
+        """Do what `tell` does, and commit; the number that `tell` would give."""
 
     def probe(self, connection: Connection) -> None:
         """Write something small, wherever it shows that tasks can be written."""

@@ -34,6 +34,7 @@ from asynctask.model import (
     complete,
     interrupt,
 )
+from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.postgres import Server
 from asynctask.recorder import Suspect
 from asynctask.recovery import let_go
@@ -355,6 +356,16 @@ class Troubles(FaultTestCase):
         self.assertRaises(Unavailable, self.store.add, [self.new()], [])
         other.rollback()
         self.assertEqual(self.wait(end), COMPLETED)
+        self.run_one()
+
+    def test_who_waits_too_long_for_his_turn_to_tell_has_accepted_nothing(self) -> None:
+        other = self.outside()
+        other.execute(f"SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER})")
+        task = self.new()
+        self.assertNotIsInstance(self.refused(lambda: self.store.add([], [task])), OutcomeUnknown)
+        other.rollback()
+        self.until_healthy()
+        self.assertIsNone(self.wait(self.store.get(task.task_id)))
         self.run_one()
 
     def test_terminated_connections_are_opened_again(self) -> None:

@@ -7,7 +7,7 @@ from threading import Event, Thread
 from typing import Self
 
 COMMIT = b"COMMIT\0"
-"""The message (https://www.postgresql.org/docs/current/protocol-message-formats.html, Query)."""
+"""The end of the message (https://www.postgresql.org/docs/current/protocol-message-formats.html, Query)."""
 
 OWNER = b"FOR KEY SHARE"
 """By which the connection that writes is known: each of its transactions begins so."""
