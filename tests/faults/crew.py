@@ -10,11 +10,15 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self
 
+from asynctask.outbox import LEASE
 from tests.faults.client import HOST, Client, Json, LostError, UnsentError
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load, Target
 from tests.faults.log import LogLine
 from tests.faults.server import Server
+
+TOLD_WITHIN = LEASE + 15
+"""Seconds until a callback comes whose process was killed while it sent it."""
 
 AFTER_THE_END = 0.05
 """Seconds by which the clocks of a start in the log and an end in the store may differ."""
@@ -208,6 +212,9 @@ class Callbacks:
     def judge(self, tasks: Sequence[Json]) -> list[str]:
         """Callbacks of attempts that are not those that ended their tasks, and tasks without theirs."""
         right = {f"{task['task_id']}.{task['attempt']}" for task in tasks}
+        until = time.monotonic() + TOLD_WITHIN
+        while right - self.ids.keys() and time.monotonic() < until:
+            time.sleep(0.5)
         return [f"callback of a late writer: {one}" for one in self.ids.keys() - right] + [
             f"no callback: {one}" for one in right - self.ids.keys()
         ]
