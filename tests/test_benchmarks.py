@@ -292,10 +292,18 @@ class Kernel(SynchronousTestCase):
         self.assertEqual(proc.proportional("Rss:  9 kB\nPss:    4 kB\nPss_Anon: 2 kB\n"), 4096)
         self.assertEqual(proc.proportional(""), 0)
 
-    def test_this_very_process_has_memory_and_time(self) -> None:
-        session = os.getsid(0)
-        self.assertGreater(proc.resident_bytes(session), 1_000_000)
-        self.assertGreaterEqual(proc.cpu_seconds(session), 0)
+    def test_a_session_has_memory_and_time(self) -> None:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "x = sum(range(3_000_000)); print(); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        self.assertGreater(proc.resident_bytes(child.pid), 1_000_000)
+        self.assertGreater(proc.cpu_seconds(child.pid), 0)
+        child.communicate(b"\n")
 
     def test_children_are_of_the_family_also_when_they_have_ended(self) -> None:
         work = "x = sum(range(3_000_000))"
