@@ -83,7 +83,8 @@ def _bare(description: str, *names: str) -> Schema:
 def _stream(identity: str) -> Schema:
     """An answer that goes on: Server-Sent Events."""
     frames = sse.event(NEW, identity) + sse.event(Progressed(ID, NEW.kind, 1, Progress(2, 5)))
-    schema = {"type": "string", "description": "Server-Sent Events (WHATWG HTML §9.2)."}
+    # Without a type: some tools take this for the schema of the stream's text, some for that of each event.
+    schema = {"description": "Server-Sent Events (WHATWG HTML §9.2)."}
     return {
         "description": "Events, as they happen.",
         **headers("Last-Event-ID?", "Cache-Control", "X-Accel-Buffering"),

@@ -99,6 +99,12 @@ class TheDocument(SynchronousTestCase):
                     count += 1
         self.assertGreater(count, 50)
 
+    def test_a_stream_is_valid_to_who_reads_its_text_and_to_who_reads_its_events(self) -> None:
+        for path in ("/api/events", "/api/tasks/{task_id}/events"):
+            content = operation_of("GET", path)["responses"]["200"]["content"]["text/event-stream"]
+            for read in (content["example"], {"event": "reset", "data": "{}", "id": "a.1"}):
+                validator(content["schema"]).validate(read)
+
     def test_what_it_takes_is_what_the_service_reads(self) -> None:
         schemas = DOCUMENT["components"]["schemas"]
         self.assertEqual(schemas["simulate-submission"]["properties"].keys(), _FIELDS.keys())
