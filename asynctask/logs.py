@@ -89,7 +89,7 @@ def text_line(event: LogEvent) -> str:
         for key, value in tuple(event.items()):  # another observer may add to it meanwhile
             if key not in _NOT_TOLD and not key.startswith("log_"):
                 line += f" {key}={value if type(value) is int else _plain(value)}"
-    return line + _traceback(event)
+    return line + _traceback(event) if "log_failure" in event or "log_stack" in event else line
 
 
 def json_line(event: LogEvent) -> str:

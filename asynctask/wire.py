@@ -301,13 +301,13 @@ _PARAMETERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    microseconds = round(seconds * 1_000_000)
-    return f"{_to_the_second(microseconds // 1_000_000)}.{microseconds // 1_000 % 1_000:03d}Z"
+    return _to_the_millisecond(round(seconds * 1_000_000) // 1_000)
 
 
 @lru_cache(maxsize=64)
-def _to_the_second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+def _to_the_millisecond(milliseconds: int) -> str:
+    second = datetime.fromtimestamp(milliseconds // 1_000, UTC).isoformat().removesuffix("+00:00")
+    return f"{second}.{milliseconds % 1_000:03d}Z"
 
 
 def _moment(seconds: float | None) -> str | None:

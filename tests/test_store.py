@@ -339,6 +339,10 @@ class SqliteFileTests(OnFile):
                 mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
             self.assertEqual((found, mode), (number, "wal"))
 
+    def test_a_transaction_makes_no_temporary_files(self) -> None:
+        with Sqlite(Place(Path(self.mktemp()).absolute())).connect() as connection:
+            self.assertEqual(connection.exec_driver_sql("PRAGMA temp_store").scalar(), 2)
+
     def test_a_reader_cannot_write(self) -> None:
         def write(connection: Connection) -> None:
             connection.exec_driver_sql("DELETE FROM task")
