@@ -31,6 +31,10 @@ UNWIND: Final = 5.0
 STARTS: Final = 5
 """Attempts that begin in one turn of the reactor: a millisecond, or more if they fail."""
 
+PART: Final = 8
+"""One in so many of those that wait begins in a turn, where that is more: else a service whose clients send
+as much as it takes would accept ever more tasks, and begin them ever later."""
+
 BLOCKING: Final = 50.0
 """Milliseconds of one step on the reactor that are worth a word: everybody else waits for it."""
 
@@ -144,7 +148,7 @@ class Runner:
     def _start_some(self) -> None:
         """Start a few now, and the rest in the reactor's next turns: the task of one POST does not wait for
         the thousand of another, nor these for ever."""
-        few = min(len(self._soon), STARTS - 1)
+        few = min(len(self._soon), max(STARTS - 1, len(self._soon) // PART))
         now = [self._soon.popleft() for _ in range(few)]
         now += [self._later.popleft() for _ in range(min(len(self._later), STARTS - few))]
         self._is_starting = bool(self._soon or self._later)

@@ -19,7 +19,7 @@ from asynctask.model import (
     accept,
 )
 from asynctask.recorder import Suspect
-from asynctask.runner import UNWIND
+from asynctask.runner import PART, STARTS, UNWIND
 from asynctask.wire import NotSerializable
 from tests.running import START, RunnerTestCase
 
@@ -62,6 +62,23 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual(self.logged("Task started"), [])
         self.settle()
         self.assertEqual(len(self.logged("Task started")), 1)
+
+    def test_the_more_tasks_wait_for_their_start_the_more_begin_in_a_turn(self) -> None:
+        begun = []
+        start_some = self.runner._start_some
+
+        def count() -> None:
+            before = len(self.logged("Task started"))
+            start_some()
+            begun.append(len(self.logged("Task started")) - before)
+
+        self.runner._start_some = count  # type: ignore[method-assign]
+        for _ in range(PART * 10):
+            task = accept(Submission("a", "simulate", "{}"), self.ids.next(START, bytes(16)), self.now())
+            self.turns.outcome(self.store.add([], [task]))
+        self.settle()
+        self.assertEqual(begun[:3], [10, 8, 7])
+        self.assertEqual((begun[-2], sum(begun)), (STARTS - 1, PART * 10))
 
     def test_a_delayed_task_starts_when_it_is_due(self) -> None:
         self.runner.start()
