@@ -37,6 +37,13 @@ BUCKET: Final = 682
 SHARE: Final = 0.0015
 """Seconds of a turn of the reactor for calls that are due, and as many for those without delay."""
 
+OF_LATENESS: Final = 1 / 16
+"""Part of the time by which calls are late that they get in a turn, where it is more: a reactor that always
+has something else to do would call ever later."""
+
+MOST: Final = 0.003
+"""Seconds of a turn for calls that are late, with which a turn stays below 5 ms."""
+
 LONGEST_SLEEP: Final = 1.0
 """Seconds until the time is looked at again: the reactor's clock may run faster or slower than ours."""
 
@@ -310,7 +317,7 @@ class Wheel:
 
     def _call_due(self, now: float) -> None:
         """Call what is due, but nothing before a call that still lies in a wider slot."""
-        until = self._seconds() + SHARE
+        until = self._seconds() + self._share(now)
         wider = min(level.first + level.width for level in self._later)
         while True:
             for timer in self._order:
@@ -324,6 +331,11 @@ class Wheel:
             self._opened_at = self._due.first / TICKS
             self._opened = self._due.take()
             self._order = _in_order(self._opened)
+
+    def _share(self, now: float) -> float:
+        """Seconds for what is due: the later it is, the more."""
+        first = self._opened_at if self._opened else self._due.first / TICKS
+        return min(max(SHARE, (now - first) * OF_LATENESS), MOST)
 
     def _call(self, timer: Timer, until: float) -> None:
         """Call it, unless it was cancelled or put off while it lay here."""

@@ -26,7 +26,7 @@ from zope.interface.verify import verifyClass
 
 from asynctask.service import AsyncTask
 from asynctask.sqlite import Place
-from asynctask.timers import BUCKET, SHARE, TICKS, WIDE, WIDEST, Slots, Timer, Wheel
+from asynctask.timers import BUCKET, MOST, OF_LATENESS, SHARE, TICKS, WIDE, WIDEST, Slots, Timer, Wheel
 from tests import test_runner
 from tests.time_contract import TimeContract
 from tests.wheels import WheelClock
@@ -420,8 +420,8 @@ class Portions(WheelTestCase):
     def assert_in_portions(self, calls: int) -> None:
         self.assertEqual(len(self.called), calls)
         turns = self.run_all()
-        self.assertGreater(len(turns), calls * self.LOOK / SHARE)
-        self.assertLess(max(turns), 2 * SHARE + 20 * self.LOOK)
+        self.assertGreater(len(turns), calls * self.LOOK / MOST)
+        self.assertLess(max(turns), SHARE + MOST + 20 * self.LOOK)
 
     def test_those_of_one_slot_come_in_order_and_in_portions(self) -> None:
         times = [1 + number / 1e7 for number in range(10_000)]
@@ -432,6 +432,19 @@ class Portions(WheelTestCase):
         self.run_all()
         self.assertEqual(self.called, sorted(times))
         self.assert_in_portions(10_000)
+
+    def test_the_later_calls_are_the_more_come_in_a_turn(self) -> None:
+        first = []
+        for late in (0.0, 1.2 * SHARE / OF_LATENESS, 60.0):
+            self.watched.turns.clear()
+            for number in range(1_000):
+                self.later(1, number)
+            self.clock.advance(1 + 1 / TICKS + late)
+            first.append(self.watched.turns[0])
+            self.run_all()
+        self.assertApproximates(first[0], SHARE, 0.1 * SHARE)
+        self.assertApproximates(first[2], MOST, 0.1 * SHARE)
+        self.assertTrue(first[0] * 1.1 < first[1] < first[2] * 0.95, first)
 
     def test_those_without_delay_come_in_order_and_in_portions(self) -> None:
         for number in range(10_000):
