@@ -22,15 +22,16 @@ def measure(bench: Bench) -> list[Record]:
     def once(peer: Peer) -> Iterator[Record]:
         settings = bench.settings
         with Running(peer, bench.cores) as server:
-            ended = server.lines(b"info Task completed")
+            begun, ended = server.lines(b"info Task started"), server.lines(b"info Task completed")
             with server.client() as client:
                 asked = checks.check(client)
             warm_up = load(bench.cores, server.port, WHOLE_JOB, settings.warm_up)
             found, beside = loaded(bench, server, WHOLE_JOB)
             expected = asked + warm_up.accepted + found.accepted
-            done = ended.wait_for(expected, ENDING)
+            parts = {"started_of_accepted": round(min(1, begun.count() / expected), 4)}
+            parts["ended_of_accepted"] = round(min(1, ended.wait_for(expected, ENDING) / expected), 4)
             server.check_alive()
-            yield found.record() | beside | {"ended_of_accepted": round(min(1, done / expected), 4)}
+            yield found.record() | beside | parts
 
     return bench.rounds(PEERS, once)
 
