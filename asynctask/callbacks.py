@@ -137,11 +137,12 @@ class Callbacks:
 
     async def _call(self, host: str, due: ToTell) -> None:
         """One try, from the store and back to it."""
+        outcome: Answer | Refused | NoAnswer | None = None
         try:
             task = await self._outbox.outcome(due, self._now())
             outcome = None if task is None else await self._tell(task, due.url)
         finally:
-            self._lanes.done(host)
+            self._lanes.done(host, answers=None if outcome is None else not isinstance(outcome, NoAnswer))
             # Others may have the place while this is written; not in here, or calls would nest.
             self._clock.callLater(0, self._deliver)
         if task is None or outcome is None or not (self._running or isinstance(outcome, Answer)):

@@ -6,6 +6,13 @@ from typing import Final, Generic, TypeVar
 AT_ONCE: Final = 64
 """Deliveries under way in all."""
 
+PART: Final = 4
+"""One in so many of these is only for hosts that answered the last time: any number of names may be of
+receivers that hang."""
+
+REMEMBERED: Final = 10_000
+"""Hosts of which it is known that they answer: some MiB."""
+
 A_HOST: Final = 4
 """Deliveries under way to one host."""
 
@@ -19,18 +26,20 @@ T = TypeVar("T")
 
 
 class _Lane(Generic[T]):
-    __slots__ = ("under_way", "waiting")
+    __slots__ = ("answers", "under_way", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, *, answers: bool) -> None:
         self.waiting: deque[T] = deque()
         self.under_way = 0
+        self.answers = answers
 
 
 class Lanes(Generic[T]):
     """What waits for each host, and how much is under way.
 
     A host with fewer deliveries under way comes first, and of those the one that has waited longest:
-    the free place that a dead host leaves goes to whoever has none. A host at its limit holds no place.
+    the free place that a dead host leaves goes to whoever has none. A host at its limit holds no place, and
+    hosts that did not answer the last time, or were never asked, do not get all places.
 
     :ivar wants_more: whether there is room again after something was refused.
     """
@@ -48,6 +57,9 @@ class Lanes(Generic[T]):
         self._lanes: dict[str, _Lane[T]] = {}
         # Hosts with something waiting, by how much of theirs is under way; dicts for their order.
         self._turns: list[dict[str, None]] = [{} for _ in range(a_host)]
+        self._turns_of_strangers: list[dict[str, None]] = [{} for _ in range(a_host)]
+        self._strangers_under_way = 0
+        self._answering: dict[str, None] = {}
         self._refused: set[str] = set()
         self._full = False
 
@@ -58,7 +70,7 @@ class Lanes(Generic[T]):
             self._full = True
             return False
         if lane is None:
-            lane = self._lanes[host] = _Lane()
+            lane = self._lanes[host] = _Lane(answers=host in self._answering)
         elif len(lane.waiting) >= self._longest:
             self._refused.add(host)
             return False
@@ -71,7 +83,7 @@ class Lanes(Generic[T]):
         """The next to be delivered, and its host; None while nothing may be."""
         if self.under_way >= self._at_once:
             return None
-        turn = next((turn for turn in self._turns if turn), None)
+        turn = self._next_turn()
         if turn is None:
             return None
         host = next(iter(turn))
@@ -79,27 +91,60 @@ class Lanes(Generic[T]):
         lane = self._lanes[host]
         item = lane.waiting.popleft()
         self.waiting -= 1
-        lane.under_way += 1
-        self.under_way += 1
+        self._count(lane, 1)
         self._line_up(host, lane)
         self._look_for_room(host, lane)
         return host, item
 
-    def done(self, host: str) -> None:
-        """Something that was taken is not under way any more."""
+    def done(self, host: str, *, answers: bool | None = None) -> None:
+        """Something that was taken is not under way any more.
+
+        :param answers: whether the host has answered; None if it was not asked.
+        """
         lane = self._lanes[host]
         if lane.waiting and lane.under_way < self._a_host:
-            del self._turns[lane.under_way][host]
-        lane.under_way -= 1
-        self.under_way -= 1
+            del self._turns_of(lane)[lane.under_way][host]
+        self._count(lane, -1)
+        if answers is not None:
+            self._remember(host, lane, answers=answers)
         if not lane.waiting and not lane.under_way:
             del self._lanes[host]
         else:
             self._line_up(host, lane)
 
+    def _next_turn(self) -> dict[str, None] | None:
+        """The hosts of which one is next."""
+        may_all = self._strangers_under_way < self._at_once - self._at_once // PART
+        for known, strange in zip(self._turns, self._turns_of_strangers, strict=True):
+            # Strangers first: however many they are, there are places that they do not get.
+            if strange and may_all:
+                return strange
+            if known:
+                return known
+        return None
+
+    def _turns_of(self, lane: _Lane[T]) -> list[dict[str, None]]:
+        return self._turns if lane.answers else self._turns_of_strangers
+
+    def _count(self, lane: _Lane[T], more: int) -> None:
+        lane.under_way += more
+        self.under_way += more
+        if not lane.answers:
+            self._strangers_under_way += more
+
+    def _remember(self, host: str, lane: _Lane[T], *, answers: bool) -> None:
+        self._answering.pop(host, None)
+        if answers:
+            self._answering[host] = None
+            if len(self._answering) > REMEMBERED:
+                del self._answering[next(iter(self._answering))]
+        if lane.answers is not answers:
+            self._strangers_under_way += lane.under_way if lane.answers else -lane.under_way
+            lane.answers = answers
+
     def _line_up(self, host: str, lane: _Lane[T]) -> None:
         if lane.waiting and lane.under_way < self._a_host:
-            self._turns[lane.under_way].setdefault(host)
+            self._turns_of(lane)[lane.under_way].setdefault(host)
 
     def _look_for_room(self, host: str, lane: _Lane[T]) -> None:
         """Once half of what was full is empty, there may be more."""

@@ -11,8 +11,8 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from zope.interface import implementer
 
 PAUSE: Final = 0.02
-"""Seconds that lines wait for more: a tenth of what a reader of the log is promised, and at full load so few
-that the processor's cache still has them."""
+"""Seconds that lines wait for more: a tenth of what a reader of the log is promised, and under full load so
+few lines that the processor's cache still has them."""
 
 CHUNK: Final = 50
 """Lines that are made and written in one go, while other threads may have to wait: some 0.2 ms.

@@ -1,5 +1,8 @@
 """The one thread that writes: it takes all that waits, in one transaction, and answers all at once.
 
+The next transaction begins when these answers have been given, since what they bring then goes into it: few
+large ones cost less than many small ones, and keep nobody waiting for longer.
+
 What it keeps to when the database fails: a COMMIT that failed may still be on disk, so nobody is answered
 before a small probe transaction has been committed over it. What clients asked for is then refused, and
 never runs; how attempts ended is kept, and written as soon as there is a way.
@@ -125,6 +128,7 @@ class Writer:
         self._adds_alone = False
         self._added = 0
         self._closing = False
+        self._unanswered = 0
         self._stage = ""
         self._told: list[News] = []
         self._unknown: list[str] = []
@@ -260,7 +264,7 @@ class Writer:
         """Wait for work, or for the next try at a failed database; tell whether to go on."""
         with self._wakeup:
             if self.healthy:
-                self._wakeup.wait_for(lambda: self._waits() or self._closing)
+                self._wakeup.wait_for(lambda: (self._waits() and not self._unanswered) or self._closing)
                 return self._waits() or not self._closing
             self._wakeup.wait_for(lambda: self._closing, self._pause)
             self._pause = self._try_again
@@ -437,13 +441,21 @@ class Writer:
             log.warn("Store cannot shorten its log", error=str(error))
 
     def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
+        with self._wakeup:
+            self._unanswered += 1
         self._from_thread(self._fire, list(answers), committed)
 
     def _fire(self, answers: list[tuple[Work, Any]], committed: Committed) -> None:
         """In the reactor's thread: some answers, and the rest in its next turn."""
-        if committed.news:
-            self._published(committed.seq, committed.news)
-        for work, result in answers[:ANSWERS]:
-            work.done.callback(result)
-        if rest := answers[ANSWERS:]:
-            self._from_thread(self._fire, rest, NOTHING)
+        try:
+            if committed.news:
+                self._published(committed.seq, committed.news)
+            for work, result in answers[:ANSWERS]:
+                work.done.callback(result)
+        finally:
+            if rest := answers[ANSWERS:]:
+                self._from_thread(self._fire, rest, NOTHING)
+            else:
+                with self._wakeup:
+                    self._unanswered -= 1
+                    self._wakeup.notify()

@@ -285,16 +285,27 @@ class FairnessTests(CallbacksTestCase):
         task = self.ended("http://a.example/")
         self.assertEqual(self.callback(task).state, "delivered")
 
-    def test_sixty_four_connections_in_all(self) -> None:
-        for number in range(16):
+    def test_however_many_dead_receivers_keep_no_place_from_one_that_answered(self) -> None:
+        self.ended("http://a.example/")
+        for number in range(12):
             for _ in range(8):
                 self.ended(f"http://dead{number}.example/")
-        self.assertEqual(len(self.sent), 64)
-        task = self.ended("http://a.example/")
-        self.assertEqual(self.callback(task).state, "pending")
-        self.reply(self.sent[0], NoAnswer("No answer"))
+        self.assertEqual(len(self.sent) - 1, 48)
+        self.assertEqual(self.callback(self.ended("http://a.example/")).state, "delivered")
+        stranger = self.ended("http://b.example/")
+        self.assertEqual(self.callback(stranger).state, "pending")
+        self.reply(self.sent[1], NoAnswer("No answer"))
         self.settle()
-        self.assertEqual(self.callback(task).state, "delivered")
+        self.assertEqual(self.callback(stranger).state, "delivered")
+
+    def test_sixty_four_connections_in_all(self) -> None:
+        for number in range(20):
+            self.ended(f"http://{number}.example/")
+        self.answers = lambda _: None
+        for number in range(20):
+            for _ in range(8):
+                self.ended(f"http://{number}.example/")
+        self.assertEqual(len(self.sent) - 20, 64)
 
     def test_what_has_no_room_here_is_found_in_the_store_again(self) -> None:
         self.callbacks.stop(0)
