@@ -1,7 +1,8 @@
 """The one thread that writes: it takes all that waits, in one transaction, and answers all at once.
 
-The next transaction begins when these answers have been given, since what they bring then goes into it: few
-large ones cost less than many small ones, and keep nobody waiting for longer.
+Into a file it writes again when these answers have been given, so that what they bring goes into the next
+transaction: few large ones cost less than many small ones, and keep nobody waiting for longer. A database
+server works while they are given.
 
 What it keeps to when the database fails: a COMMIT that failed may still be on disk, so nobody is answered
 before a small probe transaction has been committed over it. What clients asked for is then refused, and
@@ -260,11 +261,14 @@ class Writer:
         self._disconnect()
         self._from_thread(self._closed.callback, None)
 
+    def _may_go_on(self) -> bool:
+        return self._waits() and (self._database.shared or not self._unanswered)
+
     def _wait(self) -> bool:
         """Wait for work, or for the next try at a failed database; tell whether to go on."""
         with self._wakeup:
             if self.healthy:
-                self._wakeup.wait_for(lambda: (self._waits() and not self._unanswered) or self._closing)
+                self._wakeup.wait_for(lambda: self._may_go_on() or self._closing)
                 return self._waits() or not self._closing
             self._wakeup.wait_for(lambda: self._closing, self._pause)
             self._pause = self._try_again

@@ -312,6 +312,21 @@ class WriterTests(OnFile):
             self.told_since(before), [["accepted"] * 60, ["completed"] * 100, ["completed"] * 10]
         )
 
+    def test_a_file_is_written_again_once_the_answers_have_been_given_and_a_server_before(self) -> None:
+        writer, before = self.store._writer, len(self.commits)
+        first = self.store.add([self.new()], [])
+        self.turns.turn()
+        self.turns.wait_for_more()
+        second = self.store.add([self.new()], [])
+        writer._hand_over()
+        self.assertFalse(writer._may_go_on())
+        patched = self.patch(self.store._database, "shared", True)
+        self.assertTrue(writer._may_go_on())
+        patched.restore()
+        for one in (first, second):
+            self.wait(one)
+        self.assertEqual(self.told_since(before), [["accepted"]] * 2)
+
     def test_what_is_asked_does_not_wait_for_many_ends(self) -> None:
         running = self.run_many(70)
         before = len(self.commits)

@@ -36,6 +36,10 @@ class Turns:
         call, args, kwargs = self._calls.get(timeout=PATIENCE)
         call(*args, **kwargs)
 
+    def wait_for_more(self) -> None:
+        """Wait until another thread has handed something over, and leave it there."""
+        self._calls.put(self._calls.get(timeout=PATIENCE))
+
     def catch_up(self) -> None:
         """Run whatever other threads have handed over by now."""
         while not self._calls.empty():
