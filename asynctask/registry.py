@@ -288,8 +288,11 @@ def simulate(
     duration: Annotated[int, Meta(ge=0, le=MAX_DURATION)] = 3, *, context: Context
 ) -> Generator[Deferred[None], None, None]:
     """Run for ``duration`` seconds, one step a second."""
+    clock = context.clock
+    begun = clock.seconds()
     for step in range(1, duration + 1):
-        yield deferLater(context.clock, STEP)
+        # A step that comes late delays no other.
+        yield deferLater(clock, max(0.0, begun + step * STEP - clock.seconds()))
         context.progress(step, duration)
 
 

@@ -37,6 +37,15 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual((task.status, task.result, task.progress), (COMPLETED, "null", Progress(3, 3)))
         self.assertEqual(task.finished_at, START + 3)
 
+    def test_a_step_that_comes_late_delays_no_other(self) -> None:
+        task_id = self.submit(duration=3)
+        self.clock.advance(1.75)
+        self.assertEqual(self.get(task_id).progress, Progress(1, 3))
+        self.clock.advance(0.25)
+        self.assertEqual(self.get(task_id).progress, Progress(2, 3))
+        self.advance(5)
+        self.assertEqual(self.status(task_id), COMPLETED)
+
     def test_the_log_tells_what_happens(self) -> None:
         task_id = self.submit(duration=2, name="report")
         self.advance(2)
