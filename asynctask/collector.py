@@ -8,6 +8,8 @@ be found and few tasks are in flight, for the time that it takes grows with them
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
+from resource import getpagesize
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,7 +24,8 @@ LOOK: Final = 60.0
 """Seconds between two looks at what was frozen."""
 
 FEW: Final = 5_000
-"""Tasks in flight with which a collection takes less than 0.1 s."""
+"""Tasks in flight with which a collection takes less than 0.1 s. With more, not even the frozen objects are
+counted, which takes a second of a million tasks."""
 
 OF_A_TASK: Final = 40
 """Objects that a task in flight has, at most."""
@@ -30,21 +33,37 @@ OF_A_TASK: Final = 40
 WORTH_IT: Final = 100_000
 """Frozen objects without a task for which a collection is worth its time: some 20 MB."""
 
-TOO_MANY: Final = 10_000_000
-"""The same, however many tasks are in flight: some 2 GB."""
+BYTES_OF_A_TASK: Final = 8_000
+"""Memory of a task in flight, at most, but for what its handler keeps."""
+
+TOO_MUCH: Final = 2_000_000_000
+"""Bytes by which the process grows beyond its tasks before a collection is worth whatever time it takes."""
+
+
+def resident() -> int:
+    """Bytes of memory that this process has; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * getpagesize()
+    except OSError:
+        return 0
 
 
 class Collector:
     """Freezes and collects.
 
     :param in_flight: how many attempts are under way.
+    :param resident: bytes of memory that the process has.
     """
 
-    def __init__(self, clock: IReactorTime, in_flight: Callable[[], int]) -> None:
+    def __init__(
+        self, clock: IReactorTime, in_flight: Callable[[], int], resident: Callable[[], int] = resident
+    ) -> None:
         self._clock = clock
         self._in_flight = in_flight
+        self._resident = resident
         self._before = gc.get_threshold()
         self._kept = 0
+        self._kept_bytes = 0
         self._frozen: IDelayedCall | None = None
         self._looked: IDelayedCall | None = None
 
@@ -69,13 +88,17 @@ class Collector:
 
     def _look(self) -> None:
         self._looked = self._clock.callLater(LOOK, self._look)
-        tasks = self._in_flight()
-        lost = gc.get_freeze_count() - self._kept - tasks * OF_A_TASK
-        if lost > (WORTH_IT if tasks <= FEW else TOO_MANY):
+        if self._is_worth_it(self._in_flight()):
             self._collect()
+
+    def _is_worth_it(self, tasks: int) -> bool:
+        if tasks > FEW:
+            return self._resident() - tasks * BYTES_OF_A_TASK - self._kept_bytes > TOO_MUCH
+        return gc.get_freeze_count() - tasks * OF_A_TASK - self._kept > WORTH_IT
 
     def _collect(self) -> None:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
         self._kept = gc.get_freeze_count()
+        self._kept_bytes = self._resident() - self._in_flight() * BYTES_OF_A_TASK

@@ -6,7 +6,7 @@ from weakref import ref
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.collector import FEW, FREEZE, LOOK, TOO_MANY, WORTH_IT, Collector
+from asynctask.collector import FEW, FREEZE, LOOK, TOO_MUCH, WORTH_IT, Collector, resident
 
 
 class Cycle:
@@ -23,7 +23,8 @@ class CollectorTests(SynchronousTestCase):
         self.before = gc.get_threshold()
         self.clock = Clock()
         self.tasks = 0
-        self.collector = Collector(self.clock, lambda: self.tasks)
+        self.bytes = 100_000_000
+        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes)
         self.collector.start()
         self.addCleanup(self.stop)
 
@@ -59,7 +60,6 @@ class CollectorTests(SynchronousTestCase):
         self.assertIsNotNone(lost())
 
     def test_while_many_tasks_are_in_flight_it_waits(self) -> None:
-        self.assertGreater(TOO_MANY, WORTH_IT)
         lost = self.leave(WORTH_IT + 10)
         self.tasks = FEW + 1
         self.clock.advance(LOOK)
@@ -67,3 +67,23 @@ class CollectorTests(SynchronousTestCase):
         self.tasks = 0
         self.clock.advance(LOOK)
         self.assertIsNone(lost())
+
+    def test_however_many_are_in_flight_memory_does_not_grow_for_ever(self) -> None:
+        lost = self.leave(WORTH_IT + 10)
+        self.tasks = FEW + 1
+        self.bytes += TOO_MUCH
+        self.clock.advance(LOOK)
+        self.assertIsNotNone(lost())
+        self.bytes += TOO_MUCH
+        self.clock.advance(LOOK)
+        self.assertIsNone(lost())
+
+    def test_while_many_are_in_flight_frozen_objects_are_not_even_counted(self) -> None:
+        self.tasks = FEW + 1
+        self.patch(gc, "get_freeze_count", self.fail)
+        self.clock.advance(LOOK)
+
+    def test_the_system_tells_how_much_memory_there_is(self) -> None:
+        before = resident()
+        much = bytearray(b"x") * 50_000_000
+        self.assertGreater(resident() - before, len(much) * 0.9)
