@@ -43,6 +43,7 @@ store          where tasks are kept: `SqlStore`
 hooks          whom the store tells
 reading        what is read from it
 live           how far running attempts are
+parts          a dict of a million, in parts
 recovery       what an earlier process left running
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``)

@@ -5,6 +5,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from asynctask.model import Progress, Task
+from asynctask.parts import Parts
 
 
 class Live:
@@ -15,7 +16,7 @@ class Live:
 
     def __init__(self) -> None:
         self.remembers = False
-        self._latest: dict[str, tuple[int, Progress]] = {}
+        self._latest: Parts[tuple[int, Progress]] = Parts()
         self._since: dict[str, None] = {}
 
     def report(self, task: Task, progress: Progress) -> None:
@@ -26,12 +27,13 @@ class Live:
 
     def shown(self, task: Task) -> Task:
         """The task with what its attempt has told, if that runs here."""
-        attempt, progress = self._latest.get(task.task_id, (0, None))
-        return replace(task, progress=progress) if attempt == task.attempt else task
+        told = self._latest.get(task.task_id)
+        return replace(task, progress=told[1]) if told is not None and told[0] == task.attempt else task
 
     def forget(self, task: Task) -> None:
         """The attempt has ended."""
-        if self._latest.get(task.task_id, (0,))[0] == task.attempt:
+        told = self._latest.get(task.task_id)
+        if told is not None and told[0] == task.attempt:
             del self._latest[task.task_id]
 
     def fresh(self, limit: int) -> list[tuple[str, int, Progress]]:

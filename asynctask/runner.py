@@ -18,6 +18,7 @@ from asynctask.istore import IStore
 from asynctask.logqueue import QuickLogger
 from asynctask.metrics import Metrics
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
+from asynctask.parts import Parts
 from asynctask.places import Places
 from asynctask.registry import Kind
 from asynctask.runs import Run
@@ -107,7 +108,7 @@ class Runner:
         self._now = now
         self._chance = chance
         self._metrics = metrics or Metrics(kinds)
-        self._running: dict[str, Running] = {}
+        self._running: Parts[Running] = Parts()
         self._soon: deque[Task] = deque()
         self._later: deque[Task] = deque()
         self._is_starting = False
@@ -336,7 +337,7 @@ class Runner:
         """Cut off what still runs, a little at a time, so that GETs go on."""
 
         def each() -> Iterator[None]:
-            for running in list(self._running.values()):
+            for running in self._running.values():
                 running.releasing = True
                 self._unwind(running)
                 yield

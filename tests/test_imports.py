@@ -49,6 +49,7 @@ ORDER: Final = (
         "istore",
         "reading",
         "live",
+        "parts",
         "writer",
         "recovery",
         "database",
