@@ -128,7 +128,7 @@ class LanesTests(SynchronousTestCase):
             lanes.take()
             lanes.done(f"host{number}")
         self.assertEqual((len(lanes._lanes), lanes.waiting, lanes.under_way), (0, 0, 0))
-        self.assertEqual(sum(map(len, lanes._turns)), 0)
+        self.assertEqual(sum(map(len, (*lanes._turns, *lanes._turns_of_strangers))), 0)
 
     @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["put", "take", *ANSWERS]))))
     def test_it_keeps_its_limits_and_loses_nothing(self, steps: list[tuple[str, str]]) -> None:
