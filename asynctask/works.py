@@ -20,14 +20,14 @@ class Add(Struct, gc=False):
     """New tasks, all or none.
 
     :ivar news: what is told of them.
-    :ivar at: when that was asked for, by the monotonic clock.
+    :ivar at: when that was handed over, by the monotonic clock.
     """
 
     rows: list[tuple[Any, ...]]
     news: list[News]
     size: int
     done: Deferred[None]
-    at: float
+    at: float = 0.0
 
 
 class Save(Struct, gc=False):
@@ -48,8 +48,8 @@ class Call(Struct, gc=False):
     run: Callable[[Connection, list[News]], Any]
     order: str
     done: Deferred[Any]
-    at: float
     size: int = 0
+    at: float = 0.0
 
 
 Work = Add | Save | Call

@@ -2,7 +2,7 @@
 
 Into a file it writes again when these answers have been given, so that what they bring goes into the next
 transaction: few large ones cost less than many small ones, and keep nobody waiting for longer. A database
-server works while they are given.
+server works while they are given. A reactor that a handler holds up does not hold up the writer.
 
 What it keeps to when the database fails: a COMMIT that failed may still be on disk, so nobody is answered
 before a small probe transaction has been committed over it. What clients asked for is then refused, and
@@ -58,6 +58,10 @@ MOST: Final = 200
 
 ANSWERS: Final = 20
 """Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
+
+GIVEN: Final = 0.05
+"""Seconds that the writer waits until its answers are given: more than a turn under full load, and so short
+that nobody notices when a handler holds the reactor."""
 
 LONGEST_WAIT: Final = 1.0
 """Seconds that a new task waits for its transaction before others are told to come later."""
@@ -145,11 +149,10 @@ class Writer:
         :returns: fires after commit and sync; whoever no longer waits for it cancels nothing.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        now = monotonic()
-        if not self.healthy or self._has_no_room(size) or self._is_late(now):
+        if not self.healthy or self._has_no_room(size) or self._is_late():
             raise Unavailable(CANNOT_STORE)
         done = Patient()
-        self._put(Add(rows, news, size, done, now), size)
+        self._put(Add(rows, news, size, done), size)
         return done
 
     def save(self, task: Task, at: float) -> Deferred[Status | None]:
@@ -175,7 +178,7 @@ class Writer:
         if not self.healthy or (size and self._has_no_room(size)):
             raise Unavailable(NO_ANSWER)
         done = Patient()
-        self._put(Call(run, order, done, monotonic(), size), size)
+        self._put(Call(run, order, done, size), size)
         return done
 
     def close(self) -> Deferred[None]:
@@ -189,10 +192,10 @@ class Writer:
     def _has_no_room(self, size: int) -> bool:
         return self._bytes + self._fresh_bytes + size > MAX_WAITING
 
-    def _is_late(self, now: float) -> bool:
+    def _is_late(self) -> bool:
         """Whether somebody waits for so long that more should not come."""
         try:
-            return now - self._asked[0].at > LONGEST_WAIT
+            return monotonic() - self._asked[0].at > LONGEST_WAIT
         except IndexError:  # nobody waits, or not any more
             return False
 
@@ -208,6 +211,7 @@ class Writer:
         fresh, self._fresh = self._fresh, []
         size, self._fresh_bytes = self._fresh_bytes, 0
         kept, self._fresh_kept = self._fresh_kept, 0
+        now = monotonic()
         with self._wakeup:
             self._bytes += size
             self._kept += kept
@@ -215,6 +219,7 @@ class Writer:
                 if isinstance(work, Save):
                     self._saves.append(work)
                 else:
+                    work.at = now
                     self._asked.append(work)
             self._wakeup.notify()
         if not self.healthy:
@@ -262,13 +267,14 @@ class Writer:
         self._from_thread(self._closed.callback, None)
 
     def _may_go_on(self) -> bool:
-        return self._waits() and (self._database.shared or not self._unanswered)
+        return self._database.shared or not self._unanswered or self._closing
 
     def _wait(self) -> bool:
         """Wait for work, or for the next try at a failed database; tell whether to go on."""
         with self._wakeup:
             if self.healthy:
-                self._wakeup.wait_for(lambda: self._may_go_on() or self._closing)
+                self._wakeup.wait_for(lambda: self._waits() or self._closing)
+                self._wakeup.wait_for(self._may_go_on, GIVEN)
                 return self._waits() or not self._closing
             self._wakeup.wait_for(lambda: self._closing, self._pause)
             self._pause = self._try_again

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event
@@ -12,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import batches, statements
+from asynctask import writer as writer_module
 from asynctask.database import Sqlite
 from asynctask.istore import Key, Known
 from asynctask.model import (
@@ -32,7 +34,7 @@ from asynctask.rows import ENDED_COLUMNS, changed_row
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from asynctask.tables import metadata
-from asynctask.writer import FEWEST
+from asynctask.writer import FEWEST, LONGEST_WAIT
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract, brief
@@ -314,6 +316,7 @@ class WriterTests(OnFile):
 
     def test_a_file_is_written_again_once_the_answers_have_been_given_and_a_server_before(self) -> None:
         writer, before = self.store._writer, len(self.commits)
+        self.patch(writer_module, "GIVEN", PATIENCE)
         first = self.store.add([self.new()], [])
         self.turns.turn()
         self.turns.wait_for_more()
@@ -326,6 +329,28 @@ class WriterTests(OnFile):
         for one in (first, second):
             self.wait(one)
         self.assertEqual(self.told_since(before), [["accepted"]] * 2)
+
+    def test_a_reactor_that_is_held_up_does_not_hold_up_the_writer(self) -> None:
+        self.store.add([self.new()], [])
+        self.turns.turn()
+        self.turns.wait_for_more()
+        self.store.add([self.new()], [])
+        self.store._writer._hand_over()
+        deadline = monotonic() + PATIENCE
+        with closing(sqlite3.connect(self.path)) as other:
+            while other.execute("SELECT count(*) FROM task").fetchone() < (2,):
+                self.assertLess(monotonic(), deadline)
+                sleep(0.01)
+
+    def test_a_reactor_that_was_held_up_refuses_nobody(self) -> None:
+        writer = self.store._writer
+        with self.busy():
+            self.store.add([self.new()], [])
+            self.patch(writer_module, "monotonic", lambda: monotonic() + LONGEST_WAIT * 2)
+            writer._hand_over()
+            self.store.add([self.new()], [])
+            self.patch(writer_module, "monotonic", lambda: monotonic() + LONGEST_WAIT * 4)
+            self.assertRaises(Unavailable, self.store.add, [self.new()], [])
 
     def test_what_is_asked_does_not_wait_for_many_ends(self) -> None:
         running = self.run_many(70)
