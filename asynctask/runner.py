@@ -151,7 +151,7 @@ class Runner:
         the thousand of another, nor these for ever."""
         few = min(len(self._soon), max(STARTS - 1, len(self._soon) // PART))
         now = [self._soon.popleft() for _ in range(few)]
-        now += [self._later.popleft() for _ in range(min(len(self._later), STARTS - few))]
+        now += [self._later.popleft() for _ in range(min(len(self._later), max(STARTS - few, 1)))]
         self._is_starting = bool(self._soon or self._later)
         if self._is_starting:
             self._clock.callLater(0, self._start_some)

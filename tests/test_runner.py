@@ -15,6 +15,7 @@ from asynctask.model import (
     RUNNING,
     Progress,
     Submission,
+    Task,
     Unavailable,
     accept,
 )
@@ -64,30 +65,42 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual((self.status(task_id), self.logged("Task progress")), (COMPLETED, []))
 
     def test_a_task_starts_only_after_the_answers_of_its_commit(self) -> None:
-        task = accept(
-            Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, bytes(16)), self.now()
-        )
-        self.turns.outcome(self.store.add([], [task]))
+        self.turns.outcome(self.store.add([], [self.task()]))
         self.assertEqual(self.logged("Task started"), [])
         self.settle()
         self.assertEqual(len(self.logged("Task started")), 1)
 
     def test_the_more_tasks_wait_for_their_start_the_more_begin_in_a_turn(self) -> None:
-        begun = []
+        begun = self.begun(*[1] * (PART * 10))
+        self.assertEqual(begun[:3], [10, 8, 7])
+        self.assertEqual((begun[-2], sum(begun)), (STARTS - 1, PART * 10))
+
+    def test_single_tasks_and_large_batches_keep_no_start_from_each_other(self) -> None:
+        begun = self.begun(20, *[1] * (PART * 5))
+        self.assertEqual((begun[0], sum(begun)), (STARTS + 1, 20 + PART * 5))
+
+    def task(self) -> Task:
+        """A new one, not in the store yet."""
+        return accept(
+            Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, bytes(16)), self.now()
+        )
+
+    def begun(self, *commits: int) -> list[int]:
+        """How many tasks begin in each turn, after commits of so many."""
+        found = []
         start_some = self.runner._start_some
 
         def count() -> None:
             before = len(self.logged("Task started"))
             start_some()
-            begun.append(len(self.logged("Task started")) - before)
+            found.append(len(self.logged("Task started")) - before)
 
-        self.runner._start_some = count  # type: ignore[method-assign]
-        for _ in range(PART * 10):
-            task = accept(Submission("a", "simulate", "{}"), self.ids.next(START, bytes(16)), self.now())
-            self.turns.outcome(self.store.add([], [task]))
+        patched = self.patch(self.runner, "_start_some", count)
+        for size in commits:
+            self.turns.outcome(self.store.add([], [self.task() for _ in range(size)]))
         self.settle()
-        self.assertEqual(begun[:3], [10, 8, 7])
-        self.assertEqual((begun[-2], sum(begun)), (STARTS - 1, PART * 10))
+        patched.restore()
+        return found
 
     def test_a_delayed_task_starts_when_it_is_due(self) -> None:
         self.runner.start()
