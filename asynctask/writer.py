@@ -10,7 +10,6 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from time import monotonic, time
@@ -24,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import changes, statements
+from asynctask.backlog import Backlog
 from asynctask.batches import End
 from asynctask.model import (
     RUNNING,
@@ -43,28 +43,8 @@ from asynctask.works import NOTHING, OWN_FAULT, Add, Call, Committed, Database, 
 
 log = Logger(namespace="asynctask.store")
 
-MAX_WAITING: Final = 64 * 1024 * 1024
-"""Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
-
-BATCH: Final = 40
-"""Ends of attempts of one transaction while nobody waits: some milliseconds."""
-
-FEWEST: Final = 20
-"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. And as
-many as there were new tasks since, or those that wait would become ever more."""
-
-MOST: Final = 200
-"""Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
-
 ANSWERS: Final = 20
 """Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
-
-GIVEN: Final = 0.05
-"""Seconds that the writer waits until its answers are given: more than a turn under full load, and so short
-that nobody notices when a handler holds the reactor."""
-
-LONGEST_WAIT: Final = 1.0
-"""Seconds that a new task waits for its transaction before others are told to come later."""
 
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach a database that failed."""
@@ -75,9 +55,6 @@ is refused, while there is time for an answer."""
 
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
-
-MAX_KEPT: Final = 256 * 1024 * 1024
-"""Bytes of results that may wait while the database fails; the tasks of others are run again."""
 
 CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
 MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
@@ -96,7 +73,6 @@ class Writer:
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
-    :param most_kept: bytes of results that may wait.
     :ivar healthy: whether the database took the last transaction.
     """
 
@@ -110,7 +86,6 @@ class Writer:
         published: Callable[[int, list[News]], object] = lambda _seq, _news: None,
         seq: int = 0,
         now: Callable[[], float] = time,
-        most_kept: int = MAX_KEPT,
     ) -> None:
         self.healthy = True
         self._seq = seq
@@ -121,19 +96,7 @@ class Writer:
         self._connection: Connection | None = connection
         self._database = database
         self._from_thread = from_thread
-        self._fresh: list[Work] = []
-        self._fresh_bytes = 0
-        self._fresh_kept = 0
-        self._asked: deque[Add | Call] = deque()
-        self._saves: deque[Save] = deque()
-        self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
-        self._bytes = 0
-        self._kept = 0
-        self._most_kept = most_kept
-        self._adds_alone = False
-        self._added = 0
-        self._closing = False
-        self._unanswered = 0
+        self._backlog = Backlog(patient=not database.shared)
         self._stage = ""
         self._told: list[News] = []
         self._unknown: list[str] = []
@@ -149,7 +112,7 @@ class Writer:
         :returns: fires after commit and sync; whoever no longer waits for it cancels nothing.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        if not self.healthy or self._has_no_room(size) or self._is_late():
+        if not (self.healthy and self._backlog.has_room(size)) or self._backlog.is_late():
             raise Unavailable(CANNOT_STORE)
         done = Patient()
         self._put(Add(rows, news, size, done), size)
@@ -159,7 +122,7 @@ class Writer:
         """Write how an attempt ended, sooner or later; without room for its result, that it runs again."""
         done: Deferred[Status | None] = Deferred()
         kept = 0 if task.result is None else len(task.result)
-        if kept and self._kept + self._fresh_kept + kept > self._most_kept:
+        if not self._backlog.has_room_for_result(kept):
             log.warn("Too many results wait for the store; a task is to run again", task_id=task.task_id)
             task = interrupt(replace(task, status=RUNNING, result=None, finished_at=None), at)
             kept = 0
@@ -175,7 +138,7 @@ class Writer:
         :param order: what it locks.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        if not self.healthy or (size and self._has_no_room(size)):
+        if not self.healthy or (size and not self._backlog.has_room(size)):
             raise Unavailable(NO_ANSWER)
         done = Patient()
         self._put(Call(run, order, done, size), size)
@@ -184,101 +147,34 @@ class Writer:
     def close(self) -> Deferred[None]:
         """Write what waits, with one more try if the database fails, and end the thread."""
         self._hand_over()
-        with self._wakeup:
-            self._closing = True
-            self._wakeup.notify()
+        self._backlog.close()
         return self._closed
 
-    def _has_no_room(self, size: int) -> bool:
-        return self._bytes + self._fresh_bytes + size > MAX_WAITING
-
-    def _is_late(self) -> bool:
-        """Whether somebody waits for so long that more should not come."""
-        try:
-            return monotonic() - self._asked[0].at > LONGEST_WAIT
-        except IndexError:  # nobody waits, or not any more
-            return False
-
     def _put(self, work: Work, size: int = 0, kept: int = 0) -> None:
-        """Hand work over at the end of this turn of the reactor: all that it brings is one transaction."""
-        if not self._fresh:
+        if self._backlog.put(work, size, kept):
             self._from_thread(self._hand_over)
-        self._fresh.append(work)
-        self._fresh_bytes += size
-        self._fresh_kept += kept
 
     def _hand_over(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        size, self._fresh_bytes = self._fresh_bytes, 0
-        kept, self._fresh_kept = self._fresh_kept, 0
-        now = monotonic()
-        with self._wakeup:
-            self._bytes += size
-            self._kept += kept
-            for work in fresh:
-                if isinstance(work, Save):
-                    self._saves.append(work)
-                else:
-                    work.at = now
-                    self._asked.append(work)
-            self._wakeup.notify()
+        self._backlog.hand_over()
         if not self.healthy:
-            self._refuse(self._take_asked(), unknown=False)
-
-    def _take(self) -> list[Work]:
-        """The next transaction: new tasks alone, every other time, since a client waits for each of them;
-        else all that somebody waits for, and some of the ends of attempts."""
-        with self._wakeup:
-            adds = [work for work in self._asked if isinstance(work, Add)]
-            self._added += sum(len(work.rows) for work in adds)
-            self._adds_alone = bool(adds) and not self._adds_alone
-            if self._adds_alone:
-                self._asked = deque(work for work in self._asked if not isinstance(work, Add))
-                self._bytes -= sum(work.size for work in adds)
-                return [*adds]
-            batch: list[Work] = self._take_asked()
-            room = min((FEWEST if batch else BATCH) + self._added, MOST)
-            self._added = 0
-            saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
-            self._kept -= sum(len(save.end.task.result or "") for save in saves)
-        return batch + saves
-
-    def _take_asked(self) -> list[Work]:
-        """All that somebody waits for."""
-        with self._wakeup:
-            asked: list[Work] = [*self._asked]
-            self._bytes -= sum(work.size for work in self._asked)
-            self._asked.clear()
-        return asked
-
-    def _waits(self) -> bool:
-        return bool(self._asked or self._saves)
+            self._refuse(self._backlog.take_asked(), unknown=False)
 
     def _run(self) -> None:
-        while self._wait():
+        while self._backlog.wait() if self.healthy else self._pauses():
             if self.healthy or self._recovers():
-                self._write(self._in_time(self._take()))
+                self._write(self._in_time(self._backlog.take()))
                 self._database.waiting_since(0.0)
         if not self.healthy and self._recovers():
-            while self.healthy and self._waits():
-                self._write(self._take())
+            while self.healthy and self._backlog.waits:
+                self._write(self._backlog.take())
                 self._database.waiting_since(0.0)
         self._disconnect()
         self._from_thread(self._closed.callback, None)
 
-    def _may_go_on(self) -> bool:
-        return self._database.shared or not self._unanswered or self._closing
-
-    def _wait(self) -> bool:
-        """Wait for work, or for the next try at a failed database; tell whether to go on."""
-        with self._wakeup:
-            if self.healthy:
-                self._wakeup.wait_for(lambda: self._waits() or self._closing)
-                self._wakeup.wait_for(self._may_go_on, GIVEN)
-                return self._waits() or not self._closing
-            self._wakeup.wait_for(lambda: self._closing, self._pause)
-            self._pause = self._try_again
-            return not self._closing
+    def _pauses(self) -> bool:
+        """Wait for the next try at a failed database; tell whether to go on."""
+        pause, self._pause = self._pause, self._try_again
+        return self._backlog.pause(pause)
 
     def _in_time(self, batch: list[Work]) -> list[Work]:
         """Refuse those who have waited for too long already: their answer would come too late."""
@@ -349,7 +245,7 @@ class Writer:
             self.healthy = False
             self._pause = 0.0
             self._refuse(batch, unknown=at_commit)
-            self._refuse(self._take_asked(), unknown=False)
+            self._refuse(self._backlog.take_asked(), unknown=False)
             return
         if at_commit:
             adds = [work for work in batch if isinstance(work, Add)]
@@ -397,7 +293,7 @@ class Writer:
 
     def _recovers(self) -> bool:
         """Try to reach the failed database again; whoever asked meanwhile is refused."""
-        self._refuse(self._take_asked(), unknown=False)
+        self._refuse(self._backlog.take_asked(), unknown=False)
         self._database.waiting_since(monotonic())
         try:
             self._connection = self._database.connect()
@@ -419,9 +315,7 @@ class Writer:
         saves = [work for work in batch if isinstance(work, Save)]
         for work in saves:
             work.end = work.end._replace(again=True)
-        with self._wakeup:
-            self._saves.extendleft(reversed(saves))
-            self._kept += sum(len(save.end.task.result or "") for save in saves)
+        self._backlog.put_back(saves)
         refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
         if refused:
             self._answer(refused, NOTHING)
@@ -451,8 +345,7 @@ class Writer:
             log.warn("Store cannot shorten its log", error=str(error))
 
     def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
-        with self._wakeup:
-            self._unanswered += 1
+        self._backlog.answering()
         self._from_thread(self._fire, list(answers), committed)
 
     def _fire(self, answers: list[tuple[Work, Any]], committed: Committed) -> None:
@@ -466,6 +359,4 @@ class Writer:
             if rest := answers[ANSWERS:]:
                 self._from_thread(self._fire, rest, NOTHING)
             else:
-                with self._wakeup:
-                    self._unanswered -= 1
-                    self._wakeup.notify()
+                self._backlog.answered()

@@ -253,7 +253,7 @@ class Results(FaultTestCase):
 
     def test_so_many_are_kept_and_the_tasks_of_the_others_run_again(self) -> None:
         tasks = [self.run_one() for _ in range(3)]
-        self.store._writer._most_kept = 10
+        self.store._writer._backlog.most_kept = 10
         with self.transaction_under_way():
             ends = [self.store.end(complete(task, "12345678", NOW), NOW) for task in tasks[:2]]
             ends.append(self.store.end(complete(tasks[2], "1", NOW), NOW))

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import batches, statements
-from asynctask import writer as writer_module
+from asynctask import backlog, batches, statements
+from asynctask.backlog import FEWEST, LONGEST_WAIT
 from asynctask.database import Sqlite
 from asynctask.istore import Key, Known
 from asynctask.model import (
@@ -34,7 +34,6 @@ from asynctask.rows import ENDED_COLUMNS, changed_row
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from asynctask.tables import metadata
-from asynctask.writer import FEWEST, LONGEST_WAIT
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract, brief
@@ -316,15 +315,15 @@ class WriterTests(OnFile):
 
     def test_a_file_is_written_again_once_the_answers_have_been_given_and_a_server_before(self) -> None:
         writer, before = self.store._writer, len(self.commits)
-        self.patch(writer_module, "GIVEN", PATIENCE)
+        self.patch(backlog, "GIVEN", PATIENCE)
         first = self.store.add([self.new()], [])
         self.turns.turn()
         self.turns.wait_for_more()
         second = self.store.add([self.new()], [])
         writer._hand_over()
-        self.assertFalse(writer._may_go_on())
-        patched = self.patch(self.store._database, "shared", True)
-        self.assertTrue(writer._may_go_on())
+        self.assertFalse(writer._backlog._may_go_on())
+        patched = self.patch(writer._backlog, "patient", False)
+        self.assertTrue(writer._backlog._may_go_on())
         patched.restore()
         for one in (first, second):
             self.wait(one)
@@ -346,10 +345,10 @@ class WriterTests(OnFile):
         writer = self.store._writer
         with self.busy():
             self.store.add([self.new()], [])
-            self.patch(writer_module, "monotonic", lambda: monotonic() + LONGEST_WAIT * 2)
+            self.patch(backlog, "monotonic", lambda: monotonic() + LONGEST_WAIT * 2)
             writer._hand_over()
             self.store.add([self.new()], [])
-            self.patch(writer_module, "monotonic", lambda: monotonic() + LONGEST_WAIT * 4)
+            self.patch(backlog, "monotonic", lambda: monotonic() + LONGEST_WAIT * 4)
             self.assertRaises(Unavailable, self.store.add, [self.new()], [])
 
     def test_what_is_asked_does_not_wait_for_many_ends(self) -> None:

@@ -1,0 +1,176 @@
+"""What waits for the writer: put here by the reactor in each turn, and taken by its thread in batches."""
+
+import threading
+from collections import deque
+from time import monotonic
+from typing import Final
+
+from asynctask.works import Add, Call, Save, Work
+
+MAX_WAITING: Final = 64 * 1024 * 1024
+"""Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
+
+MAX_KEPT: Final = 256 * 1024 * 1024
+"""Bytes of results that may wait while the database fails; the tasks of others are run again."""
+
+BATCH: Final = 40
+"""Ends of attempts of one transaction while nobody waits: some milliseconds."""
+
+FEWEST: Final = 20
+"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. And as
+many as there were new tasks since, or those that wait would become ever more."""
+
+MOST: Final = 200
+"""Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
+
+GIVEN: Final = 0.05
+"""Seconds that the writer waits until its answers are given: more than a turn under full load, and so short
+that nobody notices when a handler holds the reactor."""
+
+LONGEST_WAIT: Final = 1.0
+"""Seconds that a new task waits for its transaction before others are told to come later."""
+
+
+class Backlog:
+    """Work for the writer's thread.
+
+    :param patient: whether that waits until the answers of the last transaction have been given.
+    :param most_kept: bytes of results that may wait.
+    """
+
+    def __init__(self, *, patient: bool, most_kept: int = MAX_KEPT) -> None:
+        self.patient = patient
+        self.most_kept = most_kept
+        self._fresh: list[Work] = []
+        self._fresh_bytes = 0
+        self._fresh_kept = 0
+        self._asked: deque[Add | Call] = deque()
+        self._saves: deque[Save] = deque()
+        self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
+        self._bytes = 0
+        self._kept = 0
+        self._adds_alone = False
+        self._added = 0
+        self._closing = False
+        self._unanswered = 0
+
+    # In the reactor's thread
+
+    def has_room(self, size: int) -> bool:
+        """Whether tasks of so many bytes may wait too."""
+        return self._bytes + self._fresh_bytes + size <= MAX_WAITING
+
+    def has_room_for_result(self, size: int) -> bool:
+        """Whether a result of so many bytes may wait too."""
+        return not size or self._kept + self._fresh_kept + size <= self.most_kept
+
+    def is_late(self) -> bool:
+        """Whether somebody waits for so long that more should not come."""
+        try:
+            return monotonic() - self._asked[0].at > LONGEST_WAIT
+        except IndexError:  # nobody waits, or not any more
+            return False
+
+    def put(self, work: Work, size: int = 0, kept: int = 0) -> bool:
+        """Keep this until it is handed over; tell whether it is the first since the last time.
+
+        :param size: its bytes, if it is a new task.
+        :param kept: the bytes of its result, if it is the end of an attempt.
+        """
+        self._fresh.append(work)
+        self._fresh_bytes += size
+        self._fresh_kept += kept
+        return len(self._fresh) == 1
+
+    def hand_over(self) -> None:
+        """Let the writer have what was put here: all that a turn brings is one transaction."""
+        fresh, self._fresh = self._fresh, []
+        size, self._fresh_bytes = self._fresh_bytes, 0
+        kept, self._fresh_kept = self._fresh_kept, 0
+        now = monotonic()
+        with self._wakeup:
+            self._bytes += size
+            self._kept += kept
+            for work in fresh:
+                if isinstance(work, Save):
+                    self._saves.append(work)
+                else:
+                    work.at = now
+                    self._asked.append(work)
+            self._wakeup.notify()
+
+    def answered(self) -> None:
+        """All answers of a transaction have been given."""
+        with self._wakeup:
+            self._unanswered -= 1
+            self._wakeup.notify()
+
+    def close(self) -> None:
+        """Let the writer end when nothing waits any more."""
+        with self._wakeup:
+            self._closing = True
+            self._wakeup.notify()
+
+    # In the writer's thread
+
+    def answering(self) -> None:
+        """The answers of a transaction are about to be given."""
+        with self._wakeup:
+            self._unanswered += 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._asked or self._saves)
+
+    def wait(self) -> bool:
+        """Wait for work; tell whether to go on."""
+        with self._wakeup:
+            self._wakeup.wait_for(lambda: self.waits or self._closing)
+            self._wakeup.wait_for(self._may_go_on, GIVEN)
+            return self.waits or not self._closing
+
+    def pause(self, seconds: float) -> bool:
+        """Do nothing for so long; tell whether to go on."""
+        with self._wakeup:
+            self._wakeup.wait_for(lambda: self._closing, seconds)
+            return not self._closing
+
+    def take(self) -> list[Work]:
+        """The next transaction: new tasks alone, every other time, since a client waits for each of them;
+        else all that somebody waits for, and some of the ends of attempts."""
+        with self._wakeup:
+            adds = [work for work in self._asked if isinstance(work, Add)]
+            self._added += sum(len(work.rows) for work in adds)
+            self._adds_alone = bool(adds) and not self._adds_alone
+            if self._adds_alone:
+                self._asked = deque(work for work in self._asked if not isinstance(work, Add))
+                self._bytes -= sum(work.size for work in adds)
+                return [*adds]
+            batch: list[Work] = self.take_asked()
+            room = min((FEWEST if batch else BATCH) + self._added, MOST)
+            self._added = 0
+            saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
+            self._kept -= _bytes(saves)
+        return batch + saves
+
+    def take_asked(self) -> list[Work]:
+        """All that somebody waits for."""
+        with self._wakeup:
+            asked: list[Work] = [*self._asked]
+            self._bytes -= sum(work.size for work in self._asked)
+            self._asked.clear()
+        return asked
+
+    def put_back(self, saves: list[Save]) -> None:
+        """Keep these ends of attempts for a later transaction."""
+        with self._wakeup:
+            self._saves.extendleft(reversed(saves))
+            self._kept += _bytes(saves)
+
+    def _may_go_on(self) -> bool:
+        return not (self.patient and self._unanswered) or self._closing
+
+
+def _bytes(saves: list[Save]) -> int:
+    return sum(len(save.end.task.result or "") for save in saves)
