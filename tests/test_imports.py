@@ -53,6 +53,7 @@ ORDER: Final = (
         "writer",
         "recovery",
         "database",
+        "backlog",
         "works",
         "patient",
         "sharing",
