@@ -17,7 +17,7 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
 from asynctask.model import News, Unavailable
-from asynctask.sqlite import BUSY, Lock, Place
+from asynctask.sqlite import BUSY, Lock, Place, create
 
 READERS: Final = 4
 """Connections that read, each on a thread: what is read is short, and the cores are few."""
@@ -76,11 +76,12 @@ class Sqlite:
         connection.execute("PRAGMA temp_store = MEMORY")
 
     def open(self) -> None:
-        """Have the file for this process alone.
+        """Have the file for this process alone, and for this user: it holds what signs callbacks.
 
-        :raises StartError: another process has it.
+        :raises StartError: another process has it, or it cannot be made.
         """
         self._lock = Lock(self._place)
+        create(self._place)
 
     def close(self) -> None:
         """Let another process have it."""

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from functools import lru_cache
+from string import Formatter
 from typing import Any, Final, TextIO
 
 from twisted.logger import LogEvent, formatEvent
@@ -22,6 +23,7 @@ FILES_KEPT: Final = 10
 """Rotated log files: with `ROTATE_AT`, a log that nobody looks after takes 110 MB."""
 
 _PLAIN: Final = re.compile(r"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_NAME: Final = re.compile(r"\w*")
 _NOT_TOLD: Final = frozenset(
     {"log_logger", "log_level", "log_namespace", "log_source", "log_format", "log_time"}
     # What events of Twisted's older log have.
@@ -82,8 +84,13 @@ def text_line(event: LogEvent) -> str:
     """``2026-11-24T18:00:00.123Z info Task progress task_id=task_… step=1 total=5``."""
     template = event.get("log_format") or ""
     line = f"{timestamp(event['log_time'])} {event['log_level'].name} "
-    if "{" in template:  # the message says the fields already
+    if "{" in template:
         line += _one_line(_message(event))
+        said = _said(template)
+        for key, value in tuple(event.items()):
+            # What libraries log may have any object, for their message only.
+            if _is_field(key) and key not in said and isinstance(value, str | int | float | None):
+                line += f" {key}={_plain(value)}"
     else:
         line += _known(template) if template else _one_line(_message(event))
         for key, value in tuple(event.items()):  # another observer may add to it meanwhile
@@ -100,7 +107,7 @@ def json_line(event: LogEvent) -> str:
         "message": _message(event),
     }
     for key, value in tuple(event.items()):
-        if key not in _NOT_TOLD and not key.startswith("log_"):
+        if _is_field(key):
             shape.setdefault(key, value)
     if trace := _traceback(event):
         shape["traceback"] = textwrap.dedent(trace).strip()
@@ -123,6 +130,20 @@ def _message(event: LogEvent) -> str:
     if template is not None and "{" not in template:
         return template or "Unhandled error"
     return formatEvent(event)
+
+
+def _is_field(key: str) -> bool:
+    return key not in _NOT_TOLD and not key.startswith("log_")
+
+
+@lru_cache(maxsize=256)
+def _said(template: str) -> frozenset[str]:
+    """The fields that a message says itself."""
+    try:
+        names = [name or "" for _, name, _, _ in Formatter().parse(template)]
+    except ValueError:  # what is wrong with it, the message says
+        return frozenset()
+    return frozenset(_NAME.match(name)[0] for name in names)  # type: ignore[index]
 
 
 def _plain(value: Any) -> str:

@@ -74,7 +74,7 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
 
     :raises StartError: libpq does not understand it.
     """
-    for given in (url, listen):
+    for option, given in (("--store", url), ("--notify-store", listen)):
         if given is None:
             continue
         try:
@@ -84,7 +84,7 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
                     raise ValueError(f"invalid port number: '{port}'")
         except (psycopg.Error, ValueError) as error:
             why = " ".join(str(error).split())
-            raise StartError(f"--store is no URL of a PostgreSQL database ({why})") from None
+            raise StartError(f"{option} is no URL of a PostgreSQL database ({why})") from None
     return Server(url, listen, folder, lease)
 
 

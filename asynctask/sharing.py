@@ -1,6 +1,8 @@
 """A store that many processes share: what the others do reaches those here who wait for it."""
 
 from collections.abc import Callable, Collection, Sequence
+from math import ceil
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -10,7 +12,7 @@ from twisted.python.failure import Failure
 from asynctask.heart import Heart
 from asynctask.model import News, Task, Unavailable
 from asynctask.postgres import Postgres, Server
-from asynctask.pulse import Pulse, Seen
+from asynctask.pulse import POLL, Pulse, Seen
 
 log = Logger(namespace="asynctask.store")
 
@@ -18,7 +20,10 @@ COMMITS: Final = 200
 """Commits of others that are read at once."""
 
 COUNT_EVERY: Final = 30
-"""Polls between two counts of all tasks that have not ended, of which others accept and end some."""
+"""Polls at most between two counts of the tasks that have not ended: others accept and end some of them."""
+
+COUNT_PART: Final = 0.01
+"""Part of the time that may be spent with counting: few tasks are counted at each poll."""
 
 
 class Store(Protocol):
@@ -70,7 +75,8 @@ class Sharing:
         self._reading = False
         self._processes: frozenset[str] = frozenset()
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
-        self._looks = 0
+        self._polls = 0
+        self._count_at = 0
         self._stopped = False
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
@@ -111,8 +117,9 @@ class Sharing:
         self._reach(seen.seq)
         if seen.polled:
             self._start(self._keep_progress())
-        self._looks += seen.polled
-        if seen.polled and self._looks % COUNT_EVERY == 0:
+        self._polls += seen.polled
+        if self._polls >= self._count_at:
+            self._count_at = self._polls + COUNT_EVERY
             self._start(self._count())
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
@@ -124,7 +131,10 @@ class Sharing:
         await self._store.keep_progress()
 
     async def _count(self) -> None:
+        polls, began = self._polls, monotonic()
         self._store.unfinished = await self._store.count()
+        pause = (monotonic() - began) / COUNT_PART / POLL
+        self._count_at = polls + max(1, min(ceil(pause), COUNT_EVERY))
 
     def _reach(self, seq: int) -> None:
         """Tell what was committed up to there."""

@@ -146,6 +146,19 @@ def _check_file(path: Path) -> None:
         raise StartError(f"--store {path} is damaged ({' '.join(found.split())})")
 
 
+def create(place: Place) -> None:
+    """Make a new file that only this user can read; SQLite gives those beside it the same mode.
+
+    :raises StartError: it cannot be made.
+    """
+    if place.path is None:
+        return
+    try:
+        os.close(os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StartError(f"--store: cannot open {place.path} ({error.strerror})") from None
+
+
 class Lock:
     """One process a file: held from the start to the end, never unlinked.
 

@@ -136,7 +136,8 @@ def _input(
 ) -> dict[str, Any]:
     """The handler's arguments, and whatever is wrong with them."""
     duration, given = fields.get("duration"), fields.get("input")
-    if duration is not None and given is not None:
+    is_simulate = kind is None or kind.name == "simulate"
+    if duration is not None and given is not None and is_simulate:
         detail = "Field 'duration' is the input of simulate; give one of the two"
         errors.append(FieldError(detail, pointer(*path, "duration")))
     if kind is None:

@@ -120,6 +120,18 @@ class TextLines(SynchronousTestCase):
             HEAD + "Stopping; running tasks have 10 seconds",
         )
 
+    def test_what_the_message_does_not_say_follows_it(self) -> None:
+        for template in ("Looking for {path}", "Looking for {path!r:>3}", "{path.name} {path[0]}"):
+            line = text_line(event(template, path="a.txt", task_id="task_1", size=None))
+            self.assertTrue(line.endswith(" task_id=task_1 size=null"), line)
+            self.assertNotIn("path=", line)
+        self.assertEqual(text_line(event("{{}}", a=1)), HEAD + "{} a=1")
+        self.assertTrue(text_line(event("Wrong {", a=1)).endswith(" a=1"))
+
+    def test_objects_that_a_library_logs_for_its_message_are_not_told(self) -> None:
+        line = text_line(event("{factory} starting", factory="F", service=object()))
+        self.assertEqual(line, HEAD + "F starting")
+
     def test_a_message_of_several_lines_is_one_line(self) -> None:
         self.assertEqual(text_line(event("One\ntwo {what}", what="a\r\nb")), HEAD + "One two a b")
 

@@ -114,6 +114,15 @@ class Life(ProcessesTestCase):
         self.assertEqual(released, [long])
         self.assertFalse(any(map(lives, self.pids())))
 
+    def test_each_knows_soon_how_many_tasks_have_not_ended(self) -> None:
+        self.start("--grace", "0").ready()
+        for _ in range(8):
+            self.post(duration=60)
+        until = time.monotonic() + PATIENCE
+        while (found := value(self.metrics(), "tasks_not_ended")) != 8:
+            self.assertLess(time.monotonic(), until, found)
+            time.sleep(0.1)
+
     def test_a_second_signal_ends_all_at_once_and_a_kill_takes_all_along(self) -> None:
         for end, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
             self.lines.clear()

@@ -1,5 +1,6 @@
 """`SqlStore` keeps to the contract, and to its own promises when SQLite fails."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -377,6 +378,19 @@ class SqliteFileTests(OnFile):
                 found = connection.exec_driver_sql("PRAGMA synchronous").scalar()
                 mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
             self.assertEqual((found, mode), (number, "wal"))
+
+    def test_new_files_can_be_read_by_their_user_only_and_an_old_one_stays_as_it_is(self) -> None:
+        umask = os.umask(0o022)
+        self.addCleanup(os.umask, umask)
+        self.path.chmod(0o640)
+        self.reopen()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o640)
+        path = self.path.with_name("new")
+        other = SqlStore(Place(path, "off"), self.turns)
+        other.open([], NOW)
+        self.addCleanup(lambda: self.wait(other.close()))
+        for name in ("new", "new-wal", "new-shm", "new-lock"):
+            self.assertEqual(path.with_name(name).stat().st_mode & 0o777, 0o600, name)
 
     def test_a_transaction_makes_no_temporary_files(self) -> None:
         with Sqlite(Place(Path(self.mktemp()).absolute())).connect() as connection:

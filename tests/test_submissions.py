@@ -77,6 +77,11 @@ class OneTests(SubmissionTestCase):
                 ("/duration", f"Field 'duration' belongs to kind 'simulate', not to '{kind}'"), errors
             )
             self.assertIn("/delay", dict(errors))
+            given = self.refused({"name": "a", "kind": kind, "duration": 5, "input": {"duration": 5}})
+            self.assertEqual(
+                [text for field, text in given if field == "/duration"],
+                [f"Field 'duration' belongs to kind 'simulate', not to '{kind}'"],
+            )
         self.assertEqual(self.one(kind="duration", input={"duration": 5}).input, '{"duration":5}')
 
     def test_the_input_is_checked_against_the_signature(self) -> None:
