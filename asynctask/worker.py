@@ -87,9 +87,7 @@ def serve_handlers(pipe: Connection, parent: int) -> None:
     # A group, so that a kill reaches the programs that a handler has started.
     os.setpgid(0, 0)
     mouth = _Mouth(pipe)
-    globalLogBeginner.beginLoggingTo(
-        [cast(ILogObserver, mouth.log)], discardBuffer=True, redirectStandardIO=False
-    )
+    globalLogBeginner.beginLoggingTo([cast(ILogObserver, mouth.log)], discardBuffer=True)
     mouth.say(Begun(os.getpid()))
     while True:
         try:
@@ -119,7 +117,9 @@ class _Mouth:
 
     def log(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
-        if "log_level" in event:
+        if os.getpid() != self._pid and "log_io" in event:
+            print(event["log_io"], file=sys.__stdout__, flush=True)
+        elif "log_level" in event:
             self.say(_logged(event))
 
     def reporter(self) -> Callable[[Progress], None]:

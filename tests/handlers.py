@@ -82,6 +82,7 @@ def tell(context: Context, steps: int) -> str:
         context.progress(step, steps, f"step {step}")
     context.log.info("Told {what}", what="all", odd=object)
     Logger(namespace="mine").warn("plain", number=7)
+    sys.stdout.write("{printed}\n")
     return "told"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -176,6 +176,8 @@ class Told(ProcessesTestCase):
         [mine] = [event for event in events if event.get("log_namespace") == "mine"]
         self.assertEqual((mine["log_format"], mine["number"]), ("plain", 7))
         self.assertEqual(mine["log_level"].name, "warn")
+        [printed] = [event for event in events if event.get("log_namespace") == "stdout"]
+        self.assertEqual(formatEvent(printed), "{printed}")
 
     def test_a_report_that_fails_is_logged_and_no_more(self) -> None:
         def failing(_progress: Progress) -> None:
