@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +54,13 @@ FLAGS: Final = (
     ("access-log", None, "write a line a request into the log"),
     ("no-http", None, "listen nowhere: a pure worker"),
 )
+
+REPEATABLE: Final = ("host", "tasks", "concurrency", "callbacks-to")
+"""Options that may be given several times; with commas between in their variables."""
+
+PREFIX: Final = "ASYNCTASK_"
+SIMILAR: Final = 0.85
+"""How like ours a name must be to be taken for a slip of it: Kubernetes makes ASYNCTASK_PORT_80_TCP."""
 
 HIGHEST_PORT: Final = 65_535
 SEATS: Final = 1_000_000
@@ -189,7 +197,7 @@ class Options(usage.Options):
         for name, *_ in PARAMETERS:
             if value := self._variable(name):
                 found.append(f"--{name}={value}")
-        for name in ("host", "tasks", "concurrency", "callbacks-to"):
+        for name in REPEATABLE:
             found += [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
         for flag, *_ in FLAGS:
             value = self._variable(flag).lower()
@@ -199,9 +207,17 @@ class Options(usage.Options):
                 raise usage.UsageError(f"{_variable_of(flag)} is 1 or 0, not '{value}'")
         return found
 
+    def misspelt(self) -> dict[str, str]:
+        """Variables that are none of ours, and those that may be meant; others may come from anywhere."""
+        flags = [name for name, *_ in (*PARAMETERS, *FLAGS)]
+        known = [_variable_of(name) for name in (*flags, *REPEATABLE)]
+        strange = [name for name in self._environment if name.startswith(PREFIX) and name not in known]
+        similar = {name: get_close_matches(name, known, n=1, cutoff=SIMILAR) for name in strange}
+        return {name: found[0] for name, found in similar.items() if found}
+
     def _variable(self, name: str) -> str:
         return self._environment.get(_variable_of(name), "")
 
 
 def _variable_of(option: str) -> str:
-    return f"ASYNCTASK_{option.upper().replace('-', '_')}"
+    return f"{PREFIX}{option.upper().replace('-', '_')}"

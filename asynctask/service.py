@@ -355,6 +355,9 @@ def makeService(options: Options) -> Service:
         kinds = load(options["modules"])
         if any(kind.place == "process" for kind in kinds.values()):
             starter()
+        if setting is None:
+            for name, similar in options.misspelt().items():
+                log.warn("Unknown variable", name=name, did_you_mean=similar)
         observer = log_of(twistd, options["log-format"], number, many=options["processes"] > 1)
     except (StartError, SecretError, RegistryError, ImportError) as error:
         sys.exit(f"asynctask: {error}")

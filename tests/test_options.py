@@ -226,6 +226,13 @@ def refusal(host: str, hosts: list[str]) -> Exception | None:
 class Variables(OptionsTestCase):
     """What is given by the environment."""
 
+    def test_a_misspelt_variable_is_found_and_another_programs_is_not(self) -> None:
+        given = {"ASYNCTASK_STOR": "x", "ASYNCTASK_MAXWAITING": "1", "ASYNCTASK_SERVICE_HOST": "h"}
+        self.assertEqual(
+            Options({**given, "ASYNCTASK_PORT": "1", "ASYNC": "2", "STORE": "y"}).misspelt(),
+            {"ASYNCTASK_STOR": "ASYNCTASK_STORE", "ASYNCTASK_MAXWAITING": "ASYNCTASK_MAX_WAITING"},
+        )
+
     def test_every_option_has_its_variable(self) -> None:
         self.assertEqual(
             options(
