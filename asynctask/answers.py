@@ -31,6 +31,9 @@ MAX_BATCH_BODY: Final = 1024 * 1024
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
+STRANGE: Final = b"-"
+"""Put before a method that has small letters: it is another (RFC 9110 §9.1), but the same to Klein."""
+
 METHODS: Final = "DELETE, GET, HEAD, OPTIONS, POST"
 """What `OPTIONS *` is answered."""
 
@@ -100,6 +103,8 @@ class Guarded(Resource):
         elif not request.head.allowed:
             self._check_head(request)
             request.head.allowed = True
+        if not (request.method.isupper() or request.method.startswith(STRANGE)):
+            request.method = STRANGE + request.method
 
     def _check_head(self, request: Request) -> None:
         hosts = raw_fields(request, b"host")
@@ -113,8 +118,12 @@ class Guarded(Resource):
         check_origin(request.method, hosts[0] if hosts else b"localhost", origins, sites)
         if any(value.lower() != b"100-continue" for value in raw_fields(request, b"expect")):
             raise ExpectationFailed("Only 'Expect: 100-continue' is understood")
-        if not _is_utf8(b"/".join(request.postpath or ())):
+        parts = request.postpath or ()
+        if not _is_utf8(b"/".join(parts)):
             raise NotFound("There is nothing at this path; a path is UTF-8")
+        if request.path.startswith(b"//") or any(b"/" in part for part in parts):
+            # To Klein it would be the path without the first slash, or with one more.
+            raise NotFound("There is nothing at this path")
         if not _is_utf8(request.method):
             raise Invalid("The method must be ASCII")
 

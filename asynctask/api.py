@@ -20,6 +20,7 @@ from asynctask import headers, sse, wire
 from asynctask.answers import (
     MAX_BATCH_BODY,
     MAX_BODY,
+    STRANGE,
     Guarded,
     answer,
     answer_problem,
@@ -394,7 +395,7 @@ class Api:
         allowed = ", ".join(sorted({*(error.valid_methods or ()), "OPTIONS"}))
         if request.method == b"OPTIONS":
             return answer(request, 204, b"", {"Allow": allowed})
-        method = wire.shown(request.method.decode("utf-8", "replace"))
+        method = wire.shown(request.method.removeprefix(STRANGE).decode("utf-8", "replace"))
         return answer_problem(
             request,
             MethodNotAllowed(f"There is no {method} here, only {allowed}", headers=(("Allow", allowed),)),

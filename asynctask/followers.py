@@ -19,7 +19,7 @@ from asynctask.sse import Filter, Position, Progressed
 
 log = Logger(namespace="asynctask.feed")
 
-QUIET: Final = 15.0
+COMMENT_EVERY: Final = 15.0
 """Seconds after which a comment tells that the connection lives: proxies close those that are silent."""
 
 PATIENCE: Final = 15.0
@@ -56,7 +56,7 @@ class Follower:
         self._clock = clock
         self._task_id = task_id
         self._paused: float | None = None
-        self._wrote = clock.seconds()
+        self._commented = clock.seconds()
         self._left = False
         self._reading = False
 
@@ -70,7 +70,7 @@ class Follower:
         at = self._feed.join(self, self._task_id)
         self._bound_buffers()
         self._request.registerProducer(self, True)
-        self.write(sse.COMMENT)
+        self._comment()
         return at
 
     def _bound_buffers(self) -> None:
@@ -82,8 +82,11 @@ class Follower:
 
     def write(self, data: bytes) -> None:
         """Send something."""
-        self._wrote = self._clock.seconds()
         self._request.write(data)
+
+    def _comment(self) -> None:
+        self._commented = self._clock.seconds()
+        self.write(sse.COMMENT)
 
     @property
     def ready(self) -> bool:
@@ -104,7 +107,7 @@ class Follower:
             self.over.callback(None)
 
     def beat(self) -> None:
-        """Drop who does not read; let others know that there is nothing new."""
+        """Drop who does not read; let others know that we are there."""
         now = self._clock.seconds()
         if self._paused is not None:
             if now - self._paused >= PATIENCE:
@@ -112,8 +115,8 @@ class Follower:
                 self.leave()
                 transport: Any = self._request.transport
                 transport.abortConnection()
-        elif now - self._wrote >= QUIET:
-            self.write(sse.COMMENT)
+        elif now - self._commented >= COMMENT_EVERY:
+            self._comment()
 
     def pauseProducing(self) -> None:
         """See `IPushProducer`."""

@@ -23,6 +23,9 @@ FILES_KEPT: Final = 10
 """Rotated log files: with `ROTATE_AT`, a log that nobody looks after takes 110 MB."""
 
 _PLAIN: Final = re.compile(r"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""What a terminal may obey, or a reader take for the end of a line."""
+
 _NAME: Final = re.compile(r"\w*")
 _NOT_TOLD: Final = frozenset(
     {"log_logger", "log_level", "log_namespace", "log_source", "log_format", "log_time"}
@@ -167,4 +170,8 @@ def _traceback(event: LogEvent) -> str:
     if not stack:
         return ""
     # Indented, so that no line of somebody's message can be taken for an event.
-    return "\n" + textwrap.indent(stack.rstrip(), "  ", lambda _: True)
+    return "\n" + textwrap.indent(_CONTROL.sub(_escaped, stack.rstrip()), "  ", lambda _: True)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -106,7 +106,8 @@ def refusal(problem: Problem, date: bytes, *, bodyless: bool) -> bytes:
     """The answer to what is not even a request; nothing comes after it."""
     body = problem_json(problem)
     return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b\r\n%b" % (
-        status_line(b"HTTP/1.1", problem.status, RESPONSES.get(problem.status, b"Refused")) + date,
+        status_line(b"HTTP/1.1", problem.status, RESPONSES.get(problem.status, problem.title.encode()))
+        + date,
         len(body),
         CLOSE,
         b"" if bodyless else body,

@@ -268,6 +268,7 @@ def _submission(kind: Kind, name: str) -> Schema:
         "required": ["name", "kind", *(["input"] if needs_input else [])],
         "additionalProperties": False,
     }
+    properties["duration"] = {"type": "null", "description": "Belongs to simulate."}
     if by_default:
         properties["kind"] = or_null({"const": kind.name}) | {"default": kind.name}
         properties["duration"] = number(

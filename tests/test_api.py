@@ -22,6 +22,7 @@ from asynctask.seats import Seats
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.turns import Turns
+from tests.wires import Wire
 
 START = 1_700_000_000.5
 BASE = "http://localhost:8080"
@@ -425,8 +426,30 @@ class MethodTests(ApiTestCase):
         self.assertEqual(answer.header("Allow"), "GET, HEAD, OPTIONS, POST")
         self.assertEqual(self.request("BREW", "/health/live").status, 405)
 
+    def test_a_method_in_small_letters_is_another(self) -> None:
+        for method in ("post", "pOsT", "get", "Head", "options"):
+            wire = Wire(self.front).send(
+                f"{method} /api/tasks HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n"
+                "Content-Length: 12\r\n\r\n".encode()
+                + b'{"name":"a"}'
+            )
+            self.settle()
+            self.assertEqual(wire.statuses, [405], method)
+            self.assertIn(b"There is no %b here, only GET, HEAD" % method.encode(), wire.raw)
+        self.assertEqual(self.store.unfinished, 0)
+
     def test_an_unknown_path_is_not_found(self) -> None:
-        for path in ("/", "/api", "/api/tasks/", "/api//tasks", "/api/event", "/%ff", "/x?y"):
+        for path in (
+            "/",
+            "/api",
+            "/api/tasks/",
+            "/api//tasks",
+            "//api/tasks",
+            "/api%2Ftasks",
+            "/api/event",
+            "/%ff",
+            "/x?y",
+        ):
             answer = self.get(path)
             self.assertEqual(answer.status, 404, path)
             self.assertEqual(answer.header("Content-Type"), "application/problem+json")

@@ -294,6 +294,7 @@ class Refusals(InMemory):
         self.assert_refused(431)
         endless = Wire(self.front).send(*[b"GET / HTTP/1.1\r\nX: " + b"y" * 1_000] + [b"y" * 1_000] * 20)
         self.assert_refused(431, endless)
+        self.assertIn(b"HTTP/1.1 431 Request Header Fields Too Large\r\n", endless.raw)
 
     def test_a_head_may_have_so_many_fields(self) -> None:
         self.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (MAX_FIELDS + 1) + b"\r\n")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from asynctask import api, sse
-from asynctask.followers import PATIENCE, QUIET, TRY_AGAIN
+from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
 from asynctask.model import Unavailable
 from asynctask.retention import BATCH
 from asynctask.sse import Position
@@ -358,18 +358,17 @@ class AllTests(FollowTestCase):
             self.assert_problem(self.get("/api/events" + query), 400, sentence)
         self.assertEqual(self.get("/api/events?status=done").status, 400)
 
-    def test_a_comment_comes_every_15_seconds_of_silence(self) -> None:
+    def test_a_comment_comes_every_15_seconds_whatever_else_is_told(self) -> None:
         following = self.follow_all()
         self.assertEqual(following.comments, 1)
-        self.advance(int(QUIET) - 1)
+        self.advance(int(COMMENT_EVERY) - 1)
         self.assertEqual(following.comments, 1)
         self.advance(1)
         self.assertEqual(following.comments, 2)
+        self.advance(int(COMMENT_EVERY) // 2)
         self.submit(delay=100)
-        self.advance(int(QUIET) - 1)
-        self.assertEqual(following.comments, 2)
-        self.advance(int(QUIET) + 1)
-        self.assertEqual(following.comments, 4)
+        self.advance(int(COMMENT_EVERY) - int(COMMENT_EVERY) // 2)
+        self.assertEqual(following.comments, 3)
         self.assertEqual(following.told, ["accepted 0"])
 
     def test_who_reads_nothing_for_15_seconds_is_dropped_and_others_are_not(self) -> None:

@@ -132,6 +132,14 @@ class TextLines(SynchronousTestCase):
         line = text_line(event("{factory} starting", factory="F", service=object()))
         self.assertEqual(line, HEAD + "F starting")
 
+    def test_a_traceback_obeys_nobody(self) -> None:
+        try:
+            raise ValueError("a\x1b[31m\0\r\u2028b\tc")
+        except ValueError:
+            line = text_line(event("M", log_failure=Failure()))
+        self.assertIn("a\\x1b[31m\\x00\\r\\u2028b\tc", line)
+        self.assertNotRegex(line, r"[\x00-\x08\x0b-\x1f\u2028]")
+
     def test_a_message_of_several_lines_is_one_line(self) -> None:
         self.assertEqual(text_line(event("One\ntwo {what}", what="a\r\nb")), HEAD + "One two a b")
 
