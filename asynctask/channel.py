@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
     IProtocolNegotiationFactory,
     IPushProducer,
     IReactorTime,
@@ -45,6 +46,9 @@ LINGER: Final = 2
 """Seconds for which the rest of a refused request is read and dropped: closing at once would reset the
 connection, and the client might never see why."""
 
+LEAVING: Final = 2
+"""Seconds that an answer may take once its client sends no more: that may read on, or have left."""
+
 FLUSH: Final = 15
 """Seconds that the last answer has to go out once a connection is to be closed."""
 
@@ -58,7 +62,7 @@ MAX_REMEMBERED: Final = 1_024
 """Bytes of a head that is kept, should the next one be the same: a client has not many."""
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class Connection(Protocol):
     """One client's connection.
 
@@ -85,6 +89,7 @@ class Connection(Protocol):
         self._clogged = False
         self._paused = False
         self._dropping = 0
+        self._left = False
         self._closing = False
 
     @cached_property
@@ -138,6 +143,21 @@ class Connection(Protocol):
             self._buffer = self._buffer + data if self._buffer else data
             self._advance()
 
+    def readConnectionLost(self) -> None:
+        """See `twisted.internet.interfaces.IHalfCloseableProtocol`: what is answered soon is still sent."""
+        self._left = True
+        if self._dropping:
+            self.loseConnection()
+        elif self._request is None:
+            self._advance()
+        elif self._request.startedWriting:  # who follows something reads no end of it
+            self.abort()
+        else:
+            self.deadline = self.factory.ticks + LEAVING
+
+    def writeConnectionLost(self) -> None:
+        """See `twisted.internet.interfaces.IHalfCloseableProtocol`."""
+
     def _advance(self) -> None:
         """Take requests out of what has come and have them answered, until something is waited for."""
         if self._advancing:
@@ -157,8 +177,11 @@ class Connection(Protocol):
             self.refuse(problem)
         finally:
             self._advancing = False
-        if self._paused and self._request is None and not (self._clogged or self._closing):
-            self._resume()
+        if self._request is None and not (self._clogged or self._closing):
+            if self._left:
+                self.loseConnection()
+            else:
+                self._resume()
 
     def _take_head(self) -> bool:
         """Take a head, and its request if that has come too; False while it has not."""
@@ -248,8 +271,8 @@ class Connection(Protocol):
     def _answer(self, request: Request) -> None:
         """Have a request answered."""
         self._request = request
-        self.deadline = NEVER
         front = self.factory
+        self.deadline = front.ticks + LEAVING if self._left else NEVER
         if front.access is not None:
             request.arrived = front.now()
         try:
@@ -265,7 +288,7 @@ class Connection(Protocol):
         self._request = None
         if self.persistent:
             self.deadline = front.ticks + IDLE
-            if self._buffer or self._paused:
+            if self._buffer or self._paused or self._left:
                 self._advance()
         elif self._head is not None:  # whose body was not asked for, and may come all the same
             self._linger()
@@ -306,7 +329,7 @@ class Connection(Protocol):
 
     def expire(self) -> None:
         """The deadline is over."""
-        if self._closing:
+        if self._closing or self._left:
             self.abort()
         elif self._dropping:
             self.loseConnection()
@@ -388,7 +411,7 @@ class Connection(Protocol):
         self.transport.pauseProducing()
 
     def _resume(self) -> None:
-        if self._paused:
+        if self._paused and not self._left:
             self._paused = False
             self.transport.resumeProducing()
 

@@ -22,6 +22,7 @@ from asynctask.channel import (
     FLUSH,
     HEAD_TIME,
     IDLE,
+    LEAVING,
     LINGER,
     Front,
 )
@@ -440,6 +441,33 @@ class Leaving(InMemory):
         self.app.asked[0].write(b"nobody reads this")
         self.assertRaises(RuntimeError, self.app.asked[0].finish)
         self.assertEqual(self.wire.raw, b"")
+
+    def test_who_sends_no_more_has_his_answers(self) -> None:
+        self.send(GET + SLOW + GET * (BURST + 2) + b"GET / HT")
+        self.wire.close_half()
+        self.assertEqual((self.wire.statuses, self.wire.closed), ([200], False))
+        self.clock.advance(LEAVING - 1)
+        self.app.asked[1].finish()
+        self.clock.advance(0)
+        self.assertEqual(self.wire.statuses, [200] * (BURST + 4))
+        self.assertTrue(self.wire.closed)
+
+    def test_who_sends_no_more_while_nothing_is_asked_has_left(self) -> None:
+        for begun in (b"", GET, b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"):
+            wire = Wire(self.front).send(begun) if begun else Wire(self.front)
+            self.assertFalse(wire.closed)
+            wire.close_half()
+            self.assertTrue(wire.closed, begun)
+
+    def test_who_sends_no_more_waits_for_no_late_answer_and_for_no_stream(self) -> None:
+        self.send(SLOW)
+        self.wire.close_half()
+        self.clock.pump([1] * (LEAVING + 1))
+        self.assertTrue(self.wire.transport.ended)
+        stream = Wire(self.front).send(SLOW)
+        self.app.asked[1].write(b"the first of many")
+        stream.close_half()
+        self.assertTrue(stream.transport.ended)
 
     def test_a_request_hears_of_its_end(self) -> None:
         self.send(SLOW)

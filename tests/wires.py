@@ -71,6 +71,10 @@ class Wire:
     def leave(self) -> None:
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
+    def close_half(self) -> None:
+        """Send no more, and read on."""
+        self.protocol.readConnectionLost()
+
     @property
     def raw(self) -> bytes:
         """All that the server has written."""
