@@ -123,7 +123,7 @@ class Guarded(Resource):
             raise NotFound("There is nothing at this path; a path is UTF-8")
         if request.path.startswith(b"//") or any(b"/" in part for part in parts):
             # To Klein it would be the path without the first slash, or with one more.
-            raise NotFound("There is nothing at this path")
+            raise NotFound(f"There is nothing at '{wire.shown(request.path.decode('utf-8', 'replace'))}'")
         if not _is_utf8(request.method):
             raise Invalid("The method must be ASCII")
 

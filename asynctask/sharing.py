@@ -22,6 +22,9 @@ COMMITS: Final = 200
 COUNT_EVERY: Final = 30
 """Polls at most between two counts of the tasks that have not ended: others accept and end some of them."""
 
+RECOUNTS: Final = 3
+"""Counts that are dropped at most because tasks were accepted or ended meanwhile."""
+
 COUNT_PART: Final = 0.01
 """Part of the time that may be spent with counting: few tasks are counted at each poll."""
 
@@ -77,6 +80,7 @@ class Sharing:
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
         self._polls = 0
         self._count_at = 0
+        self._recounts = 0
         self._stopped = False
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
@@ -131,10 +135,16 @@ class Sharing:
         await self._store.keep_progress()
 
     async def _count(self) -> None:
-        polls, began = self._polls, monotonic()
-        self._store.unfinished = await self._store.count()
+        polls, began, before = self._polls, monotonic(), self._store.unfinished
+        found = await self._store.count()
         pause = (monotonic() - began) / COUNT_PART / POLL
         self._count_at = polls + max(1, min(ceil(pause), COUNT_EVERY))
+        changed = self._store.unfinished - before
+        self._recounts += 1
+        # What has changed meanwhile is in the count, or is not: that is known only where nothing has.
+        if not changed or self._recounts > RECOUNTS:
+            self._store.unfinished = found + changed
+            self._recounts = 0
 
     def _reach(self, seq: int) -> None:
         """Tell what was committed up to there."""
