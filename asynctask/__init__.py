@@ -47,6 +47,7 @@ parts          a dict of a million, in parts
 recovery       what an earlier process left running
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``)
+backlog        what waits for it
 patient        what no cancel ends before its time
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others

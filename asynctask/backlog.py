@@ -35,12 +35,12 @@ class Backlog:
     """Work for the writer's thread.
 
     :param patient: whether that waits until the answers of the last transaction have been given.
-    :param most_kept: bytes of results that may wait.
+    :ivar most_kept: bytes of results that may wait.
     """
 
-    def __init__(self, *, patient: bool, most_kept: int = MAX_KEPT) -> None:
+    def __init__(self, *, patient: bool) -> None:
         self.patient = patient
-        self.most_kept = most_kept
+        self.most_kept = MAX_KEPT
         self._fresh: list[Work] = []
         self._fresh_bytes = 0
         self._fresh_kept = 0

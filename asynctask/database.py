@@ -17,7 +17,7 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
 from asynctask.model import News, Unavailable
-from asynctask.sqlite import BUSY, Lock, Place, create
+from asynctask.sqlite import BUSY, Lock, Place, StartError, create
 
 READERS: Final = 4
 """Connections that read, each on a thread: what is read is short, and the cores are few."""
@@ -81,7 +81,11 @@ class Sqlite:
         :raises StartError: another process has it, or it cannot be made.
         """
         self._lock = Lock(self._place)
-        create(self._place)
+        try:
+            create(self._place)
+        except StartError:
+            self._lock.close()
+            raise
 
     def close(self) -> None:
         """Let another process have it."""

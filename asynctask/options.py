@@ -209,8 +209,8 @@ class Options(usage.Options):
 
     def misspelt(self) -> dict[str, str]:
         """Variables that are none of ours, and those that may be meant; others may come from anywhere."""
-        flags = [name for name, *_ in (*PARAMETERS, *FLAGS)]
-        known = [_variable_of(name) for name in (*flags, *REPEATABLE)]
+        once = [name for name, *_ in (*PARAMETERS, *FLAGS)]
+        known = [_variable_of(name) for name in (*once, *REPEATABLE)]
         strange = [name for name in self._environment if name.startswith(PREFIX) and name not in known]
         similar = {name: get_close_matches(name, known, n=1, cutoff=SIMILAR) for name in strange}
         return {name: found[0] for name, found in similar.items() if found}

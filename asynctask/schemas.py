@@ -260,6 +260,7 @@ def _submission(kind: Kind, name: str) -> Schema:
         "callback_url": or_null(
             text("Where its outcome is POSTed, signed.", maxLength=MAX_URL, pattern=URL)
         ),
+        "duration": {"type": "null", "description": "Belongs to simulate."},
     }
     schema = {
         "type": "object",
@@ -268,7 +269,6 @@ def _submission(kind: Kind, name: str) -> Schema:
         "required": ["name", "kind", *(["input"] if needs_input else [])],
         "additionalProperties": False,
     }
-    properties["duration"] = {"type": "null", "description": "Belongs to simulate."}
     if by_default:
         properties["kind"] = or_null({"const": kind.name}) | {"default": kind.name}
         properties["duration"] = number(
