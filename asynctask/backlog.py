@@ -18,7 +18,7 @@ BATCH: Final = 40
 
 FEWEST: Final = 20
 """Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. And as
-many as there were new tasks since, or those that wait would become ever more."""
+many as it has new tasks, or those that wait would become ever more."""
 
 MOST: Final = 200
 """Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
@@ -49,8 +49,6 @@ class Backlog:
         self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
         self._bytes = 0
         self._kept = 0
-        self._adds_alone = False
-        self._added = 0
         self._closing = False
         self._unanswered = 0
 
@@ -137,19 +135,11 @@ class Backlog:
             return not self._closing
 
     def take(self) -> list[Work]:
-        """The next transaction: new tasks alone, every other time, since a client waits for each of them;
-        else all that somebody waits for, and some of the ends of attempts."""
+        """The next transaction: all that somebody waits for, and some of the ends of attempts."""
         with self._wakeup:
-            adds = [work for work in self._asked if isinstance(work, Add)]
-            self._added += sum(len(work.rows) for work in adds)
-            self._adds_alone = bool(adds) and not self._adds_alone
-            if self._adds_alone:
-                self._asked = deque(work for work in self._asked if not isinstance(work, Add))
-                self._bytes -= sum(work.size for work in adds)
-                return [*adds]
-            batch: list[Work] = self.take_asked()
-            room = min((FEWEST if batch else BATCH) + self._added, MOST)
-            self._added = 0
+            batch = self.take_asked()
+            added = sum(len(work.rows) for work in batch if isinstance(work, Add))
+            room = min(FEWEST + added if batch else BATCH, MOST)
             saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
             self._kept -= _bytes(saves)
         return batch + saves

@@ -53,7 +53,7 @@ class Stepped(Run):
         self._recorder = recorder
         self._context = copy_context()
         self._waits = None
-        self._go(steps.send, None)
+        self._go(None)
 
     def cancel(self) -> None:
         """Ask it to end, at its ``await``."""
@@ -67,20 +67,13 @@ class Stepped(Run):
             self._waits = (result,)
         else:
             self._waits = None
-            self._go(*self._taking(result))
+            self._go(result)
 
-    def _taking(self, result: Any) -> tuple[Callable[[Any], Any], Any]:
-        """How the next step takes what was waited for."""
-        assert self._steps is not None
-        if isinstance(result, Failure):
-            error: BaseException = result.value  # type: ignore[assignment]
-            return self._steps.throw, error.with_traceback(result.getTracebackObject())
-        return self._steps.send, result
-
-    def _go(self, take: Callable[[Any], Any], value: Any) -> None:
+    def _go(self, result: Any) -> None:
+        """Take steps, the first with what was waited for, until there is something to wait for."""
         while True:
             try:
-                waits_for = self._step(take, value)
+                waits_for = self._step(result)
             except StopIteration as end:
                 self._returned(end.value)
                 return
@@ -95,7 +88,7 @@ class Stepped(Run):
                     self._end(Failure(WrongPlaceError(WRONG_PLACE)))
                     return
                 if not iscoroutine(waits_for):  # inlineCallbacks may yield whatever is there already
-                    take, value = self._taking(waits_for)
+                    result = waits_for
                     continue
                 waits_for = ensureDeferred(waits_for)
             self._waits = _ADDING
@@ -104,13 +97,17 @@ class Stepped(Run):
                 self._waits = waits_for
                 return
             (result,), self._waits = self._waits, None
-            take, value = self._taking(result)
 
-    def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
+    def _step(self, result: Any) -> Any:
+        assert self._steps is not None
         before = self._recorder.swap(self.record, REACTOR)
         began = perf_counter()
         try:
-            return self._context.run(take, value)
+            if isinstance(result, Failure):
+                error: BaseException = result.value  # type: ignore[assignment]
+                error = error.with_traceback(result.getTracebackObject())
+                return self._context.run(self._steps.throw, error)
+            return self._context.run(self._steps.send, result)
         except RuntimeError as error:
             if str(error) == "no running event loop":
                 raise WrongPlaceError(WRONG_PLACE) from error

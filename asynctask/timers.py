@@ -89,6 +89,7 @@ class Timer:
         :raises AlreadyCalled: it has come.
         :raises AlreadyCancelled: it was cancelled.
         """
+        self._check()
         bucket = self._bucket
         self._end(AlreadyCancelled)
         if not bucket:
@@ -120,12 +121,10 @@ class Timer:
         if self._args is None:
             raise self._call()  # type: ignore[misc]
 
-    def _end(self, error: type[Exception]) -> tuple[Callable[..., object], Any, dict[str, object] | None]:
-        self._check()
+    def _end(self, error: type[Exception]) -> None:
         del self._bucket[self]
-        found = self._call, self._args, self._kwargs
-        self._bucket, self._call, self._args, self._kwargs = _NOWHERE, error, None, None
-        return found
+        self._bucket, self._call = _NOWHERE, error
+        self._args = self._kwargs = None
 
 
 _BY_TIME: Final = attrgetter("_time")
@@ -184,7 +183,7 @@ def _in_order(slot: Slot) -> Iterator[Timer | None]:
     for bucket in slot:
         runs.append(sorted(bucket, key=_BY_TIME))
         yield None
-    yield from heapq.merge(*map(_drained, runs), key=_BY_TIME)
+    yield from _drained(runs[0]) if len(runs) == 1 else heapq.merge(*map(_drained, runs), key=_BY_TIME)
 
 
 def _drained(run: list[Timer]) -> Iterator[Timer]:
@@ -339,14 +338,19 @@ class Wheel:
 
     def _call(self, timer: Timer, until: float) -> None:
         """Call it, unless it was cancelled or put off while it lay here."""
-        if not timer.active():
+        args = timer._args
+        if args is None:
             return
         if timer._time > until:
             self._put_elsewhere(timer, self._seconds())
             return
-        call, args, kwargs = timer._end(AlreadyCalled)
+        call, kwargs = timer._call, timer._kwargs
+        timer._end(AlreadyCalled)
         try:
-            call(*args, **kwargs or {})
+            if kwargs is None:
+                call(*args)
+            else:
+                call(*args, **kwargs)
         except BaseException:  # as the reactor does
             log.failure("Unexpected error in a delayed call")
 
