@@ -467,4 +467,5 @@ class Front(Ticking[Connection], ServerFactory):
             self.access(b"", b"", status, 0, 0.0, connection.peer)
         else:
             seconds = self.now() - request.arrived if request.arrived else 0.0
-            self.access(request.method, request.uri, status, request.sentLength, seconds, connection.peer)
+            method = request.head.method  # as it came
+            self.access(method, request.uri, status, request.sentLength, seconds, connection.peer)

@@ -188,6 +188,7 @@ class AccessLog(LogTestCase):
         with self.server.client() as client:
             client.post("/api/tasks", {"name": "a", "duration": 0})
             client.get("/nowhere%20at%20all?a=b")
+            client._call("get", "/", None)
         self.server.terminate()
         return [line for line in self.all if line.message == "Request"]
 
@@ -195,10 +196,11 @@ class AccessLog(LogTestCase):
         self.assertEqual(self.requests(), [])
 
     def test_a_line_a_request(self) -> None:
-        posted, asked = (line.fields for line in self.requests("--access-log"))
+        posted, asked, strange = (line.fields for line in self.requests("--access-log"))
         for line, expected in (
             (posted, {"method": "POST", "path": "/api/tasks", "status": "202"}),
             (asked, {"method": "GET", "path": "/nowhere%20at%20all?a=b", "status": "404"}),
+            (strange, {"method": "get", "path": "/", "status": "404"}),
         ):
             self.assertEqual({key: line[key] for key in expected}, expected)
             self.assertEqual(line["client"], "127.0.0.1")
