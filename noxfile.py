@@ -17,7 +17,7 @@ FLOOR: Final = 95
 FLOORED: Final = (
     *("model", "wire", "headers", "submissions"),
     *("runner", "attempts", "claims", "seats", "steps"),
-    *("channel", "heads", "chunks", "request", "ticking", "dispatch"),
+    *("channel", "heads", "incoming", "request", "ticking", "dispatch"),
     *("store", "writer", "statements", "rows", "tables", "database", "sqlite"),
 )
 

@@ -16,7 +16,7 @@ answers        HTTP requests read, answers rendered
 dispatch       from a request to its route's handler, and back
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
-channel        the HTTP connection: its ``heads``, its ``chunks``, its ``request``, what is
+channel        the HTTP connection: its ``heads``, its ``incoming`` body, its ``request``, what is
                ``ticking``; twisted.web's is ``stock``
 access         a line in the log for every request
 submissions    the bodies of POSTs, checked against the kinds (``urls``)

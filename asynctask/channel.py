@@ -1,7 +1,7 @@
 """The HTTP/1.1 connection: bytes to requests, one after another, and their answers back.
 
 A request is taken out of what has come only when the one before it is answered, so that a client that
-asks for much without reading is not read either. Heads are read by `heads`, chunks by `chunks`; here is
+asks for much without reading is not read either. Heads are read by `heads`, bodies by `incoming`; here is
 what may wait, for how long, and when a connection ends.
 """
 
@@ -27,30 +27,11 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from asynctask.access import GONE, Access
-from asynctask.chunks import Chunks
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
+from asynctask.incoming import Chunks, Sized
 from asynctask.model import CLOSE, Problem, TooLarge, TooSlow
 from asynctask.request import Request, refusal
-from asynctask.ticking import NEVER, Ticking
-
-IDLE: Final = 60
-"""Seconds that a connection may stay open between requests, or stop in the middle of a body."""
-
-HEAD_TIME: Final = 10
-"""Seconds from the first byte of a head to its last, however they drip."""
-
-BODY_TIME: Final = 300
-"""Seconds from the head to the last byte of the body: at 1 MiB, 3.5 KB/s."""
-
-LINGER: Final = 2
-"""Seconds for which the rest of a refused request is read and dropped: closing at once would reset the
-connection, and the client might never see why."""
-
-LEAVING: Final = 2
-"""Seconds that an answer may take once its client sends no more: that may read on, or have left."""
-
-FLUSH: Final = 15
-"""Seconds that the last answer has to go out once a connection is to be closed."""
+from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, Ticking
 
 EAGER: Final = 16 * 1024
 """Bytes that are read ahead while a request is answered, since who does not read sees no client leave."""
@@ -80,7 +61,7 @@ class Connection(Protocol):
         self._begun = False
         self._blank = False
         self._head: Head | None = None
-        self._body: bytearray | Chunks | None = None
+        self._body: Chunks | Sized | None = None
         self._body_ends = NEVER
         self._last: tuple[bytes, Head | None] = b"", None
         self._advancing = False
@@ -239,33 +220,24 @@ class Connection(Protocol):
                 self._answer(request)
                 return True
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._body = Chunks(limit) if head.length == CHUNKED else bytearray()
+        self._body = Chunks(limit) if head.length == CHUNKED else Sized(head.length)
         self._body_ends = self.factory.ticks + BODY_TIME
         self.deadline = self.factory.ticks + IDLE
         return True
 
     def _take_body(self) -> bool:
         """Take some of the body, and have the request answered once that is whole."""
-        head, body, data = self._head, self._body, self._buffer
+        head, body = self._head, self._body
         assert head is not None
+        assert body is not None
         self.deadline = min(self.factory.ticks + IDLE, self._body_ends)
-        self._buffer = b""
-        if isinstance(body, Chunks):
-            rest = body.feed(data)
-            if rest is None:
-                return False
-            self._buffer = rest
-            whole = bytes(body.body)
-        else:
-            assert body is not None
-            missing = head.length - len(body)
-            body += data[:missing]
-            if len(data) < missing:
-                return False
-            self._buffer = data[missing:]
-            whole = bytes(body)
+        data, self._buffer = self._buffer, b""
+        rest = body.feed(data)
+        if rest is None:
+            return False
+        self._buffer = rest
         self._head = self._body = None
-        self._answer(Request(self, head, whole))
+        self._answer(Request(self, head, bytes(body.body)))
         return True
 
     def _answer(self, request: Request) -> None:
@@ -307,10 +279,9 @@ class Connection(Protocol):
 
     def _linger(self) -> None:
         """Read on for a moment, so that the client sees the answer, and drop what comes."""
-        left = NEVER
-        if self._head is not None and self._head.length > 0:
-            left = self._head.length - (len(self._body) if isinstance(self._body, bytearray) else 0)
-        self._dropping = left
+        length = 0 if self._head is None else self._head.length
+        left = length if length > 0 else NEVER
+        self._dropping = self._body.missing if isinstance(self._body, Sized) else left
         self.persistent = False
         self.deadline = self.factory.ticks + LINGER
         buffered, self._buffer, self._head, self._body = len(self._buffer), b"", None, None

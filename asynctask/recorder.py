@@ -40,7 +40,7 @@ class FlightRecorder:
         self._held: int | None = None
         self._now = [NOBODY] * self._slots
         self._idle = list(range(self._slots - 1, ASYNCIO, -1))
-        self._places = [slice(slot * SLOT.size, (slot + 1) * SLOT.size) for slot in range(self._slots)]
+        self._spans = [slice(slot * SLOT.size, (slot + 1) * SLOT.size) for slot in range(self._slots)]
         self._map = mmap.mmap(-1, self._slots * SLOT.size)
 
     def open(self, path: Path, *, alone: bool = False) -> None:
@@ -85,7 +85,7 @@ class FlightRecorder:
     def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
         """Name another attempt, and tell which one was named before: steps may nest."""
         before, self._now[slot] = self._now[slot], record
-        self._map[self._places[slot]] = record
+        self._map[self._spans[slot]] = record
         return before
 
     def hold(self, record: bytes) -> int | None:

@@ -9,6 +9,25 @@ from twisted.web.http import datetimeToString
 NEVER: Final = 1 << 62
 """A deadline that does not come."""
 
+IDLE: Final = 60
+"""Seconds that a connection may stay open between requests, or stop in the middle of a body."""
+
+HEAD_TIME: Final = 10
+"""Seconds from the first byte of a head to its last, however they drip."""
+
+BODY_TIME: Final = 300
+"""Seconds from the head to the last byte of the body: at 1 MiB, 3.5 KB/s."""
+
+LINGER: Final = 2
+"""Seconds for which the rest of a refused request is read and dropped: closing at once would reset the
+connection, and the client might never see why."""
+
+LEAVING: Final = 2
+"""Seconds that an answer may take once its client sends no more: that may read on, or have left."""
+
+FLUSH: Final = 15
+"""Seconds that the last answer has to go out once a connection is to be closed."""
+
 
 class Timed(Protocol):
     """What has a deadline, in ticks."""

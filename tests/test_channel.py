@@ -15,19 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from asynctask.channel import (
-    BODY_TIME,
-    BURST,
-    EAGER,
-    FLUSH,
-    HEAD_TIME,
-    IDLE,
-    LEAVING,
-    LINGER,
-    Front,
-)
+from asynctask.channel import BURST, EAGER, Front
 from asynctask.heads import MAX_FIELDS, MAX_HEAD
 from asynctask.request import Request
+from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER
 from tests.channel_contract import LIMIT, ChannelContract
 from tests.wires import Answer, Wire, parse_answers
 

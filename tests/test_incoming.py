@@ -1,4 +1,4 @@
-"""A body in chunks."""
+"""A body on its way, of a known length or in chunks."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.chunks import MAX_ASIDE, MAX_LINE, Chunks
+from asynctask.incoming import MAX_ASIDE, MAX_LINE, Chunks, Sized
 from asynctask.model import Invalid, TooLarge
 
 LIMIT = 100
@@ -21,7 +21,28 @@ def read(*pieces: bytes) -> tuple[bytes, bytes | None]:
     return bytes(chunks.body), rest
 
 
-class Reading(SynchronousTestCase):
+class OfKnownLength(SynchronousTestCase):
+    """As many bytes as its head says."""
+
+    @given(st.binary(max_size=20), st.integers(1, 20), st.integers(1, 20))
+    def test_it_ends_after_so_many_bytes(self, raw: bytes, length: int, size: int) -> None:
+        sized = Sized(length)
+        rests = []
+        for start in range(0, len(raw), size):
+            rests.append(sized.feed(raw[start : start + size]))
+            if rests[-1] is not None:
+                break
+        self.assertEqual(bytes(sized.body), raw[:length])
+        self.assertEqual(sized.missing, max(0, length - len(raw)))
+        self.assertTrue(all(rest is None for rest in rests[:-1]))
+        if len(raw) < length:
+            self.assertTrue(all(rest is None for rest in rests))
+        else:
+            self.assertTrue(raw[length:].startswith(rests[-1] or b""))
+            self.assertIsNotNone(rests[-1])
+
+
+class InChunks(SynchronousTestCase):
     """What is a body in chunks."""
 
     def test_the_body_is_what_is_in_the_chunks(self) -> None:

@@ -1,4 +1,4 @@
-"""A body that comes in chunks (RFC 9112 §7.1), read strictly. Pure."""
+"""A body on its way: of a known length, or in chunks (RFC 9112 §6.2, §7.1), read strictly. Pure."""
 
 import re
 from typing import Final
@@ -15,6 +15,28 @@ MAX_ASIDE: Final = 16 * 1024
 _PLAIN: Final = 16
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+
+
+class Sized:
+    """Takes a body of a known length.
+
+    :param length: its bytes.
+    :ivar body: what has come of it.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.body = bytearray()
+        self.missing = length
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take what has come.
+
+        :returns: what comes after the body, once that is whole; None while it is not.
+        """
+        taken = data[: self.missing]
+        self.body += taken
+        self.missing -= len(taken)
+        return None if self.missing else data[len(taken) :]
 
 
 class Chunks:
