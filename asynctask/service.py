@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from asynctask import listening, outbox, stock, storeurl, ties
-from asynctask.access import log_access
+from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
@@ -83,6 +83,13 @@ def chances() -> Iterator[bytes]:
             yield drawn[begin : begin + Ids.CHANCE]
 
 
+def _front(api: Api, http: str, clock: Wheel, access: Access | None) -> Front | stock.Front:
+    """The HTTP server."""
+    if http == "fast":
+        return Front(api.routes(), MAX_BATCH_BODY, clock, access)
+    return stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
+
+
 class AsyncTask(Service):
     """The service.
 
@@ -143,24 +150,9 @@ class AsyncTask(Service):
         self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
         self._retention = Retention(self._store, keep, clock, now)
         self._names = Names(reactor.callFromThread)
-        self._callbacks = Callbacks(
-            self._store.outbox,
-            Poster(reactor, Allowed(callbacks_to), self._names.lookup).post,
-            Signer(callback_secrets) if callback_secrets else None,
-            clock,
-            now,
-            random,
-            metrics=metrics,
-        )
+        self._callbacks = self._new_callbacks(callbacks_to, callback_secrets)
         self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
-        metrics.watch(
-            not_ended=lambda: self._store.unfinished,
-            healthy=lambda: self._store.healthy,
-            free=self._seats.free_in,
-            abandoned=lambda: self._places.abandoned,
-            followers=lambda: self._feed.followers,
-            callbacks=lambda: self._callbacks.pending,
-        )
+        self._watch()
         api = Api(
             self._store,
             self._seats,
@@ -173,14 +165,32 @@ class AsyncTask(Service):
             max_waiting,
             metrics,
         )
-        access = log_access if access_log else None
-        self._front: Front | stock.Front
-        if http == "fast":
-            self._front = Front(api.routes(), MAX_BATCH_BODY, clock, access)
-        else:
-            self._front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
+        self._front = _front(api, http, clock, log_access if access_log else None)
         self.port: IListeningPort | None = None
         self._shared: listening.Shared | None = None
+
+    def _new_callbacks(self, to: Sequence[str], secrets: Sequence[str]) -> Callbacks:
+        """What tells others how their tasks ended."""
+        return Callbacks(
+            self._store.outbox,
+            Poster(self._reactor, Allowed(to), self._names.lookup).post,
+            Signer(secrets) if secrets else None,
+            self._clock,
+            self._now,
+            random,
+            metrics=self._metrics,
+        )
+
+    def _watch(self) -> None:
+        """Let the metrics tell what is there when they are asked."""
+        self._metrics.watch(
+            not_ended=lambda: self._store.unfinished,
+            healthy=lambda: self._store.healthy,
+            free=self._seats.free_in,
+            abandoned=lambda: self._places.abandoned,
+            followers=lambda: self._feed.followers,
+            callbacks=lambda: self._callbacks.pending,
+        )
 
     def privilegedStartService(self) -> None:
         """Open the port; nothing comes in before the reactor runs.
