@@ -96,9 +96,9 @@ def text_line(event: LogEvent) -> str:
                 line += f" {key}={_plain(value)}"
     else:
         line += _known(template) if template else _one_line(_message(event))
-        for key, value in tuple(event.items()):  # another observer may add to it meanwhile
-            if key not in _NOT_TOLD and not key.startswith("log_"):
-                line += f" {key}={value if type(value) is int else _plain(value)}"
+        for key in _fields(tuple(event)):  # another observer may add to it meanwhile
+            value = event[key]
+            line += f" {key}={value if type(value) is int else _plain(value)}"
     return line + _traceback(event) if "log_failure" in event or "log_stack" in event else line
 
 
@@ -137,6 +137,12 @@ def _message(event: LogEvent) -> str:
 
 def _is_field(key: str) -> bool:
     return key not in _NOT_TOLD and not key.startswith("log_")
+
+
+@lru_cache(maxsize=256)
+def _fields(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of an event's keys that its line has; most events have the same ones."""
+    return tuple(key for key in keys if _is_field(key))
 
 
 @lru_cache(maxsize=256)

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from benchmarks.catalog import OURS, Peer
+from benchmarks.client import Client, request
 from benchmarks.figures import percentile
 from benchmarks.rounds import Bench, Record
 from benchmarks.running import BenchError, Running
-from benchmarks.wrk import fill
 
 PEERS: Final = (OURS, "go")
 
@@ -21,8 +21,13 @@ LIMIT: Final = 100.0
 PATIENCE: Final = 60.0
 """Seconds beyond their steps in which all tasks have to end."""
 
-ALL: Final = 1.0
-"""Seconds after which those have begun, too, that were on their way when enough were there."""
+EACH: Final = 50
+"""Tasks of a request, where a peer takes several: few enough that their steps are soon done."""
+
+PAUSE: Final = 0.001
+"""Seconds between two looks at what is to be POSTed."""
+
+ACCEPTED: Final = 202
 
 LINE: Final = re.compile(
     rb"(?P<time>\S+Z) info Task (?P<what>started|progress) task_id=(?P<id>\S+)(?:.* step=(?P<step>\d+) )?"
@@ -36,17 +41,38 @@ def measure(bench: Bench) -> list[Record]:
         tasks, steps = bench.settings.on_time, bench.settings.on_time_steps
         body = json.dumps({"name": "on-time", "duration": steps})
         with Running(peer, bench.cores) as server:
-            begun = server.lines(b"info Task started")
-            fill(bench.cores, server.port, body, tasks, batch=peer.batch, within=bench.settings.filling)
-            time.sleep(ALL)
-            accepted = begun.wait_for(tasks, PATIENCE)
-            done = server.lines(b"info Task completed").wait_for(accepted, steps + PATIENCE)
-            if done < accepted:
-                raise BenchError(f"Of {accepted:,} tasks only {done:,} have ended in time")
+            with server.client() as client:
+                post_evenly(client, body, tasks, bench.settings.on_time_over, EACH if peer.batch else 1)
+            done = server.lines(b"info Task completed").wait_for(tasks, steps + PATIENCE)
+            if done < tasks:
+                raise BenchError(f"Of {tasks:,} tasks only {done:,} have ended in time")
             with server.log.open("rb") as log:
-                yield {"tasks": accepted, "steps": steps} | lateness(log)
+                yield {"tasks": tasks, "steps": steps} | lateness(log)
 
     return bench.rounds(PEERS, once)
+
+
+def post_evenly(client: Client, body: str, tasks: int, seconds: float, each: int) -> None:
+    """POST a task so many times, evenly over some seconds.
+
+    What comes all at once has its steps at once, second by second, and that no core could do.
+
+    :param each: tasks of one request at most.
+    :raises BenchError: one was refused.
+    """
+    begun, posted = time.monotonic(), 0
+    while posted < tasks:
+        due = min(tasks, int((time.monotonic() - begun) / seconds * tasks))
+        number = min(due - posted, each)
+        if number < min(each, tasks - posted):
+            time.sleep(PAUSE)
+            continue
+        several = f"[{','.join([body] * number)}]"
+        path, sent = ("/api/tasks", body) if each == 1 else ("/api/tasks/batch", several)
+        status, _ = client.send(request("POST", path, sent.encode()))
+        if status != ACCEPTED:
+            raise BenchError(f"A task was answered {status} after {posted:,}")
+        posted += number
 
 
 def lateness(log: Iterable[bytes]) -> dict[str, Any]:

@@ -161,8 +161,9 @@ def ontime(records: list[Record]) -> list[str]:
     return [
         "## Steps on time",
         "",
-        "How late each step of many `simulate` tasks is, by the log, from the start of its task on. The",
-        "right half is of the steps that were due when all tasks had begun.",
+        "How late each step of many `simulate` tasks is, by the log, from the start of its task on. They",
+        "are POSTed evenly over some seconds, so that as many steps are due at any moment. The right half",
+        "is of the steps that were due when all tasks had begun.",
         "",
         *table([*head, "then: p99 ms", "worst ms", "within 100 ms, %"], rows),
     ]

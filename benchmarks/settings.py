@@ -13,7 +13,8 @@ class Settings:
     :ivar levels: tasks in flight at which a server is measured.
     :ivar idle: seconds over which the CPU of a server is taken that has tasks, but no requests.
     :ivar filling: seconds in which a server must have so many.
-    :ivar on_time: tasks whose steps are timed; each has ``on_time_steps``.
+    :ivar on_time: tasks whose steps are timed; each has ``on_time_steps``, and they are POSTed over
+        ``on_time_over`` seconds, a whole number, so that as many steps are due at any moment.
     :ivar posts: single requests that are timed.
     :ivar scales: of the ramp of ``k6.js``, each once; ``time_scale`` is that of its length.
     :ivar waiting: tasks in the store of a start.
@@ -28,6 +29,7 @@ class Settings:
     filling: int
     on_time: int
     on_time_steps: int
+    on_time_over: int
     posts: int
     scales: tuple[float, ...]
     time_scale: float
@@ -44,6 +46,7 @@ FULL: Final = Settings(
     filling=400,  # what is left of a waiting task's 600 s is for the measurement
     on_time=50_000,
     on_time_steps=20,
+    on_time_over=10,
     posts=500,
     scales=(0.02, 0.05, 1),
     time_scale=1,
@@ -59,6 +62,7 @@ QUICK: Final = Settings(
     filling=20,
     on_time=1_000,
     on_time_steps=2,
+    on_time_over=1,
     posts=20,
     scales=(0.003,),
     time_scale=0.05,

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 import psycopg
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -31,6 +33,7 @@ from benchmarks import (
 from benchmarks import single as singles
 from benchmarks.__main__ import PAGE, RESULTS, arguments, settings_of
 from benchmarks.catalog import OURS, OURS_ON_POSTGRES, PACKAGES, PEERS, ROOT, Peer, Site
+from benchmarks.client import Client
 from benchmarks.figures import Figure, figure, percentile, ratio
 from benchmarks.peers import job
 from benchmarks.postgres import program
@@ -273,6 +276,32 @@ class Logs(SynchronousTestCase):
     def test_a_log_without_steps_is_an_error(self) -> None:
         with self.assertRaises(BenchError):
             ontime.lateness(LOG[:2])
+
+    def test_tasks_are_posted_evenly(self) -> None:
+        posted: list[tuple[float, int]] = []
+
+        class Accepting:
+            def send(self, request: bytes) -> tuple[int, bytes]:
+                posted.append((monotonic() - begun, request.count(b"{}")))
+                return 202, b""
+
+        for each in (1, 7):
+            posted.clear()
+            begun = monotonic()
+            ontime.post_evenly(cast(Client, Accepting()), "{}", 100, 0.2, each)
+            self.assertEqual(sum(number for _, number in posted), 100)
+            self.assertLessEqual({number for _, number in posted}, {each, 100 % each or each})
+            sums = accumulate(number for _, number in posted)
+            for (at, _), by_then in zip(posted, sums, strict=True):
+                self.assertGreaterEqual(at, 0.2 * by_then / 100)
+
+    def test_a_task_that_is_refused_ends_it(self) -> None:
+        class Refusing:
+            def send(self, _request: bytes) -> tuple[int, bytes]:
+                return 503, b""
+
+        with self.assertRaises(BenchError):
+            ontime.post_evenly(cast(Client, Refusing()), "{}", 10, 0.01, 1)
 
     def test_lines_are_counted_though_a_look_cuts_them(self) -> None:
         path = Path(self.mktemp())
