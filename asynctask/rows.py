@@ -1,6 +1,6 @@
 """Tasks as rows of the database, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import Row, RowMapping
@@ -22,6 +22,10 @@ ENDED_COLUMNS: Final = (
     *("longest_step", "progress", "result", "error", "callback_due", "n", "change"),
 )
 """What `ended_row` gives, in this order."""
+
+
+BYTES_BESIDE: Final = 300
+"""About what a waiting task takes in memory beside its name and input."""
 
 
 def new_row(task: Task) -> tuple[Any, ...]:
@@ -60,6 +64,11 @@ def _new(task: Task, attempt: int, owner: str | None, history: str, n: int) -> t
         history,
         n,
     )
+
+
+def size_of(rows: Iterable[tuple[Any, ...]]) -> int:
+    """About how many bytes the rows of new tasks are."""
+    return sum(BYTES_BESIDE + len(row[1]) + len(row[3]) for row in rows)
 
 
 def ended_row(task: Task, at: float) -> tuple[Any, ...]:

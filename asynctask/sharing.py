@@ -22,18 +22,22 @@ COMMITS: Final = 200
 COUNT_EVERY: Final = 30
 """Polls at most between two counts of the tasks that have not ended: others accept and end some of them."""
 
-RECOUNTS: Final = 3
-"""Counts that are dropped at most because tasks were accepted or ended meanwhile."""
-
 COUNT_PART: Final = 0.01
 """Part of the time that may be spent with counting: few tasks are counted at each poll."""
 
 
 class Store(Protocol):
-    """What is needed of the store."""
+    """What is needed of the store.
+
+    :ivar unfinished: how many tasks have not ended, those included that are on their way.
+    :ivar asked: how many changes of tasks that may end or begin anew, or new tasks, were ever asked for.
+    :ivar settled: of how many of them it is known what came of them.
+    """
 
     seq: int
     unfinished: int
+    asked: int
+    settled: int
     published: Callable[[int, Sequence[News]], None]
     cancelling: Callable[[Sequence[Task]], None]
     due: Callable[[Collection[str]], None]
@@ -80,7 +84,6 @@ class Sharing:
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
         self._polls = 0
         self._count_at = 0
-        self._recounts = 0
         self._stopped = False
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
@@ -135,16 +138,14 @@ class Sharing:
         await self._store.keep_progress()
 
     async def _count(self) -> None:
-        polls, began, before = self._polls, monotonic(), self._store.unfinished
+        polls, began, settled = self._polls, monotonic(), self._store.settled
         found = await self._store.count()
         pause = (monotonic() - began) / COUNT_PART / POLL
         self._count_at = polls + max(1, min(ceil(pause), COUNT_EVERY))
-        changed = self._store.unfinished - before
-        self._recounts += 1
-        # What has changed meanwhile is in the count, or is not: that is known only where nothing has.
-        if not changed or self._recounts > RECOUNTS:
-            self._store.unfinished = found + changed
-            self._recounts = 0
+        # What was on its way then, or was asked for since, is in the count, or is not.
+        in_doubt = self._store.asked - settled
+        if abs(found - self._store.unfinished) > in_doubt:
+            self._store.unfinished = found
 
     def _reach(self, seq: int) -> None:
         """Tell what was committed up to there."""

@@ -43,7 +43,7 @@ from asynctask.outbox import Outbox
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
 from asynctask.recovery import blame, charged, running_of, settled
-from asynctask.rows import changed_row, claimed_row, new_row, task_of
+from asynctask.rows import changed_row, claimed_row, new_row, size_of, task_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.works import Database
 from asynctask.writer import TRY_AGAIN, Writer
@@ -56,9 +56,6 @@ PROGRESS: Final = 500
 """Tasks whose progress is written at once, each second, for those who ask another process."""
 
 log = Logger(namespace="asynctask.store")
-
-BYTES_BESIDE: Final = 300
-"""About what a waiting task takes in memory beside its name and input."""
 
 T = TypeVar("T")
 Decided = InvalidTransition | tuple[Status, Task] | None
@@ -92,6 +89,7 @@ class SqlStore(Hooks, Reading):
         self.epoch = ""
         self.seq = 0
         self.unfinished = 0
+        self.asked = self.settled = 0
         self._place = place
         self._reactor = reactor
         self._try_again = try_again
@@ -206,13 +204,16 @@ class SqlStore(Hooks, Reading):
     def add(self, waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """See `IStore`."""
         rows, started = self._new_rows(waiting, starting)
-        added = self._writer.add(rows, _news(waiting, starting, started), _size(rows))
+        added = self._writer.add(rows, _news(waiting, starting, started), size_of(rows))
         self.unfinished += len(rows)
+        self.asked += len(rows)
 
         def tell(_: None) -> None:
+            self.settled += len(rows)
             self._tell(waiting, started)
 
         def undo(failure: Failure) -> Failure:
+            self.settled += len(rows)
             self.unfinished -= len(rows)
             return failure
 
@@ -235,6 +236,7 @@ class SqlStore(Hooks, Reading):
             return None if known is None else Known(known.digest, known.answer)
 
         def tell(known: Known | None) -> Known | None:
+            self.settled += len(rows)
             if known is None:
                 self._tell(waiting, started)
             else:
@@ -243,13 +245,15 @@ class SqlStore(Hooks, Reading):
 
         def undo(failure: Failure) -> Failure:
             """Should the commit that failed come back, its tasks must not wait for us."""
+            self.settled += len(rows)
             self.unfinished -= len(rows)
             if failure.check(OutcomeUnknown):
                 self.waiting([*waiting, *starting])
             return failure
 
-        added = self._writer.call(run, _size(rows), f"key {key.key}")
+        added = self._writer.call(run, size_of(rows), f"key {key.key}")
         self.unfinished += len(rows)
+        self.asked += len(rows)
         return added.addCallbacks(tell, undo)
 
     def _new_rows(
@@ -327,6 +331,7 @@ class SqlStore(Hooks, Reading):
         """See `IStore`."""
 
         def written(status: Status | None) -> Status | None:
+            self.settled += 1
             self._live.forget(task)
             if status is not None:
                 self._count(RUNNING, status)
@@ -334,7 +339,13 @@ class SqlStore(Hooks, Reading):
             return status
 
         last = self._live.shown(task)
-        return self._writer.save(last, now).addCallback(written)
+        self.asked += 1
+        return self._writer.save(last, now).addCallbacks(written, self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        """The state of a task has not changed."""
+        self.settled += 1
+        return failure
 
     def _count(self, before: Status, after: Status) -> None:
         """A commit has changed a task's state."""
@@ -368,6 +379,7 @@ class SqlStore(Hooks, Reading):
             return before.status, changed
 
         def tell(decided: Decided) -> Task | None:
+            self.settled += 1
             if isinstance(decided, InvalidTransition):
                 raise decided
             if decided is None:
@@ -381,7 +393,9 @@ class SqlStore(Hooks, Reading):
                 self.waiting([task])
             return self._live.shown(task)
 
-        return self._writer.call(run, order=f"task {task_id}").addCallback(tell)
+        called = self._writer.call(run, order=f"task {task_id}")
+        self.asked += 1
+        return called.addCallbacks(tell, self._failed)
 
     def delete(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""
@@ -430,10 +444,6 @@ def _database_of(place: "Place | Server", busy: float) -> Database:
 def _news(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
     """What is told of new tasks: they are accepted, and some have started."""
     return [*waiting, *(task for both in zip(starting, started, strict=True) for task in both)]
-
-
-def _size(rows: Iterable[tuple[Any, ...]]) -> int:
-    return sum(BYTES_BESIDE + len(row[1]) + len(row[3]) for row in rows)
 
 
 def _do_nothing(_connection: Connection, _news: list[News]) -> None:

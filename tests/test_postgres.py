@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, ensureDeferred
+
 from asynctask.istore import Key, Known
 from asynctask.model import COMPLETED, News, Progress, complete
 from asynctask.postgres import Server
@@ -36,6 +38,32 @@ class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
         while self.wait(self.store.events(max([self.store.seq, *(seq for seq, _ in self.told_of)]) + 1, 1)):
             self.turns.turn()
         return self.told_of
+
+    def test_a_count_mistakes_nothing_that_is_on_its_way(self) -> None:
+        sharing = self.store._sharing
+        assert sharing is not None
+        counts: list[Deferred[int]] = []
+
+        def asked() -> Deferred[int]:
+            counts.append(Deferred())
+            return counts[-1]
+
+        self.patch(self.store, "count", asked)
+
+        def count() -> None:
+            ensureDeferred(sharing._count())
+
+        added = self.store.add([self.new()], [])
+        count()
+        counts[0].callback(0)  # before its commit
+        self.assertEqual(self.store.unfinished, 1)
+        count()
+        self.wait(added)
+        counts[1].callback(0)
+        self.assertEqual(self.store.unfinished, 1)
+        count()
+        counts[2].callback(5)  # which are others'
+        self.assertEqual(self.store.unfinished, 5)
 
 
 class BothOpen(OnServer):
