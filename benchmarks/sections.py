@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks.catalog import OURS, OURS_ON_POSTGRES, PEERS
+from benchmarks.catalog import ATTEMPTS, OURS, OURS_ON_POSTGRES, PEERS
 from benchmarks.figures import Figure, Record, chosen, figure, ratio, values
 from benchmarks.tables import NONE, shown, table, times
 
@@ -137,7 +137,7 @@ def inflight(records: list[Record]) -> list[str]:
         "## Tasks in flight",
         "",
         "Tasks that wait once, for 600 seconds. With so many of them in flight, others are POSTed that do",
-        "nothing.",
+        f"nothing. asynctask has `--concurrency {ATTEMPTS}`, so that these run beside a million.",
         "",
         *table([*head, "not 202, lost"], rows),
         *table(["p99 of a POST, with many in flight : with few", "tasks", "ratio"], growth),
