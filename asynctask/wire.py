@@ -306,8 +306,12 @@ def timestamp(seconds: float) -> str:
 
 @lru_cache(maxsize=64)
 def _to_the_millisecond(milliseconds: int) -> str:
-    second = datetime.fromtimestamp(milliseconds // 1_000, UTC).isoformat().removesuffix("+00:00")
-    return f"{second}.{milliseconds % 1_000:03d}Z"
+    return f"{_to_the_second(milliseconds // 1_000)}.{milliseconds % 1_000:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def _moment(seconds: float | None) -> str | None:
