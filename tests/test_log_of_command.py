@@ -141,7 +141,7 @@ class Readers(LogTestCase):
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
                 return
-            except ConnectionRefusedError:
+            except ConnectionError:
                 self.assertLess(time.monotonic(), until)
                 time.sleep(0.02)
 
