@@ -8,6 +8,7 @@ what may wait, for how long, and when a connection ends.
 import time
 from collections.abc import Callable
 from functools import cached_property
+from math import inf
 from typing import Any, Final, cast
 
 from twisted.internet.interfaces import (
@@ -31,7 +32,7 @@ from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized
 from asynctask.model import CLOSE, Problem, TooLarge, TooSlow
 from asynctask.request import Request, refusal
-from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, Ticking
+from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, Ticking, unsent
 
 EAGER: Final = 16 * 1024
 """Bytes that are read ahead while a request is answered, since who does not read sees no client leave."""
@@ -72,6 +73,7 @@ class Connection(Protocol):
         self._dropping = 0
         self._left = False
         self._closing = False
+        self._unsent: float = inf
 
     @cached_property
     def peer(self) -> IAddress:
@@ -300,7 +302,10 @@ class Connection(Protocol):
 
     def expire(self) -> None:
         """The deadline is over."""
-        if self._closing or self._left:
+        before, self._unsent = self._unsent, unsent(self.transport)
+        if 0 < self._unsent < before:  # who reads slowly reads all the same
+            self.deadline = self.factory.ticks + FLUSH
+        elif self._closing or self._left:
             self.abort()
         elif self._dropping:
             self.loseConnection()
@@ -313,6 +318,7 @@ class Connection(Protocol):
         """Close it, once all that was written has gone out."""
         if not self._closing:
             self._closing = True
+            self._unsent = unsent(self.transport)
             self.deadline = self.factory.ticks + FLUSH
             self._let_go()
             self.transport.loseConnection()
@@ -422,14 +428,12 @@ class Front(Ticking[Connection], ServerFactory):
         return [b"http/1.1"]
 
     def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell how many are left."""
-        busy = 0
+        """Close the connections on which nothing is being answered; tell how many are still there, for a
+        moment or until what was written has gone out."""
         for connection in list(self.connections):
-            if connection.busy:
-                busy += 1
-            else:
+            if not connection.busy:
                 connection.loseConnection()
-        return busy
+        return len(self.connections)
 
     def log(self, connection: Connection, request: Request | None, status: int) -> None:
         """Tell `access` of a request that is over; None was none."""

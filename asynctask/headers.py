@@ -17,7 +17,7 @@ MAX_WAIT: Final = 50
 _TRACEPARENT: Final = re.compile(
     "(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-_WAIT: Final = re.compile(r'wait\s*=\s*"?0*([0-9]+)"?', re.IGNORECASE)
+_WAIT: Final = re.compile(r'wait\s*=\s*"?([0-9]+)"?', re.IGNORECASE)
 _QUALITY: Final = re.compile(r"q=[01](\.[0-9]{0,3})?")
 _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 
@@ -52,7 +52,7 @@ def parse_wait(values: Sequence[str]) -> int | None:
     for value in values:
         for preference in re.split("[,;]", value):
             if found := _WAIT.fullmatch(preference.strip()):
-                return min(int(found[1][:9]), MAX_WAIT)  # more digits are no less
+                return min(int(found[1].lstrip("0")[:9] or 0), MAX_WAIT)  # more digits are no less
     return None
 
 

@@ -11,7 +11,7 @@ from msgspec import ValidationError, json, to_builtins
 from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.model import FieldError
-from asynctask.shapes import EnoughError, Fields, Found, Path, Shape
+from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape, new_hints
 from asynctask.wire import dump, encode, shown
 
 
@@ -35,16 +35,17 @@ class Input:
         self._defaults = defaults
 
     def check(
-        self, value: dict[str, Any], path: Path = ("input",)
+        self, value: dict[str, Any], path: Path = ("input",), hints: Hints | None = None
     ) -> tuple[dict[str, Any], list[FieldError]]:
         """Look at all of an input.
 
         :param value: parsed JSON.
         :param path: where it is in the body.
+        :param hints: those of the body, if it has other parts too.
         :returns: the input as it is to be stored, with 5 for 5.0 and without the defaults; and every
             bad field. If there is none, `arguments` takes it.
         """
-        found = Found(may_have_nul=_may_have_nul(value))
+        found = Found(hints or new_hints(), may_have_nul=_may_have_nul(value))
         try:
             checked = self._fields.check(value, path, found)
         except EnoughError:

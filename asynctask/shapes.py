@@ -5,7 +5,7 @@ dataclass pass and takes no 5.0 for an integer. So a `Shape` follows a value dow
 parts; that alone is left to msgspec.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any, Final, Protocol
 
@@ -19,7 +19,15 @@ Path = tuple[str | int, ...]
 MAX_REASON: Final = 200
 """Characters that an error repeats of what a type's own code had to say."""
 
+Hints = Iterator[int]
+"""One more for each unknown field of a body for which a similar name may be looked up."""
+
 NUL: Final = "must not contain a NUL character"
+
+
+def new_hints() -> Hints:
+    """Those of a whole body."""
+    return iter(range(MAX_HINTS))
 
 
 class EnoughError(Exception):
@@ -34,10 +42,10 @@ class Found:
     :param may_have_nul: whether it is worth looking for NUL characters.
     """
 
-    def __init__(self, *, may_have_nul: bool) -> None:
+    def __init__(self, hints: Hints, *, may_have_nul: bool) -> None:
         self.may_have_nul = may_have_nul
         self.errors: list[FieldError] = []
-        self._hints = MAX_HINTS
+        self._hints = hints
 
     def add(self, path: Path, what: str) -> None:
         name = _short(".".join(map(str, path)))
@@ -49,8 +57,7 @@ class Found:
         self.errors.append(error)
 
     def unknown(self, path: Path, key: str, known: Mapping[str, Any]) -> None:
-        if self._hints:
-            self._hints -= 1
+        if next(self._hints, None) is not None:
             detail = unknown("field", key, known)
         else:
             # Even a search among no names takes longer than all the rest.

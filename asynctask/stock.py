@@ -128,11 +128,9 @@ class Front(Site):
             self._access(request.method, request.uri, status, request.sentLength, seconds, request.client)
 
     def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell how many are left."""
-        busy = 0
+        """Close the connections on which nothing is being answered; tell how many are still there, for a
+        moment or until what was written has gone out."""
         for connection in list(self.connections):
-            if connection.requests:
-                busy += 1
-            else:
+            if not connection.requests:
                 connection.loseConnection()
-        return busy
+        return len(self.connections)

@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
+from asynctask.shapes import Hints, Path, new_hints
 from asynctask.urls import MAX_URL, is_callback_url
-from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_NAME, Wrong, encode, parse_json, pointer, unknown
+from asynctask.wire import MAX_ERRORS, MAX_NAME, Wrong, encode, parse_json, pointer, unknown
 
 MAX_DELAY: Final = 31_536_000
 MAX_BATCH: Final = 1_000
@@ -21,7 +22,6 @@ NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
 OBJECT: Final = "The body must be a JSON object"
 BATCH: Final = "The body must be a JSON array of 1 to 1,000 objects"
 
-Path = tuple[str | int, ...]
 Kinds = Mapping[str, Kind]
 
 
@@ -48,7 +48,7 @@ def parse_one(body: bytes, kinds: Kinds) -> Body:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise Invalid(OBJECT, (FieldError(OBJECT, ""),))
-    submission, errors = _read(value, kinds, ())
+    submission, errors = _read(value, kinds, (), new_hints())
     return Body([_sound(submission, errors)], value)
 
 
@@ -62,13 +62,14 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
         raise Invalid(BATCH, (FieldError(BATCH, ""),))
     errors: list[FieldError] = []
     submissions: list[Submission] = []
+    hints = new_hints()
     for number, item in enumerate(value):
         if len(errors) >= MAX_ERRORS:
             break
         if not isinstance(item, dict):
             errors.append(FieldError(BATCH, pointer(number)))
             continue
-        submission, wrong = _read(item, kinds, (number,))
+        submission, wrong = _read(item, kinds, (number,), hints)
         errors += wrong
         if submission is not None:
             submissions.append(submission)
@@ -97,7 +98,9 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission | None, list[FieldError]]:
+def _read(
+    value: dict[str, Any], kinds: Kinds, path: Path, hints: Hints
+) -> tuple[Submission | None, list[FieldError]]:
     errors: list[FieldError] = []
     fields: dict[str, Any] = {}
     try:  # most bodies are right, and have few fields
@@ -113,10 +116,9 @@ def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission |
     kind = kinds.get(fields.get("kind", ""))
     if kind is None and "kind" in fields:
         errors.append(FieldError(unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
-    given = _input(fields, kind, path, errors)
-    others = [field for field in value if field not in _FIELDS][:MAX_ERRORS]
-    for number, field in enumerate(others):
-        similar = _FIELDS if number < MAX_HINTS else ()
+    given = _input(fields, kind, path, errors, hints)
+    for field in [field for field in value if field not in _FIELDS][:MAX_ERRORS]:
+        similar = _FIELDS if next(hints, None) is not None else ()
         errors.append(FieldError(unknown("field", field, similar), pointer(*path, field)))
     if errors or kind is None:
         return None, errors
@@ -132,7 +134,7 @@ def _read(value: dict[str, Any], kinds: Kinds, path: Path) -> tuple[Submission |
 
 
 def _input(
-    fields: dict[str, Any], kind: Kind | None, path: Path, errors: list[FieldError]
+    fields: dict[str, Any], kind: Kind | None, path: Path, errors: list[FieldError], hints: Hints
 ) -> dict[str, Any]:
     """The handler's arguments, and whatever is wrong with them."""
     duration, given = fields.get("duration"), fields.get("input")
@@ -148,7 +150,7 @@ def _input(
             errors.append(FieldError(detail, pointer(*path, "duration")))
     elif given is None:
         return {"duration": 3 if duration is None else duration}
-    checked, wrong = kind.input.check(given or {}, (*path, "input"))
+    checked, wrong = kind.input.check(given or {}, (*path, "input"), hints)
     errors += wrong
     return {"duration": 3} | checked if kind.name == "simulate" else checked
 

@@ -1,7 +1,7 @@
 """The one timer of all connections: a DelayedCall for each of them would cost more than it is worth."""
 
 from collections.abc import Callable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import datetimeToString
@@ -26,7 +26,17 @@ LEAVING: Final = 2
 """Seconds that an answer may take once its client sends no more: that may read on, or have left."""
 
 FLUSH: Final = 15
-"""Seconds that the last answer has to go out once a connection is to be closed."""
+"""Seconds in which some of the last answer has to go out once a connection is to be closed."""
+
+
+def unsent(transport: Any) -> int:
+    """Bytes that were written and that the system has not taken yet; those of TLS wait below it."""
+    found = 0
+    while transport is not None:
+        found += len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
+        found += getattr(transport, "_tempDataLen", 0)
+        transport = getattr(transport, "transport", None)
+    return found
 
 
 class Timed(Protocol):

@@ -411,6 +411,18 @@ class Times(InMemory):
         self.pass_seconds(LINGER + FLUSH + 2)
         self.assertTrue(self.wire.transport.ended)
 
+    def test_one_that_reads_slowly_is_not(self) -> None:
+        transport: Any = self.wire.transport
+        transport.dataBuffer = b"x" * 4
+        self.send(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        self.assertTrue(self.wire.closed)
+        for left in (3, 2, 1):
+            transport.dataBuffer = b"x" * left
+            self.pass_seconds(FLUSH)
+            self.assertFalse(transport.ended)
+        self.pass_seconds(FLUSH)
+        self.assertTrue(transport.ended)
+
     def test_the_timer_ends_with_the_last_connection(self) -> None:
         other = Wire(self.front)
         self.wire.leave()
@@ -542,8 +554,15 @@ class Leaving(InMemory):
 
     def test_at_the_end_only_who_waits_for_an_answer_is_left(self) -> None:
         waiting, sending = Wire(self.front).send(SLOW), Wire(self.front).send(GET[:-1])
-        self.assertEqual(self.front.close_idle(), 2)
+        self.front.close_idle()
         self.assertEqual([wire.closed for wire in (self.wire, waiting, sending)], [True, False, False])
+
+    def test_and_who_still_reads_the_last_one_is_waited_for(self) -> None:
+        self.send(GET)
+        self.assertEqual(self.front.close_idle(), 1)
+        self.assertTrue(self.wire.closed)
+        self.wire.leave()
+        self.assertEqual(self.front.close_idle(), 0)
 
 
 class Producer:

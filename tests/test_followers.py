@@ -75,6 +75,23 @@ class OneTests(FollowTestCase):
             self.assertEqual(following.header(name), value)
         self.assertRegex(following.header("Last-Event-ID") or "", r"\.0\Z")
 
+    def test_head_is_answered_like_get_but_for_the_stream(self) -> None:
+        path = f"/api/tasks/{self.submit()}/events"
+        for following in (self.follow(path, "HEAD"), self.follow("/api/events", "HEAD")):
+            self.assertEqual((following.status, following.body), (200, b""))
+            self.assertEqual(following.header("Content-Type"), "text/event-stream")
+            self.assertIsNone(following.header("Content-Length"))
+        self.assertEqual(self.feed.followers, 0)
+        self.patch(api, "MAX_FOLLOWERS", 0)
+        self.assertEqual(self.follow(path, "HEAD").status, 503)
+
+    def test_who_leaves_while_the_task_is_looked_for_does_not_stay(self) -> None:
+        following = Following(self.front, f"/api/tasks/{self.submit()}/events", "GET")
+        following.leave()
+        self.settle()
+        self.assertFalse(following.answered)
+        self.assertEqual(self.feed.followers, 0)
+
     def test_what_is_told_live_is_what_the_past_tells(self) -> None:
         live = self.follow_one(task_id := self.submit(delay=1, duration=1))
         self.advance(3)

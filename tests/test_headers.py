@@ -79,6 +79,12 @@ class Waits(SynchronousTestCase):
             self.assertIsNone(parse_wait([field]), field)
         self.assertIsNone(parse_wait([]))
 
+    def test_zeros_before_it_mean_nothing_however_many(self) -> None:
+        zeros = "0" * 16_000  # a head's worth: a search that goes back at each would take seconds
+        for field, seconds in (("0", 0), ("00", 0), ("007", 7), (zeros, 0), (zeros + "7", 7)):
+            self.assertEqual(parse_wait([f"wait={field}"]), seconds)
+        self.assertIsNone(parse_wait([f"wait={zeros}x"]))
+
     @given(st.integers(0, 999_999_999))
     def test_nobody_waits_longer_than_50_seconds(self, seconds: int) -> None:
         self.assertEqual(parse_wait([f"wait={seconds}"]), min(seconds, 50))

@@ -117,3 +117,5 @@ class Refusing(SynchronousTestCase):
                 read(raw)
         with self.assertRaises(Invalid):
             read(b"0\r\n" + (b"X: " + b"y" * 97 + b"\r\n") * (MAX_ASIDE // 80))
+        with self.assertRaises(Invalid):
+            read(b"0\r\n" + b"X:\r\n" * (MAX_ASIDE // 2 + 1))

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.model import Invalid, Submission
 from asynctask.registry import KINDS, Kind, kind_of, task
 from asynctask.submissions import Body, parse_batch, parse_one
+from asynctask.wire import MAX_HINTS
 
 
 class Size(Struct):
@@ -193,6 +194,14 @@ class BatchTests(SubmissionTestCase):
         ]
         batch = parse_batch(json.dumps(bodies).encode(), ALL)
         self.assertEqual(batch.submissions, [self.one(**body) for body in bodies])
+
+    def test_only_some_unknown_fields_of_all_are_told_what_they_resemble(self) -> None:
+        each = {"name": "a", "durations": 1, "kind": "resize", "input": SOUND | {"quali": 1}}
+        with self.assertRaises(Invalid) as raised:
+            parse_batch(json.dumps([each] * 50).encode(), ALL)
+        told = [error.detail for error in raised.exception.errors]
+        self.assertEqual(len(told), 100)
+        self.assertEqual(sum("did you mean" in detail for detail in told), MAX_HINTS)
 
     def test_every_bad_one_is_named(self) -> None:
         bodies = [
