@@ -229,6 +229,8 @@ class Api:
             if not kept:
                 for task in starting:
                     self._seats.give_back(self._kinds[task.kind])
+                for place in {self._kinds[task.kind].place for task in starting}:
+                    self._seats.freed(place)
         return known
 
     async def _wait_for(self, request: Request, task_id: str, seconds: int) -> Task | None:

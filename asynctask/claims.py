@@ -62,6 +62,8 @@ class Claims:
         self._asked_at = -QUIET
         self._next: dict[str, IDelayedCall] = {}
         self.looking: set[str] = set()
+        self._again: set[str] = set()
+        self._full: set[str] = set()
 
     def start(self) -> None:
         """Look for everything that an earlier process left."""
@@ -92,12 +94,18 @@ class Claims:
 
     def seat_is_free(self, place: str) -> None:
         """Give seats to the kinds that wait for one in this place, in turn."""
+        self._share_out(place, but_for=())
+
+    def _share_out(self, place: str, but_for: Collection[str]) -> None:
         for kind in self._seats.next_in(place, self._kinds):
-            self._look(kind)
+            if kind.name not in but_for:
+                self._look(kind)
 
     def _look_due(self, kind: Kind) -> None:
         """Due tasks wait: take them as soon as there are seats."""
         self._seats.note_waiting(kind.name, True)
+        if kind.name in self.looking:
+            self._again.add(kind.name)  # what is under way may have looked before they came
         self._look(kind)
 
     def _look(self, kind: Kind) -> None:
@@ -124,17 +132,21 @@ class Claims:
         return BATCH if is_quiet else min(FEW + new, BATCH)
 
     def _found(self, claim: Claim, kind: Kind, seats: int) -> None:
+        more = claim.more or kind.name in self._again
         self.looking.discard(kind.name)
-        self._seats.note_waiting(kind.name, claim.more or claim.full)
+        self._again.discard(kind.name)
+        self._seats.note_waiting(kind.name, more or claim.full)
         if free := seats - len(claim.tasks):
             self._seats.give_back(kind, free)
-        if claim.more:
+        (self._full.add if claim.full else self._full.discard)(kind.name)
+        if more:
             self._look(kind)
         elif claim.next_due is not None and not claim.full:
             # What is due and cannot be had, another process is just about to take.
             self._look_at(kind, max(claim.next_due, self._now() + (0 if claim.tasks else PAUSE)))
         if free:
-            self.seat_is_free(kind.place)
+            # Those that are full wait for an end, here or, as the other processes tell, elsewhere.
+            self._share_out(kind.place, self._full)
         self._idle()
 
     def _not_found(self, failure: Failure, kind: Kind, seats: int) -> None:
@@ -142,6 +154,7 @@ class Claims:
         if not failure.check(Unavailable):
             log.failure("This should not happen", failure)
         self.looking.discard(kind.name)
+        self._again.discard(kind.name)
         self._seats.note_waiting(kind.name, True)
         self._seats.give_back(kind, seats)
         self._look_at(kind, self._now() + AFTER_FAILURE)

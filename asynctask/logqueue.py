@@ -86,7 +86,7 @@ class LogQueue:
         self._characters = 0
         self._lost = 0
         self._torn = False
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # a signal handler may flush while its own thread counts
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._end = threading.Event()

@@ -143,7 +143,7 @@ class Postgres:
         self._name = self.owner = token_hex(8)
         self.lost: Callable[[str], object] = lambda _owner: None
         self.keeper = Keeper()
-        self._is_registered = False
+        self._started = self._is_registered = False
         self._put_off: list[str] = []
         self._fenced = False
         self._warned = ""
@@ -193,10 +193,11 @@ class Postgres:
     def connect(self) -> Connection:
         """Open the connection that writes, and make sure that this process is among those alive."""
         connection = self._writing.connect()
-        if self._is_registered and not self._is_alive(_driver_of(connection)):
-            before, self.owner = self.owner, token_hex(8)
-            self._is_registered = False
-            self.lost(before)
+        if self._started and not (self._is_registered and self._is_alive(_driver_of(connection))):
+            if self._is_registered:  # else the last try to be among them has failed
+                before, self.owner = self.owner, token_hex(8)
+                self._is_registered = False
+                self.lost(before)
             with connection.begin():
                 self.register(connection)
         return connection
@@ -222,11 +223,13 @@ class Postgres:
         """Be among those alive, in a transaction that counts all tasks."""
         _take_time(connection)
         self.register(connection)
+        self._started = True
 
     def register(self, connection: Connection) -> None:
         """Be among those alive."""
         connection.exec_driver_sql(
-            f"INSERT INTO process (id, seen, version) VALUES (%s, {SECONDS}, %s)",  # noqa: S608
+            f"INSERT INTO process (id, seen, version) VALUES (%s, {SECONDS}, %s) "  # noqa: S608
+            f"ON CONFLICT (id) DO UPDATE SET seen = {SECONDS}",
             (self.owner, __version__),
         )
         self._is_registered = True

@@ -17,6 +17,7 @@ class Seats:
     :ivar asked: for how many new tasks a seat was asked for.
     :ivar shared: whether other processes run tasks of the same store.
     :ivar closed: tells whether a place takes no more tasks at all.
+    :ivar freed: is told of a place where the front door has given seats back.
     """
 
     def __init__(self, places: Mapping[str, int]) -> None:
@@ -24,6 +25,7 @@ class Seats:
         self.shared = False
         self.asked = 0
         self.closed: Callable[[str], bool] = lambda _place: False
+        self.freed: Callable[[str], object] = lambda _place: None
         self._free = dict(places)
         self._taken: dict[str, int] = {}
         self._waiting: dict[str, bool] = {}

@@ -1,6 +1,7 @@
 """A handler's steps on a loop: each is named in the flight recorder and timed."""
 
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
 from time import perf_counter
@@ -128,7 +129,8 @@ class Stepped(Run):
     def _end(self, failure: Failure) -> None:
         steps, self._steps = self._steps, None
         if steps is not None:
-            steps.close()
+            with suppress(BaseException):  # a handler that waits in its ``finally`` too
+                steps.close()
         self.watcher.raised(failure)
 
 

@@ -183,7 +183,7 @@ class SqlStore(Hooks, Reading):
 
     def orphaned(self) -> None:
         """Other processes have gone, and may have left tasks."""
-        self._without_orphans.clear()
+        self._without_orphans = set()  # a claim under way has looked before, and notes it in the old one
 
     def register(self) -> Deferred[None]:
         """Be among the living processes again: the next transaction sees to it."""
@@ -275,9 +275,11 @@ class SqlStore(Hooks, Reading):
     def claim(self, kind: str, limit: int, now: float, total: int | None = None) -> Deferred[Claim]:
         """See `IStore`."""
 
+        without_orphans = self._without_orphans
+
         def begin(claim: Claim) -> Claim:
             if not claim.orphans:
-                self._without_orphans.add(kind)
+                without_orphans.add(kind)
             if claim.tasks:
                 self.started(claim.tasks)
             return claim
@@ -285,8 +287,7 @@ class SqlStore(Hooks, Reading):
         def run(db: Connection, news: list[News]) -> Claim:
             return self._claim(db, news, kind, limit, now, total)
 
-        done = self._writer.call(run, order=f"kind {kind}")
-        return done.addCallback(begin)
+        return self._writer.call(run, order=f"kind {kind}").addCallback(begin)
 
     def _claim(
         self,
@@ -427,7 +428,6 @@ class SqlStore(Hooks, Reading):
 
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
         """See `IStore`."""
-
         given = {"before": before, "most": most, "limit": limit}
         return self._writer.call(lambda db, _: db.execute(statements.FORGET_EVENTS, given).rowcount)
 

@@ -10,6 +10,7 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from time import monotonic, time
@@ -99,6 +100,7 @@ class Writer:
         self._backlog = Backlog(patient=not database.shared)
         self._stage = ""
         self._told: list[News] = []
+        self._answers: deque[tuple[Any, ...]] = deque()
         self._unknown: list[str] = []
         self._unknown_starts: list[Task] = []
         self._closed: Deferred[None] = Deferred()
@@ -169,7 +171,7 @@ class Writer:
                 self._write(self._backlog.take())
                 self._database.waiting_since(0.0)
         self._disconnect()
-        self._from_thread(self._closed.callback, None)
+        self._from_thread(self._queue, (self._closed.callback, None))
 
     def _pauses(self) -> bool:
         """Wait for the next try at a failed database; tell whether to go on."""
@@ -186,6 +188,7 @@ class Writer:
 
     def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
         began = monotonic()
+        batch = _in_turn(batch)
         self._database.waiting_since(min([began, *map(since, batch)]))
         try:
             results, committed = self._transact(batch)
@@ -214,7 +217,7 @@ class Writer:
                 self._refuse([work], unknown=False)
 
     def _transact(self, batch: list[Work]) -> tuple[list[Any], Committed]:
-        """Do the batch in one transaction; the results in its order, and what it changed."""
+        """Do the batch, which is `_in_turn`, in one transaction; the results, and what it changed."""
         connection = self._connected()
         self._stage = "begin"
         connection.begin()
@@ -224,9 +227,12 @@ class Writer:
         news = [one for work in batch if isinstance(work, Add) for one in work.news]
         saves = [work.end for work in batch if isinstance(work, Save)]
         ends = iter(self._database.end(connection, saves, news))
-        calls = [work for work in batch if isinstance(work, Call)]
-        done = {id(call): call.run(connection, news) for call in sorted(calls, key=attrgetter("order"))}
-        results = [next(ends) if isinstance(work, Save) else done.get(id(work)) for work in batch]
+        results: list[Any] = []
+        for work in batch:
+            if isinstance(work, Call):
+                results.append(work.run(connection, news))
+            else:
+                results.append(next(ends) if isinstance(work, Save) else None)
         self._stage, self._told = "commit", news
         seq = self._database.commit(connection, news, self._now())
         self._seq = seq or self._seq
@@ -346,17 +352,32 @@ class Writer:
 
     def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
         self._backlog.answering()
-        self._from_thread(self._fire, list(answers), committed)
+        told = [(self._published, committed.seq, committed.news)] if committed.news else []
+        given = ((work.done.callback, result) for work, result in answers)
+        self._from_thread(self._queue, *told, *given, (self._backlog.answered,))
 
-    def _fire(self, answers: list[tuple[Work, Any]], committed: Committed) -> None:
-        """In the reactor's thread: some answers, and the rest in its next turn."""
+    def _queue(self, *answers: tuple[Any, ...]) -> None:
+        """In the reactor's thread: give these answers after all that came before them."""
+        waits = bool(self._answers)
+        self._answers += answers
+        if not waits:
+            self._give()
+
+    def _give(self) -> None:
+        """Give some answers, each a function and what it is told, and the rest in the next turn."""
         try:
-            if committed.news:
-                self._published(committed.seq, committed.news)
-            for work, result in answers[:ANSWERS]:
-                work.done.callback(result)
+            for _ in range(min(ANSWERS, len(self._answers))):
+                give, *told = self._answers.popleft()
+                give(*told)
         finally:
-            if rest := answers[ANSWERS:]:
-                self._from_thread(self._fire, rest, NOTHING)
-            else:
-                self._backlog.answered()
+            if self._answers:
+                self._from_thread(self._give)
+
+
+def _in_turn(batch: list[Work]) -> list[Work]:
+    """As a transaction does them and as they are answered: new tasks, ends of attempts, and other things by
+    what they lock. Who is answered later knows of all that was done before."""
+    adds = [work for work in batch if isinstance(work, Add)]
+    saves = [work for work in batch if isinstance(work, Save)]
+    calls = [work for work in batch if isinstance(work, Call)]
+    return [*adds, *saves, *sorted(calls, key=attrgetter("order"))]

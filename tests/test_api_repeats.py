@@ -41,6 +41,23 @@ class RepeatTestCase(ApiTestCase):
             self.assertEqual(one.header(name), other.header(name), name)
 
 
+class SeatTests(RepeatTestCase):
+    """The seat that a POST has for a moment."""
+
+    seats = 1
+
+    def test_a_repeat_gives_it_to_who_has_come_due_meanwhile(self) -> None:
+        body = {"name": "a", "duration": 0}
+        self.post(body, Idempotency_Key="k")
+        waits = self.submit(delay=1, duration=0)
+        self.settle()
+        again = self.ask("POST", "/api/tasks", body, Idempotency_Key="k")
+        self.clock.advance(1)
+        self.assertEqual(self.answered(again).status, 202)
+        self.settle()
+        self.assertEqual(self.get(f"/api/tasks/{waits}").json["status"], "completed")
+
+
 class KeyTests(RepeatTestCase):
     """Idempotency-Key."""
 

@@ -1,6 +1,7 @@
 """Who gets the seats: the order in which waiting tasks are claimed, over a real store in memory."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,3 +350,63 @@ class Looks(ClaimsTestCase):
         office.submit("simulate", "b")
         office.advance(2)
         self.assertEqual((office.begun, office.clock.getDelayedCalls()), ([], []))
+
+
+class Asked:
+    """A store that answers claims when the test does."""
+
+    def __init__(self) -> None:
+        self.claims: list[tuple[str, Deferred[Claim]]] = []
+
+    def claim(self, kind: str, limit: int, now: float, total: int | None = None) -> Deferred[Claim]:
+        """See `IStore`."""
+        answer: Deferred[Claim] = Deferred()
+        self.claims.append((kind, answer))
+        return answer
+
+    def answer(self, **what: bool) -> None:
+        """Answer the first claim that waits: it has found nothing."""
+        _, answer = self.claims.pop(0)
+        told = {"more": False, "full": False, **what}
+        answer.callback(Claim([], next_due=None, orphans=False, **told))
+
+
+class UnderWay(SynchronousTestCase):
+    """What comes while a look is under way."""
+
+    def claims(self, *kinds: Kind) -> Claims:
+        self.store, self.seats, clock = Asked(), Seats({"thread": 1}), Clock()
+        for kind in kinds:
+            self.seats.note_waiting(kind.name, False)
+        store: Any = self.store
+        return Claims(
+            store, self.seats, {kind.name: kind for kind in kinds}, clock, lambda: START, lambda: None
+        )
+
+    def asked(self) -> list[str]:
+        return [kind for kind, _ in self.store.claims]
+
+    def test_a_task_that_comes_meanwhile_is_looked_for_afterwards(self) -> None:
+        claims = self.claims(SCALE)
+        claims.look(["scale"])
+        claims.look(["scale"])
+        self.assertEqual(self.asked(), ["scale"])
+        self.store.answer()
+        self.assertEqual(self.asked(), ["scale"])
+        self.assertTrue(self.seats.waits("scale"))
+        self.store.answer()
+        self.assertEqual(self.asked(), [])
+        self.assertFalse(self.seats.waits("scale"))
+
+    def test_a_kind_that_runs_elsewhere_is_not_looked_for_without_end(self) -> None:
+        crop, scale = (replace(kind, concurrency_total=1) for kind in (CROP, SCALE))
+        claims = self.claims(crop, scale)
+        claims.look(["crop"])
+        claims.look(["scale"])
+        self.assertEqual(self.asked(), ["crop"])
+        self.store.answer(full=True)
+        self.assertEqual(self.asked(), ["scale"])
+        self.store.answer(full=True)
+        self.assertEqual(self.asked(), [])
+        claims.seat_is_free("thread")
+        self.assertEqual(len(self.asked()), 1)

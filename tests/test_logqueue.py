@@ -114,6 +114,23 @@ class AtOnce(QueueTestCase):
         self.assertEqual(self.sink.text(), "info Task failed name=\\ud800\n")
 
 
+class Interrupted(QueueTestCase):
+    """A signal comes while a line is taken, and its handler writes all that waits."""
+
+    def test_its_own_thread_is_not_waited_for(self) -> None:
+        self.queue._waiting.append("one")
+
+        def interrupted() -> None:
+            with self.queue._counting:
+                self.queue.flush()
+
+        thread = Thread(target=interrupted, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive())
+        self.assertEqual(self.sink.text(), "one\n")
+
+
 class Queued(QueueTestCase):
     """While the service runs."""
 

@@ -292,6 +292,23 @@ class LostLeases(BothOpen, FaultTestCase):
         self.assertEqual(self.get(task).result, "2")
         self.run_one()
 
+    def test_one_that_cannot_come_back_at_once_tries_again(self) -> None:
+        database: Any = self.store._database
+        register, failures = database.register, []
+
+        def fail(connection: Connection) -> None:
+            database.register = register
+            failures.append(database.owner)
+            connection.exec_driver_sql("SELECT no_such_column")
+
+        database.register = fail
+        self.lose()
+        self.until(lambda: failures)
+        self.until(lambda: self.execute("SELECT 1 FROM process WHERE id = %s", database.owner))
+        self.assertEqual((failures, self.losses), ([database.owner], ["lost"]))
+        self.until(lambda: self.store.healthy)
+        self.run_one()
+
     def test_an_idle_one_notices_by_itself(self) -> None:
         self.lose()
         self.until(lambda: self.losses)

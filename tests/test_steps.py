@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import RUNNING, Task
 from asynctask.recorder import FlightRecorder, Suspect, record
-from asynctask.steps import Recorded, Stepped, Steps
+from asynctask.steps import Recorded, Stepped, Steps, WrongPlaceError
 from tests.watching import Watching
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
@@ -150,6 +150,23 @@ class Results(StepsTestCase):
         self.assertNoResult(result)
         later.callback("done")
         self.assertEqual(self.successResultOf(result), "done")
+
+    def test_one_in_the_wrong_place_fails_though_it_waits_in_its_finally_too(self) -> None:
+        class Future:
+            _asyncio_future_blocking = True
+
+            def __await__(self) -> Generator[Any, Any, None]:
+                yield self
+
+        async def handler() -> None:
+            try:
+                await Future()
+            finally:
+                await Future()
+
+        failure = self.failureResultOf(self.run_steps(handler()))
+        self.assertIsInstance(failure.value, WrongPlaceError)
+        self.assertEqual(self.recorder.suspects(), [])
 
     def test_whatever_is_raised_is_its_failure(self) -> None:
         for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):
