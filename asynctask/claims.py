@@ -113,6 +113,9 @@ class Claims:
         seats = self._seats.share(kind, self._kinds)
         if self._seats.draining or kind.name in self.looking or seats <= 0:
             return
+        if self._seats.closed(kind.place):
+            self._look_at(kind, self._now() + AFTER_FAILURE)
+            return
         seats = min(seats, self._batch())
         self.looking.add(kind.name)
         self._seats.reserve(kind, seats)

@@ -78,7 +78,7 @@ class Heart:
                     self._leash.hold(connection)
                     failing = False
                     self._beat_on(connection)
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not failing:
                     log.warn("Store does not answer the heartbeat", error=" ".join(str(error).split()))
                     self._troubled()

@@ -92,15 +92,15 @@ def _check_tcp(port: int, interface: str, *, insecure: bool) -> None:
     if not insecure and not is_loopback(interface):
         raise StartError(INSECURE.format(where))
     family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((interface, port))
             probe.listen()
-        except OverflowError:
-            raise StartError(f"{where} does not exist; ports go up to 65535") from None
-        except OSError as error:
-            raise _cannot_listen(where, error) from None
+    except OverflowError:
+        raise StartError(f"{where} does not exist; ports go up to 65535") from None
+    except OSError as error:
+        raise _cannot_listen(where, error) from None
 
 
 def reserve(description: str) -> tuple[Shared, socket.socket | None]:

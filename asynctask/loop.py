@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock, Thread
 from types import TracebackType
@@ -12,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.patient import Patient
+from asynctask.threads import Threads
 
 log = Logger(namespace="asynctask.loop")
 
@@ -57,11 +59,40 @@ class AsyncioLoop:
             thread.call(thread.unwind)
 
 
+class _Executor(ThreadPoolExecutor):
+    """Runs what handlers give to `asyncio.to_thread`, in threads that the exit of the process does not wait
+    for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool = Threads(self._max_workers, lambda _end, _outcome: None)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """See `concurrent.futures.Executor`."""
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        self._pool.run(call)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `concurrent.futures.Executor`; it waits for nothing."""
+        self._pool.stop()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
 class _LoopThread:
     """A loop, its thread, and the tasks in it: the loop itself holds them only weakly."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_Executor())
         self.tasks: set[asyncio.Task[Any]] = set()
         self._unwinding: asyncio.Task[None] | None = None
         self._stopped = False

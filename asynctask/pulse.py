@@ -3,11 +3,12 @@
 In a thread of its own with a connection of its own, so that no transaction holds it up.
 """
 
-import selectors
+import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import ceil
 from secrets import token_hex
 from time import monotonic
 from typing import Any, Final
@@ -127,7 +128,7 @@ class Pulse:
                     self._leash.hold(looking)
                     failing = False
                     self._watch(looking, listening)
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not failing:
                     log.warn("Store does not tell what others do", error=" ".join(str(error).split()))
                 failing = True
@@ -165,14 +166,14 @@ class Pulse:
 
     def _wait(self, connections: Sequence["psycopg.Connection[Any]"], seconds: float) -> bool:
         """Wait for the database, or for our own bell; tells whether the database has something."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._bell, selectors.EVENT_READ)
-            for connection in connections:
-                selector.register(connection, selectors.EVENT_READ, connection)
-            ready = [key.data for key, _ in selector.select(seconds)]
-        if None in ready:
+        looked_at = [self._bell.fileno(), *(connection.fileno() for connection in connections)]
+        waiting = select.poll()  # which needs no descriptor of its own: there may be none left
+        for descriptor in looked_at:
+            waiting.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in waiting.poll(ceil(seconds * 1_000))}
+        if looked_at[0] in ready:
             self._bell.recv(4096)
-        return any(data is not None for data in ready)
+        return not ready.isdisjoint(looked_at[1:])
 
     def _notified(self, listening: "psycopg.Connection[Any]") -> bool:
         """Whether somebody else has given a hint."""

@@ -78,9 +78,14 @@ class FlightRecorder:
         return task_id.decode() if named else ""
 
     def clear(self) -> None:
-        """Name nobody: the suspects were charged, or the process ends by its operator's decision."""
+        """Name nobody: the suspects were charged."""
         self._map[:] = bytes(len(self._map))
         self._now = [NOBODY] * self._slots
+
+    def stop(self) -> None:
+        """Name nobody any more, whatever still runs: the process ends by its operator's decision."""
+        recorded, self._map = self._map, mmap.mmap(-1, len(self._map))
+        recorded[:] = bytes(len(recorded))
 
     def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
         """Name another attempt, and tell which one was named before: steps may nest."""

@@ -304,6 +304,8 @@ class Runner:
             error.pop("log_failure", None)
             log.info("Task retrying", **fields, run_at=run_at, **error)
             self._claims.wait([after])
+        if running.kind.concurrency_total is not None and self._seats.shared:
+            self._claims.look([running.kind.name])  # until now the store has counted this attempt
         self._check_drained()
 
     def drain(self, grace: float) -> Deferred[None]:

@@ -279,7 +279,7 @@ class AsyncTask(Service):
         self._names.stop()
         yield self._store.close()
         self._places.stop()
-        self._recorder.clear()
+        self._recorder.stop()
         self._recorder.close()
         self._watchdog.stop()
         self._clock.stop()
@@ -334,7 +334,7 @@ class Command(OfCommand, AsyncTask):
 
     def end_now(self, status: int) -> None:
         """End the process at once: what was accepted is on disk, and no task is to blame."""
-        self._recorder.clear()
+        self._recorder.stop()
         super().end_now(status)
 
 

@@ -101,11 +101,11 @@ def check(place: Place) -> None:
 
 def _check_folder(path: Path) -> None:
     folder = path.parent
-    if not folder.is_dir():
-        raise StartError(f"--store is to be in {folder}, and there is no such folder")
-    if path.is_dir():
-        raise StartError(f"--store {path} is a folder, not a file")
     try:
+        if not folder.is_dir():
+            raise StartError(f"--store is to be in {folder}, and there is no such folder")
+        if path.is_dir():
+            raise StartError(f"--store {path} is a folder, not a file")
         # Root passes os.access on a read-only file system's folder, so try.
         probe = folder / f".{path.name}-probe-{os.getpid()}"
         probe.touch()

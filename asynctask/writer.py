@@ -303,7 +303,7 @@ class Writer:
         self._database.waiting_since(monotonic())
         try:
             self._connection = self._database.connect()
-        except DBAPIError:
+        except (DBAPIError, OSError):
             self._database.waiting_since(0.0)
             return False
         self._database.waiting_since(monotonic())

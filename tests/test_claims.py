@@ -375,13 +375,12 @@ class UnderWay(SynchronousTestCase):
     """What comes while a look is under way."""
 
     def claims(self, *kinds: Kind) -> Claims:
-        self.store, self.seats, clock = Asked(), Seats({"thread": 1}), Clock()
+        self.store, self.seats, self.clock = Asked(), Seats({"thread": 1}), Clock()
         for kind in kinds:
             self.seats.note_waiting(kind.name, False)
         store: Any = self.store
-        return Claims(
-            store, self.seats, {kind.name: kind for kind in kinds}, clock, lambda: START, lambda: None
-        )
+        named = {kind.name: kind for kind in kinds}
+        return Claims(store, self.seats, named, self.clock, lambda: START, lambda: None)
 
     def asked(self) -> list[str]:
         return [kind for kind, _ in self.store.claims]
@@ -410,3 +409,13 @@ class UnderWay(SynchronousTestCase):
         self.assertEqual(self.asked(), [])
         claims.seat_is_free("thread")
         self.assertEqual(len(self.asked()), 1)
+
+    def test_nothing_is_claimed_for_a_place_where_too_many_hang(self) -> None:
+        claims = self.claims(SCALE)
+        hang = ["thread"]
+        self.seats.closed = hang.__contains__
+        claims.look(["scale"])
+        self.assertEqual(self.asked(), [])
+        hang.clear()
+        self.clock.advance(AFTER_FAILURE)
+        self.assertEqual(self.asked(), ["scale"])

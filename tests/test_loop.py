@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import thread as futures_thread
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -106,6 +107,23 @@ class Outcomes(LoopTestCase):
         running.cancel()
         self.assertEqual(self.turns.outcome(running), "done")
         self.assertEqual(taken, ["step", "step", "error"])
+
+    def test_the_exit_waits_for_no_thread_of_its(self) -> None:
+        """What `threading` and `concurrent.futures` wait for at the end of the process."""
+
+        async def elsewhere() -> tuple[bool, bool]:
+            def look() -> tuple[bool, bool]:
+                thread = threading.current_thread()
+                return thread.daemon, thread in futures_thread._threads_queues
+
+            def fail() -> None:
+                raise ZeroDivisionError
+
+            with self.assertRaises(ZeroDivisionError):
+                await asyncio.to_thread(fail)
+            return await asyncio.to_thread(look)
+
+        self.assertEqual(self.turns.outcome(self.loop.run(elsewhere)), (True, False))
 
     def test_what_is_no_coroutine_is_a_failure(self) -> None:
         start: Any = int

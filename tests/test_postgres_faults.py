@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EMFILE
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import statements
+from asynctask import heart, pulse, statements
 from asynctask.batches import End
 from asynctask.istore import Key
 from asynctask.model import (
@@ -309,6 +310,21 @@ class LostLeases(BothOpen, FaultTestCase):
         self.until(lambda: self.store.healthy)
         self.run_one()
 
+    def test_nor_does_it_give_up_for_want_of_a_descriptor(self) -> None:
+        database: Any = self.store._database
+        connect, failures = database.connect, []
+
+        def fail() -> Connection:
+            database.connect = connect
+            failures.append(database.owner)
+            raise OSError(EMFILE, "Too many open files")
+
+        database.connect = fail
+        self.lose()
+        self.until(lambda: failures)
+        self.until(lambda: self.store.healthy)
+        self.run_one()
+
     def test_an_idle_one_notices_by_itself(self) -> None:
         self.lose()
         self.until(lambda: self.losses)
@@ -319,6 +335,30 @@ class LostLeases(BothOpen, FaultTestCase):
         place = Server(postgres.url_of(self.database), lease=2)
         store._place = store._database._server = place  # type: ignore[attr-defined]
         return store
+
+
+class Descriptors(FaultTestCase):
+    """The threads beside the writer outlive a want of descriptors."""
+
+    def test_they_try_again(self) -> None:
+        refused: list[Any] = []
+        for module in (heart, pulse):
+            self.patch(module, "TRY_AGAIN", 0.01)
+            self.patch(module, "connect", partial(self.refuse, module, module.connect, refused))
+        store = self.open()
+        self.addCleanup(lambda: self.wait(store.close()))
+        sharing: Any = store._sharing
+        self.until(lambda: len(refused) == 2)
+        for thread in (sharing._pulse._thread, sharing._heart._thread):
+            thread.join(0.1)
+            self.assertTrue(thread.is_alive())
+
+    def refuse(self, module: Any, connect: Any, refused: list[Any], *args: Any, **named: Any) -> Any:
+        """Once."""
+        if module not in refused:
+            refused.append(module)
+            raise OSError(EMFILE, "Too many open files")
+        return connect(*args, **named)
 
 
 class Suspects(BothOpen):

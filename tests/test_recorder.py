@@ -64,6 +64,13 @@ class Recorder(SynchronousTestCase):
         recorder.swap(recorder.swap(record(OTHER, 1)))
         self.assertEqual(self.opened().suspects(), [])
 
+    def test_what_still_runs_at_the_end_is_named_no_more(self) -> None:
+        recorder = self.opened()
+        recorder.swap(record(ONE, 1))
+        recorder.stop()
+        recorder.swap(record(OTHER, 1))
+        self.assertEqual(self.opened().suspects(), [])
+
     def test_an_attempt_may_have_a_high_number(self) -> None:
         self.opened().swap(record(ONE, 2**32 - 1))
         self.assertEqual(self.opened().suspects(), [Suspect(ONE, 2**32 - 1)])

@@ -220,6 +220,12 @@ class UnsoundStores(FileTestCase):
             self.assertIn(f"cannot write into the folder {self.folder}", self.complaint())
         self.assertEqual(os.listdir(self.folder), [])
 
+    def test_a_folder_that_cannot_be_entered_is_named_too(self) -> None:
+        self.folder.chmod(0o700)
+        with nobody(), self.assertRaises(StartError) as raised:
+            check(self.place)
+        self.assertIn(f"cannot write into the folder {self.folder}", str(raised.exception))
+
     def test_a_folder_of_a_read_only_file_system_is_named(self) -> None:
         if not Path("/sys/kernel").is_dir():
             raise SkipTest("No sysfs here")
