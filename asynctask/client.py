@@ -170,7 +170,7 @@ class Client:
             if task.status in ENDED:
                 return task
             if self._reactor.seconds() - began < 1:  # the service stops, or a proxy drops the wish
-                await self._sender.pause(answer.retry_after, 0)
+                await self._sender.pause(min(answer.retry_after, LONGEST_PAUSE), 0)
 
     async def list(
         self,
@@ -231,7 +231,7 @@ class Client:
         path = ("/api/events" if task_id is None else _path(task_id) + "/events") + _query(
             kind=kind, status=status
         )
-        events, connected, failures = Events(last_event_id), False, 0
+        events, connected, over, failures = Events(last_event_id), False, False, 0
         while True:
             problem: ApiError | None = None
             try:
@@ -244,18 +244,27 @@ class Client:
                     while data := await self._sender.read(body):
                         failures = 0
                         for event in events.feed(data):
+                            over = event.type == "deleted" or _has_ended(event.task)
                             yield event
                 finally:
                     self._sender.leave(body)
                     events.cut()
             except Unavailable as unavailable:
                 problem = unavailable
+            except NotFound:
+                if over and task_id is not None:  # deleted since
+                    return
+                raise
             failures += 1
             if problem is not None and not connected and failures >= self._attempts:
                 raise problem
             log.debug("Events end here: {why}", why=problem or "the service closed them")
             retry_after = problem.retry_after if problem else 0
             await self._sender.pause(min(max(events.retry, retry_after), LONGEST_PAUSE), failures - 1)
+
+
+def _has_ended(task: Task | None) -> bool:
+    return task is not None and task.status in ENDED
 
 
 def _headers(key: str | None, traceparent: str | None, wait: int | None = None) -> dict[str, str]:

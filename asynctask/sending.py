@@ -52,6 +52,7 @@ class Sender:
         if http is None:
             self._pool = HTTPConnectionPool(reactor)
             self._pool.maxPersistentPerHost = 10
+            self._pool.retryAutomatically = False  # whoever asks has to know that it may have been served
             self._pool.cachedConnectionTimeout = IDLE
             http = HTTPClient(Agent(reactor, pool=self._pool))
         self._http = http

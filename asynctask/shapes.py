@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from msgspec import ValidationError, convert, defstruct
 
 from asynctask.model import FieldError
-from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, dump, pointer, shown, unknown
+from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, MAX_TOLD, dump, pointer, shown, unknown
 
 Path = tuple[str | int, ...]
 
@@ -37,7 +37,7 @@ class EnoughError(Exception):
 class Found:
     """What is wrong with one input.
 
-    Finding one more than `MAX_ERRORS` raises `EnoughError`.
+    Finding one more than `MAX_ERRORS`, or than `MAX_TOLD` allows, raises `EnoughError`.
 
     :param may_have_nul: whether it is worth looking for NUL characters.
     """
@@ -46,14 +46,16 @@ class Found:
         self.may_have_nul = may_have_nul
         self.errors: list[FieldError] = []
         self._hints = hints
+        self._told = 0
 
     def add(self, path: Path, what: str) -> None:
         name = _short(".".join(map(str, path)))
         self._found(FieldError(f"Field '{name}' {what}", pointer(*path)))
 
     def _found(self, error: FieldError) -> None:
-        if len(self.errors) >= MAX_ERRORS:
+        if len(self.errors) >= MAX_ERRORS or self._told > MAX_TOLD:
             raise EnoughError
+        self._told += len(error.pointer)
         self.errors.append(error)
 
     def unknown(self, path: Path, key: str, known: Mapping[str, Any]) -> None:

@@ -77,9 +77,9 @@ class Body(Protocol):
             reader.callback(b"")
 
     def stop(self) -> None:
-        """Nobody reads on: hang up."""
+        """Nobody reads on: hang up, without waiting over TLS for an answer that nobody would read."""
         self._reader = None
-        self._producer.loseConnection()
+        self._producer.stopProducing()
 
 
 class Events:

@@ -12,11 +12,27 @@ from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
 from asynctask.shapes import Hints, Path, new_hints
 from asynctask.urls import MAX_URL, is_callback_url
-from asynctask.wire import MAX_ERRORS, MAX_NAME, Wrong, encode, parse_json, pointer, unknown
+from asynctask.wire import (
+    MAX_ERRORS,
+    MAX_NAME,
+    MAX_TOLD,
+    Wrong,
+    encode,
+    parse_json,
+    pointer,
+    unknown,
+)
 
 MAX_DELAY: Final = 31_536_000
 MAX_BATCH: Final = 1_000
 """Tasks of one batch: their commit must not keep others waiting."""
+
+MAX_INPUTS: Final = 2 * 1024 * 1024
+"""Bytes of all inputs of a body as they are stored: twice the largest body. A handler that takes integers has
+1e300 written out."""
+
+WHOLE: Final = 1e22
+"""Below it, 5.0 is the same as 5 in a repeated body; 1e300 and its 301 digits are not."""
 
 NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
 OBJECT: Final = "The body must be a JSON object"
@@ -49,7 +65,7 @@ def parse_one(body: bytes, kinds: Kinds) -> Body:
     if not isinstance(value, dict):
         raise Invalid(OBJECT, (FieldError(OBJECT, ""),))
     submission, errors = _read(value, kinds, (), new_hints())
-    return Body([_sound(submission, errors)], value)
+    return Body(_sized([_sound(submission, errors)]), value)
 
 
 def parse_batch(body: bytes, kinds: Kinds) -> Body:
@@ -62,20 +78,28 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
         raise Invalid(BATCH, (FieldError(BATCH, ""),))
     errors: list[FieldError] = []
     submissions: list[Submission] = []
-    hints = new_hints()
+    hints, told = new_hints(), 0
     for number, item in enumerate(value):
-        if len(errors) >= MAX_ERRORS:
+        if len(errors) >= MAX_ERRORS or told > MAX_TOLD:
             break
         if not isinstance(item, dict):
             errors.append(FieldError(BATCH, pointer(number)))
             continue
         submission, wrong = _read(item, kinds, (number,), hints)
         errors += wrong
+        told += sum(len(error.pointer) for error in wrong)
         if submission is not None:
             submissions.append(submission)
     if errors:
         raise Invalid(errors[0].detail, tuple(errors))
-    return Body(submissions, value)
+    return Body(_sized(submissions), value)
+
+
+def _sized(submissions: list[Submission]) -> list[Submission]:
+    if sum(len(submission.input) for submission in submissions) > MAX_INPUTS:
+        detail = f"The input is longer than {MAX_INPUTS} bytes once its numbers are written out"
+        raise Invalid(detail, (FieldError(detail, ""),))
+    return submissions
 
 
 def _sound(submission: Submission | None, errors: list[FieldError]) -> Submission:
@@ -95,7 +119,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE
+    return int(value) if is_whole else value
 
 
 def _read(
@@ -115,7 +140,8 @@ def _read(
                 errors.append(FieldError(str(wrong), pointer(*path, field)))
     kind = kinds.get(fields.get("kind", ""))
     if kind is None and "kind" in fields:
-        errors.append(FieldError(unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
+        similar_kinds = kinds if next(hints, None) is not None else ()
+        errors.append(FieldError(unknown("kind", fields["kind"], similar_kinds), pointer(*path, "kind")))
     given = _input(fields, kind, path, errors, hints)
     for field in [field for field in value if field not in _FIELDS][:MAX_ERRORS]:
         similar = _FIELDS if next(hints, None) is not None else ()

@@ -35,6 +35,9 @@ MAX_DEPTH: Final = 64
 MAX_HINTS: Final = 20
 """Unknown fields of one body for which a similar name is looked up: a search costs 20 µs."""
 
+MAX_TOLD: Final = 1024 * 1024
+"""Characters of all pointers of a body's errors, each of which may name a key as long as the body."""
+
 MAX_ERRORS: Final = 10_000
 """Bad fields that one answer lists: nobody reads more, and listing them holds the reactor."""
 
@@ -158,8 +161,8 @@ def unknown(what: str, given: str, known: Collection[str]) -> str:
 
 def shown(text: str) -> str:
     """A client's own text, short enough and printable, to be repeated to it or to a log."""
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(c if c.isprintable() else "?" for c in clean[: MAX_SHOWN + 1])
+    clean = text[: MAX_SHOWN + 1].encode("utf-8", "replace").decode("utf-8")
+    clean = "".join(c if c.isprintable() else "?" for c in clean)
     return clean if len(clean) <= MAX_SHOWN else clean[:MAX_SHOWN] + "…"
 
 

@@ -23,7 +23,7 @@ from asynctask import client as api
 from asynctask.answered import Event, Unexpected
 from asynctask.client import Client
 from asynctask.model import Status
-from asynctask.sending import MAX_ANSWER
+from asynctask.sending import LONGEST_PAUSE, MAX_ANSWER
 from asynctask.stream import MAX_EVENT, Events
 from tests.faults.server import Server
 from tests.test_api import BASE, ApiTestCase
@@ -502,6 +502,13 @@ class AnswerTests(SocketTestCase):
         [pause] = self.hurried.pauses()
         self.assertTrue(3.25 <= pause <= 3.5)
 
+    async def test_nor_left_alone_for_as_long_as_the_task_may_take(self) -> None:
+        waits = answer(200, TASK, Retry_After="31536000")
+        client = self.serve(waits, answer(200, TASK | {"status": "cancelled"}))
+        self.assertEqual((await client.wait("task_1")).status, "cancelled")
+        [pause] = self.hurried.pauses()
+        self.assertLessEqual(pause, 2 * LONGEST_PAUSE)
+
     async def test_a_cancelled_call_hangs_up_and_is_not_sent_again(self) -> None:
         gone: Deferred[None] = Deferred()
 
@@ -534,6 +541,13 @@ class EventTests(SocketTestCase):
 
     async def collect(self, events: AsyncIterator[Event]) -> list[tuple[str, str | None]]:
         return [(told.type, told.id) async for told in events]
+
+    async def test_a_task_that_is_deleted_at_its_end_was_followed_to_it(self) -> None:
+        gone = problem(404, "There is no task")
+        client = self.serve(tell(change("completed", "2"), then=finish), gone, gone)
+        self.assertEqual(await self.collect(client.events("task_1")), [("change", "2")])
+        with self.assertRaises(api.NotFound):
+            await self.collect(client.events("task_1"))
 
     async def test_a_task_is_followed_to_its_end(self) -> None:
         progress = {"task_id": "task_1", "attempt": 1, "progress": {"step": 1, "total": 2, "message": "x"}}

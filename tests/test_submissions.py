@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.model import Invalid, Submission
 from asynctask.registry import KINDS, Kind, kind_of, task
 from asynctask.submissions import Body, parse_batch, parse_one
-from asynctask.wire import MAX_HINTS
+from asynctask.wire import MAX_HINTS, MAX_TOLD
 
 
 class Size(Struct):
@@ -30,6 +30,17 @@ def duration(duration: int = 1) -> None:
     """Has a parameter of simulate's name."""
 
 
+@task
+def loose(value: Any) -> None:
+    """Takes anything."""
+
+
+@task
+def numbers(each: list[int]) -> None:
+    """Takes integers."""
+
+
+LOOSE: Mapping[str, Kind] = {"loose": kind_of(loose), "numbers": kind_of(numbers)}
 ALL: Mapping[str, Kind] = {**KINDS, "resize": kind_of(resize), "duration": kind_of(duration)}
 SOUND = {"url": "u", "size": {"width": 2}}
 
@@ -202,6 +213,31 @@ class BatchTests(SubmissionTestCase):
         told = [error.detail for error in raised.exception.errors]
         self.assertEqual(len(told), 100)
         self.assertEqual(sum("did you mean" in detail for detail in told), MAX_HINTS)
+
+    def test_only_some_unknown_kinds_are_told_what_they_resemble(self) -> None:
+        with self.assertRaises(Invalid) as raised:
+            parse_batch(json.dumps([{"name": "a", "kind": "resise"}] * 50).encode(), ALL)
+        told = [error.detail for error in raised.exception.errors]
+        self.assertEqual(len(told), 50)
+        self.assertEqual(sum("did you mean" in detail for detail in told), MAX_HINTS)
+
+    def test_long_keys_are_not_repeated_without_end(self) -> None:
+        body = {"name": "a", "kind": "loose", "input": {"value": {"k" * 100_000: ["\0"] * 1_000}}}
+        for raw, parse in ((body, parse_one), ([body] * 5, parse_batch)):
+            with self.assertRaises(Invalid) as raised:
+                parse(json.dumps(raw).encode(), LOOSE)
+            told = sum(len(error.pointer) for error in raised.exception.errors)
+            self.assertTrue(100_000 < told < 3 * MAX_TOLD)
+
+    def test_numbers_that_are_written_out_have_a_limit(self) -> None:
+        few, many = (
+            json.dumps({"name": "a", "kind": "numbers", "input": {"each": [1e300] * count}}).encode()
+            for count in (1_000, 10_000)
+        )
+        [found] = parse_one(few, LOOSE).submissions
+        self.assertEqual(json.loads(found.input)["each"], [int(1e300)] * 1_000)
+        with self.assertRaises(Invalid):
+            parse_one(many, LOOSE)
 
     def test_every_bad_one_is_named(self) -> None:
         bodies = [
