@@ -28,8 +28,7 @@ MAX_BATCH: Final = 1_000
 """Tasks of one batch: their commit must not keep others waiting."""
 
 MAX_INPUTS: Final = 2 * 1024 * 1024
-"""Bytes of all inputs of a body as they are stored: twice the largest body. Where integers are taken, 1e300 is
-written out."""
+"""Bytes of all inputs of a body as they are stored: twice the largest body, for an integer may be 1e300."""
 
 WHOLE: Final = 1e22
 """Below it, 5.0 is the same as 5 in a repeated body; 1e300 and its 301 digits are not."""
