@@ -12,12 +12,15 @@ from typing import Any, Final, Protocol
 from msgspec import ValidationError, convert, defstruct
 
 from asynctask.model import FieldError
-from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, MAX_TOLD, dump, pointer, shown, unknown
+from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, dump, pointer, shown, unknown
 
 Path = tuple[str | int, ...]
 
 MAX_REASON: Final = 200
 """Characters that an error repeats of what a type's own code had to say."""
+
+MAX_TOLD: Final = 1024 * 1024
+"""Characters of all pointers of a body's errors, each of which may name a key as long as the body."""
 
 Hints = Iterator[int]
 """One more for each unknown field of a body for which a similar name may be looked up."""

@@ -10,12 +10,11 @@ from msgspec import Struct
 
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
-from asynctask.shapes import Hints, Path, new_hints
+from asynctask.shapes import MAX_TOLD, Hints, Path, new_hints
 from asynctask.urls import MAX_URL, is_callback_url
 from asynctask.wire import (
     MAX_ERRORS,
     MAX_NAME,
-    MAX_TOLD,
     Wrong,
     encode,
     parse_json,

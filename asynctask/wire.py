@@ -35,9 +35,6 @@ MAX_DEPTH: Final = 64
 MAX_HINTS: Final = 20
 """Unknown fields of one body for which a similar name is looked up: a search costs 20 µs."""
 
-MAX_TOLD: Final = 1024 * 1024
-"""Characters of all pointers of a body's errors, each of which may name a key as long as the body."""
-
 MAX_ERRORS: Final = 10_000
 """Bad fields that one answer lists: nobody reads more, and listing them holds the reactor."""
 

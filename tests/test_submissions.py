@@ -11,8 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import Invalid, Submission
 from asynctask.registry import KINDS, Kind, kind_of, task
+from asynctask.shapes import MAX_TOLD
 from asynctask.submissions import Body, parse_batch, parse_one
-from asynctask.wire import MAX_HINTS, MAX_TOLD
+from asynctask.wire import MAX_HINTS
 
 
 class Size(Struct):
