@@ -158,8 +158,7 @@ def unknown(what: str, given: str, known: Collection[str]) -> str:
 
 def shown(text: str) -> str:
     """A client's own text, short enough and printable, to be repeated to it or to a log."""
-    clean = text[: MAX_SHOWN + 1].encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(c if c.isprintable() else "?" for c in clean)
+    clean = "".join(c if c.isprintable() else "?" for c in text[: MAX_SHOWN + 1])
     return clean if len(clean) <= MAX_SHOWN else clean[:MAX_SHOWN] + "…"
 
 
