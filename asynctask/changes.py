@@ -44,6 +44,11 @@ def ended(task: Task, cancel_requested: bool, n: int, now: float) -> Task:
     return replace(task, n=n + 1, cancel_requested=cancel_requested or task.cancel_requested)
 
 
+def of_new(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
+    """What is told of new tasks: they are accepted, and some have started."""
+    return [*waiting, *(task for both in zip(starting, started, strict=True) for task in both)]
+
+
 def body(news: Sequence[News]) -> bytes:
     """The changes of one commit, as they are kept."""
     return _encode([listed(one) if isinstance(one, Task) else one for one in news])

@@ -428,12 +428,16 @@ class Front(Ticking[Connection], ServerFactory):
         return [b"http/1.1"]
 
     def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell how many are still there, for a
-        moment or until what was written has gone out."""
+        """Close the connections on which nothing is being answered; tell on how many something is, or has
+        still to go out."""
+        busy = 0
         for connection in list(self.connections):
-            if not connection.busy:
+            if connection.busy:
+                busy += 1
+            else:
+                busy += unsent(connection.transport) > 0
                 connection.loseConnection()
-        return len(self.connections)
+        return busy
 
     def log(self, connection: Connection, request: Request | None, status: int) -> None:
         """Tell `access` of a request that is over; None was none."""

@@ -104,6 +104,7 @@ class Claims:
     def _look_due(self, kind: Kind) -> None:
         """Due tasks wait: take them as soon as there are seats."""
         self._seats.note_waiting(kind.name, True)
+        self._full.discard(kind.name)
         if kind.name in self.looking:
             self._again.add(kind.name)  # what is under way may have looked before they came
         self._look(kind)

@@ -22,6 +22,10 @@ BEATS: Final = 4
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
+COMING_BACK: Final = 4.0
+"""Seconds in which those who wait for the database have found it again: each tries it every half a second.
+Until then, who has just started takes nobody for dead."""
+
 _LIGHTLY: Final = (
     f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}; SET LOCAL synchronous_commit = off".encode()
 )
@@ -105,7 +109,8 @@ class Heart:
             # The database was away, for the others too: they are given as long as they would have had.
             self._steady = now + self._server.lease
         elif self._steady is None:
-            self._steady = now
+            # The database may have been away until now, and the others come back a little later.
+            self._steady = now + min(self._server.lease, COMING_BACK)
         self._last = now
         if now >= self._steady and self._reap(connection):
             log.warn("Another process is silent, and its tasks go on elsewhere")

@@ -33,6 +33,10 @@ TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
 
+LISTEN_AGAIN: Final = 10.0
+"""Seconds between two tries to listen, each of which may keep the looks for as long as it waits."""
+
+
 class Seen(Struct, frozen=True):
     """What a look has found.
 
@@ -88,6 +92,8 @@ class Pulse:
         self._ending = False
         self._wanted = False
         self._hinted = 0.0
+        self._deaf = False
+        self._listening: psycopg.Connection[Any] | None = None
         self._leash = database.keeper.leash()
         self._name = token_hex(8)
         # Nothing of it needs to be on disk.
@@ -121,26 +127,26 @@ class Pulse:
         failing = False
         while not self._ending:
             try:
-                with (
-                    connect(self._server.url, autocommit=True) as looking,
-                    connect(self._server.listen or self._server.url, autocommit=True) as listening,
-                ):
+                with connect(self._server.url, autocommit=True) as looking:
                     self._leash.hold(looking)
                     failing = False
-                    self._watch(looking, listening)
+                    self._watch(looking)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not failing:
                     log.warn("Store does not tell what others do", error=" ".join(str(error).split()))
                 failing = True
                 self._wait([], TRY_AGAIN)
             finally:
+                self._stop_listening()
                 self._leash.let_go()
 
-    def _watch(self, looking: "psycopg.Connection[Any]", listening: "psycopg.Connection[Any]") -> None:
-        self._listen(listening)
-        poll = look = monotonic()
+    def _watch(self, looking: "psycopg.Connection[Any]") -> None:
+        listen = poll = look = monotonic()
         while not self._ending:
             now = monotonic()
+            if self._listening is None and now >= listen:
+                self._listen()
+                listen = now + LISTEN_AGAIN
             if self._wanted and now >= self._hinted + HINTS:
                 self._wanted = False
                 self._hinted = now
@@ -155,14 +161,46 @@ class Pulse:
             pause = look - monotonic()
             if self._wanted:
                 pause = min(pause, self._hinted + HINTS - now)
-            if self._wait([listening], max(0.0, pause)) and self._notified(listening):
+            if self._is_called(max(0.0, pause)):
                 look = 0.0
 
-    def _listen(self, listening: "psycopg.Connection[Any]") -> None:
+    def _listen(self) -> None:
+        """Be told of hints from now on. Where that cannot be, others are heard of by the looks alone."""
         try:
-            listening.execute(f"LISTEN {CHANNEL}".encode())
+            self._listening = connect(self._server.listen or self._server.url, autocommit=True)
+            self._listening.execute(f"LISTEN {CHANNEL}".encode())
+            self._deaf = False
         except psycopg.errors.FeatureNotSupported:
             log.info("Store has no LISTEN; others are heard of within {seconds} s", seconds=POLL)
+        except (psycopg.Error, OSError) as error:
+            self._note_deaf(error)
+
+    def _note_deaf(self, error: Exception) -> None:
+        self._stop_listening()
+        if not self._deaf:
+            self._deaf = True
+            why = " ".join(str(error).split())
+            log.warn(
+                "Store cannot be listened to; others are heard of within {seconds} s",
+                seconds=POLL,
+                error=why,
+            )
+
+    def _stop_listening(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
+
+    def _is_called(self, seconds: float) -> bool:
+        """Wait for so long; tells whether somebody has given a hint."""
+        if self._listening is None:
+            self._wait([], seconds)
+            return False
+        try:
+            return self._wait([self._listening], seconds) and self._notified(self._listening)
+        except (psycopg.Error, OSError) as error:
+            self._note_deaf(error)
+            return True
 
     def _wait(self, connections: Sequence["psycopg.Connection[Any]"], seconds: float) -> bool:
         """Wait for the database, or for our own bell; tells whether the database has something."""

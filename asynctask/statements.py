@@ -221,11 +221,13 @@ FORGET_OLD: Final = (
             .where(task.c.finished_at < bindparam("before"), task.c.callback_due.is_(None))
             .order_by(task.c.finished_at)
             .limit(bindparam("limit"))
+            .with_for_update(skip_locked=True)
         )
     )
     .returning(task.c.task_id, task.c.kind)
 )
-"""Retention: those that ended first."""
+"""Retention: those that ended first, but none that is just retried: what was chosen without its lock is
+deleted whatever it has become. SQLite has one writer, and no such words."""
 
 KEY: Final = select(idempotency.c.digest, idempotency.c.answer).where(
     idempotency.c.scope == "",
@@ -244,6 +246,7 @@ FORGET_KEYS: Final = delete(idempotency).where(
         select(idempotency.c.scope, idempotency.c.key)
         .where(idempotency.c.expires_at <= bindparam("now"))
         .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True)
     )
 )
 

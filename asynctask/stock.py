@@ -12,6 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from asynctask.access import GONE, Access
+from asynctask.ticking import unsent
 
 IDLE: Final = 60
 """Seconds that a connection may stay open between requests, or stop in the middle of one."""
@@ -128,9 +129,13 @@ class Front(Site):
             self._access(request.method, request.uri, status, request.sentLength, seconds, request.client)
 
     def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell how many are still there, for a
-        moment or until what was written has gone out."""
+        """Close the connections on which nothing is being answered; tell on how many something is, or has
+        still to go out."""
+        busy = 0
         for connection in list(self.connections):
-            if not connection.requests:
+            if connection.requests:
+                busy += 1
+            else:
+                busy += unsent(connection.transport) > 0
                 connection.loseConnection()
-        return len(self.connections)
+        return busy

@@ -1,5 +1,6 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,9 +14,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from asynctask import statements, wire
+from asynctask import changes, statements, wire
 from asynctask.batches import End
-from asynctask.changes import listed
 from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
@@ -113,17 +113,21 @@ class SqlStore(Hooks, Reading):
                 upgrade(connection)
             with connection.begin():
                 self._database.start(connection)
-                failed = self._recover(connection, suspects, now)
+                # First, since from what is told on, the other processes wait with all that they tell.
+                counted = Counter(
+                    {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
+                )
+                ended = self._recover(connection, suspects, now)
+                unfinished = counted - Counter(task.kind for task in ended)
                 self.outbox.open(connection)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
-                unfinished = {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
             self._database.start_reading()
         except (UnreadableSchemaError, DBAPIError) as error:
             self._database.close()
             why = f"cannot be used ({error.orig})" if isinstance(error, DBAPIError) else error
             raise StartError(f"--store {self._place.path} {why}") from None
-        for task in failed:
+        for task in (task for task in ended if task.status is FAILED):
             log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
             self._metrics.became(task.kind, task.status)
         self.unfinished = sum(unfinished.values())
@@ -155,7 +159,7 @@ class SqlStore(Hooks, Reading):
         return settled(connection, self._database.cut_off, self._kinds, now)
 
     def _recover(self, connection: Connection, suspects: Iterable[Suspect], now: float) -> list[Task]:
-        """Settle what an earlier process left running; the tasks that have failed for it."""
+        """Settle what an earlier process left running; the tasks that have ended by that."""
         suspects = list(suspects)
         news: list[News] = []
         if self._database.shared:
@@ -163,7 +167,7 @@ class SqlStore(Hooks, Reading):
         for tasks in (charged(connection, suspects, now), self._settled(connection, now)):
             self._database.end(connection, [End(task, now) for task in tasks], news)
         self._database.tell(connection, news, now)
-        return [task for task in news if isinstance(task, Task) and task.status is FAILED]
+        return [task for task in news if isinstance(task, Task) and task.status in ENDED]
 
     def _publish(self, seq: int, news: Sequence[News]) -> None:
         if self._sharing is None:
@@ -204,7 +208,7 @@ class SqlStore(Hooks, Reading):
     def add(self, waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """See `IStore`."""
         rows, started = self._new_rows(waiting, starting)
-        added = self._writer.add(rows, _news(waiting, starting, started), size_of(rows))
+        added = self._writer.add(rows, changes.of_new(waiting, starting, started), size_of(rows))
         self.unfinished += len(rows)
         self.asked += len(rows)
 
@@ -230,7 +234,7 @@ class SqlStore(Hooks, Reading):
                 given = {"task_id": rows[0][0], "now": now, **asdict(key)}
                 if db.execute(statements.ADD_KEY, given).rowcount:
                     self._database.add(db, rows)
-                    news += _news(waiting, starting, started)
+                    news += changes.of_new(waiting, starting, started)
                     return None
             known = db.execute(statements.KEY, {"key": key.key, "now": now}).one_or_none()
             return None if known is None else Known(known.digest, known.answer)
@@ -319,7 +323,7 @@ class SqlStore(Hooks, Reading):
             news += found
             orphans = unsettled or len(claimed) == limit
         claimed += self._database.claim(connection, {**given, "limit": limit - len(claimed)})
-        news += map(listed, claimed)
+        news += map(changes.listed, claimed)
         next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
         return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans)
 
@@ -376,7 +380,7 @@ class SqlStore(Hooks, Reading):
             changed = find(db, task_id)
             assert changed is not None
             if moved:
-                news.append(listed(changed))
+                news.append(changes.listed(changed))
             return before.status, changed
 
         def tell(decided: Decided) -> Task | None:
@@ -439,11 +443,6 @@ def _database_of(place: "Place | Server", busy: float) -> Database:
     from asynctask.postgres import Postgres
 
     return Postgres(place)
-
-
-def _news(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
-    """What is told of new tasks: they are accepted, and some have started."""
-    return [*waiting, *(task for both in zip(starting, started, strict=True) for task in both)]
 
 
 def _do_nothing(_connection: Connection, _news: list[News]) -> None:

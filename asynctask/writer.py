@@ -47,6 +47,9 @@ log = Logger(namespace="asynctask.store")
 ANSWERS: Final = 20
 """Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
 
+PART: Final = 8
+"""Of the answers that wait, a turn gives an eighth where that is more: they must not become ever more."""
+
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach a database that failed."""
 
@@ -366,7 +369,7 @@ class Writer:
     def _give(self) -> None:
         """Give some answers, each a function and what it is told, and the rest in the next turn."""
         try:
-            for _ in range(min(ANSWERS, len(self._answers))):
+            for _ in range(min(max(ANSWERS, len(self._answers) // PART), len(self._answers))):
                 give, *told = self._answers.popleft()
                 give(*told)
         finally:

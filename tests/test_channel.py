@@ -554,14 +554,16 @@ class Leaving(InMemory):
 
     def test_at_the_end_only_who_waits_for_an_answer_is_left(self) -> None:
         waiting, sending = Wire(self.front).send(SLOW), Wire(self.front).send(GET[:-1])
-        self.front.close_idle()
+        self.assertEqual(self.front.close_idle(), 2)
         self.assertEqual([wire.closed for wire in (self.wire, waiting, sending)], [True, False, False])
 
     def test_and_who_still_reads_the_last_one_is_waited_for(self) -> None:
+        transport: Any = self.wire.transport
         self.send(GET)
+        transport.dataBuffer = b"x"
         self.assertEqual(self.front.close_idle(), 1)
         self.assertTrue(self.wire.closed)
-        self.wire.leave()
+        transport.dataBuffer = b""
         self.assertEqual(self.front.close_idle(), 0)
 
 

@@ -410,6 +410,17 @@ class UnderWay(SynchronousTestCase):
         claims.seat_is_free("thread")
         self.assertEqual(len(self.asked()), 1)
 
+    def test_one_that_has_ended_elsewhere_gets_the_next_seat(self) -> None:
+        crop = replace(CROP, concurrency_total=1)
+        claims = self.claims(crop, SCALE)
+        claims.look(["crop"])
+        self.store.answer(full=True)
+        claims.look(["scale"])
+        claims.look(["crop"])  # it has ended there; here is no seat now
+        self.assertEqual(self.asked(), ["scale"])
+        self.store.answer()
+        self.assertEqual(self.asked(), ["crop"])
+
     def test_nothing_is_claimed_for_a_place_where_too_many_hang(self) -> None:
         claims = self.claims(SCALE)
         hang = ["thread"]

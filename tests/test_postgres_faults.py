@@ -23,6 +23,7 @@ from asynctask import heart, pulse, statements
 from asynctask.batches import End
 from asynctask.istore import Key
 from asynctask.model import (
+    ACCEPTED,
     COMPLETED,
     FAILED,
     RETRYING,
@@ -231,6 +232,31 @@ class RepeatedEnds(BothOpen):
             self.assertEqual([task.task_id for task in found], ours)
 
 
+class Retention(FaultTestCase):
+    """What is old may be renewed while it is about to be forgotten."""
+
+    def test_a_task_that_is_just_retried_stays(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        with self.outside() as retrying:
+            retrying.execute("UPDATE task SET status = 'accepted', finished_at = NULL")
+            forgetting = self.store.forget(NOW + 1, NOW, 9)
+            self.until(lambda: self.store._writer._backlog.waits is False)
+            time.sleep(0.1)  # for a DELETE that waits for the row
+        self.assertEqual(self.wait(forgetting), 0)
+        self.assertIs(self.get(task).status, ACCEPTED)
+
+    def test_nor_is_a_key_forgotten_that_is_just_given_again(self) -> None:
+        self.wait(self.store.add_once([self.new()], [], Key("k", "digest", "answer", NOW - 1), NOW - 2))
+        with self.outside() as renewing:
+            renewing.execute(f"UPDATE idempotency SET expires_at = {NOW + 9}".encode())
+            forgetting = self.store.forget(NOW - 9, NOW, 9)
+            self.until(lambda: self.store._writer._backlog.waits is False)
+            time.sleep(0.1)
+        self.wait(forgetting)
+        self.assertEqual(self.execute("SELECT count(*) FROM idempotency"), (1,))
+
+
 class Orphans(BothOpen, FaultTestCase):
     """Many processes want what one of them has left."""
 
@@ -335,6 +361,26 @@ class LostLeases(BothOpen, FaultTestCase):
         place = Server(postgres.url_of(self.database), lease=2)
         store._place = store._database._server = place  # type: ignore[attr-defined]
         return store
+
+
+class Deaf(BothOpen, FaultTestCase):
+    """The server that would tell of hints cannot be had."""
+
+    def open_store(self) -> SqlStore:
+        store = super().open_store()
+        if hasattr(self, "store"):  # the first one hears
+            place = Server(postgres.url_of(self.database), listen="host=127.0.0.1 port=1")
+            store._place = store._database._server = place  # type: ignore[attr-defined]
+        return store
+
+    def test_what_others_do_is_seen_all_the_same(self) -> None:
+        told: list[Task] = []
+        self.other.cancelling = told.extend
+        self.add(self.new())
+        [task] = self.wait(self.other.claim("simulate", 9, NOW)).tasks
+        self.wait(self.store.cancel(task.task_id, NOW))
+        self.until(lambda: told)
+        self.assertEqual(told[0].task_id, task.task_id)
 
 
 class Descriptors(FaultTestCase):
