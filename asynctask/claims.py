@@ -32,7 +32,7 @@ PAUSE: Final = 0.02
 """Seconds until due tasks are looked for again that another process may be about to take."""
 
 AFTER_FAILURE: Final = 1.0
-"""Seconds until due tasks are looked for again when the store failed."""
+"""Seconds until due tasks are looked for again when the store failed, or too many threads hang."""
 
 
 class Claims:
@@ -142,7 +142,10 @@ class Claims:
         self._seats.note_waiting(kind.name, more or claim.full)
         if free := seats - len(claim.tasks):
             self._seats.give_back(kind, free)
-        (self._full.add if claim.full else self._full.discard)(kind.name)
+        if claim.full:
+            self._full.add(kind.name)
+        else:
+            self._full.discard(kind.name)
         if more:
             self._look(kind)
         elif claim.next_due is not None and not claim.full:

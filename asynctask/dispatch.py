@@ -146,7 +146,7 @@ class Answering:
     def _got(self, result: Any) -> None:
         if type(result) is CoroutineType:
             self._step(None, result)
-        elif type(result) is not bytes and isinstance(result, Deferred):
+        elif type(result) is not bytes and isinstance(result, Deferred):  # whose class is asked in Python
             self._wait(result)
             result.addCallbacks(self._fired, self.failed)
         elif isinstance(result, Failure):

@@ -11,7 +11,7 @@ from msgspec import ValidationError, json, to_builtins
 from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.model import FieldError
-from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape, new_hints
+from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape
 from asynctask.wire import dump, encode, shown
 
 
@@ -45,7 +45,7 @@ class Input:
         :returns: the input as it is to be stored, with 5 for 5.0 and without the defaults; and every
             bad field. If there is none, `arguments` takes it.
         """
-        found = Found(hints or new_hints(), may_have_nul=_may_have_nul(value))
+        found = Found(hints or Hints(), may_have_nul=_may_have_nul(value))
         try:
             checked = self._fields.check(value, path, found)
         except EnoughError:

@@ -32,7 +32,6 @@ HINTS: Final = 0.05
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
-
 LISTEN_AGAIN: Final = 10.0
 """Seconds between two tries to listen, each of which may keep the looks for as long as it waits."""
 

@@ -5,7 +5,7 @@ dataclass pass and takes no 5.0 for an integer. So a `Shape` follows a value dow
 parts; that alone is left to msgspec.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain, repeat
 from typing import Any, Final, Protocol
 
@@ -22,15 +22,21 @@ MAX_REASON: Final = 200
 MAX_TOLD: Final = 1024 * 1024
 """Characters of all pointers of a body's errors, each of which may name a key as long as the body."""
 
-Hints = Iterator[int]
-"""One more for each unknown field of a body for which a similar name may be looked up."""
-
 NUL: Final = "must not contain a NUL character"
 
 
-def new_hints() -> Hints:
-    """Those of a whole body."""
-    return iter(range(MAX_HINTS))
+class Hints:
+    """Says what is unknown in one body, and for the first `MAX_HINTS` what may have been meant."""
+
+    def __init__(self) -> None:
+        self._left = MAX_HINTS
+
+    def unknown(self, what: str, given: str, known: Collection[str]) -> str:
+        """See `asynctask.wire.unknown`; even a search among no names takes longer than all the rest."""
+        if not self._left:
+            return f"Unknown {what} '{_short(given)}'"
+        self._left -= 1
+        return unknown(what, given, known)
 
 
 class EnoughError(Exception):
@@ -62,12 +68,7 @@ class Found:
         self.errors.append(error)
 
     def unknown(self, path: Path, key: str, known: Mapping[str, Any]) -> None:
-        if next(self._hints, None) is not None:
-            detail = unknown("field", key, known)
-        else:
-            # Even a search among no names takes longer than all the rest.
-            detail = f"Unknown field '{_short(key)}'"
-        self._found(FieldError(detail, pointer(*path, key)))
+        self._found(FieldError(self._hints.unknown("field", key, known), pointer(*path, key)))
 
     def nul(self, value: Any, path: Path) -> None:
         """Look for NUL characters in what may be anything."""

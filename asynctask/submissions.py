@@ -10,17 +10,9 @@ from msgspec import Struct
 
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
-from asynctask.shapes import MAX_TOLD, Hints, Path, new_hints
+from asynctask.shapes import MAX_TOLD, Hints, Path
 from asynctask.urls import MAX_URL, is_callback_url
-from asynctask.wire import (
-    MAX_ERRORS,
-    MAX_NAME,
-    Wrong,
-    encode,
-    parse_json,
-    pointer,
-    unknown,
-)
+from asynctask.wire import MAX_ERRORS, MAX_NAME, Wrong, encode, parse_json, pointer
 
 MAX_DELAY: Final = 31_536_000
 MAX_BATCH: Final = 1_000
@@ -62,7 +54,7 @@ def parse_one(body: bytes, kinds: Kinds) -> Body:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise Invalid(OBJECT, (FieldError(OBJECT, ""),))
-    submission, errors = _read(value, kinds, (), new_hints())
+    submission, errors = _read(value, kinds, (), Hints())
     return Body(_sized([_sound(submission, errors)]), value)
 
 
@@ -76,7 +68,7 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
         raise Invalid(BATCH, (FieldError(BATCH, ""),))
     errors: list[FieldError] = []
     submissions: list[Submission] = []
-    hints, told = new_hints(), 0
+    hints, told = Hints(), 0
     for number, item in enumerate(value):
         if len(errors) >= MAX_ERRORS or told > MAX_TOLD:
             break
@@ -138,12 +130,10 @@ def _read(
                 errors.append(FieldError(str(wrong), pointer(*path, field)))
     kind = kinds.get(fields.get("kind", ""))
     if kind is None and "kind" in fields:
-        similar_kinds = kinds if next(hints, None) is not None else ()
-        errors.append(FieldError(unknown("kind", fields["kind"], similar_kinds), pointer(*path, "kind")))
+        errors.append(FieldError(hints.unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
     given = _input(fields, kind, path, errors, hints)
     for field in [field for field in value if field not in _FIELDS][:MAX_ERRORS]:
-        similar = _FIELDS if next(hints, None) is not None else ()
-        errors.append(FieldError(unknown("field", field, similar), pointer(*path, field)))
+        errors.append(FieldError(hints.unknown("field", field, _FIELDS), pointer(*path, field)))
     if errors or kind is None:
         return None, errors
     return Submission(

@@ -92,7 +92,7 @@ def file_system(folder: Path, mounts: str) -> str:
 
 
 def _python() -> str:
-    """The version, and who has built it: how it was is worth a fifth of the speed."""
+    """The version, and who has built it: how it was is worth a sixth of the speed."""
     builder = "the system's" if sys.base_prefix == "/usr" else "not the system's"
     return f"{platform.python_version()} ({builder})"
 

@@ -43,9 +43,8 @@ NOT_COMPARED: Final = """\
   answered, so a server that stalls is asked less. Only `k6.js` keeps its rate; what it could not
   send it counts as dropped.
 - **A network, TLS, other machines.** All of it is on one machine, over loopback.
-- **Another Python.** All that is in Python runs on the one that runs nox. Debian's, which was built
-  with the profile of a run, served a sixth more of these requests than the same version from a plain
-  `./configure && make`, which is what pyenv makes unless told otherwise.
+- **Another Python.** All that is in Python runs on the one that runs nox. Debian's 3.11.2 served a
+  sixth more of our requests than a 3.11.7 that pyenv had built with its defaults.
 - **Other settings of the peers.** FastAPI and Starlette are on uvicorn with uvloop and httptools,
   without an access log; Huey has 4 threads, arq 100 jobs at once, procrastinate 10, pgqueuer is on
   asyncpg, and the workers of both are on uvloop; otherwise they are as they come. Celery, RQ and

@@ -5,28 +5,25 @@ from time import monotonic, sleep
 
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.model import News, Submission, accept
+from asynctask.model import News
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
-from asynctask.wire import Ids
 from asynctask.writer import ANSWERS
-from tests.turns import PATIENCE, Turns
+from tests.store_contract import NOW, StoreTestCase
+from tests.turns import PATIENCE
 
-NOW = 1_700_000_000.0
 
-
-class Order(SynchronousTestCase):
+class Order(StoreTestCase):
     """Who is answered later knows of all that was done before."""
 
     def setUp(self) -> None:
-        self.turns = Turns()
-        self.store = SqlStore(Place(None), self.turns)
-        self.store.open([], NOW)
-        self.addCleanup(lambda: self.turns.outcome(self.store.close()))
+        super().setUp()
         self.done: list[str] = []
         self.answered: list[str] = []
+
+    def open_store(self) -> SqlStore:
+        return SqlStore(Place(None), self.turns)
 
     def call(self, name: str) -> Deferred[None]:
         def run(_connection: Connection, _news: list[News]) -> None:
@@ -51,12 +48,11 @@ class Order(SynchronousTestCase):
     def test_those_of_one_transaction_are_answered_as_they_were_done(self) -> None:
         free = self.hold()
         last = [self.call(name) for name in ("task b", "kind a", "task a")]
-        task = accept(Submission("a", "simulate", "{}"), Ids().next(NOW, bytes(16)), NOW)
-        added = self.store.add([task], []).addCallback(lambda _: self.answered.append("new"))
+        added = self.store.add([self.new()], []).addCallback(lambda _: self.answered.append("new"))
         self.turns.turn()
         free.set()
         for deferred in (*last, added):
-            self.turns.outcome(deferred)
+            self.wait(deferred)
         self.assertEqual(self.done, ["kind a", "task a", "task b"])
         self.assertEqual(self.answered, ["new", *self.done])
 
@@ -72,21 +68,20 @@ class Order(SynchronousTestCase):
         # Nobody has an answer yet: a reactor that is held does not hold the writer.
         self.wait_until_done("99")
         self.assertEqual(self.answered, [])
-        self.turns.outcome(last)
+        self.wait(last)
         self.assertEqual(self.answered, self.done)
 
     def test_a_claim_under_way_does_not_hide_what_others_leave_meanwhile(self) -> None:
-        self.turns.outcome(self.store.claim("simulate", 9, NOW))
-        task = accept(Submission("a", "simulate", "{}"), Ids().next(NOW, bytes(16)), NOW)
-        self.turns.outcome(self.store.add([], [task]))
+        self.claim()
+        task = self.run_one()
         leave = text("UPDATE task SET owner = 'gone'")
-        self.turns.outcome(self.store._writer.call(lambda db, _: db.execute(leave).rowcount))
+        self.wait(self.store._writer.call(lambda db, _: db.execute(leave).rowcount))
         looking = self.store.claim("simulate", 9, NOW)
         self.turns.turn()
         self.turns.wait_for_more()
         self.store.orphaned()
-        self.assertEqual(self.turns.outcome(looking).tasks, [])
-        found = self.turns.outcome(self.store.claim("simulate", 9, NOW)).tasks
+        self.assertEqual(self.wait(looking).tasks, [])
+        found = self.claim().tasks
         self.assertEqual([one.task_id for one in found], [task.task_id])
 
     def wait_until_done(self, name: str) -> None:
