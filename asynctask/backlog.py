@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -22,6 +23,10 @@ many as it has new tasks, or those that wait would become ever more."""
 
 MOST: Final = 200
 """Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
+
+LARGEST: Final = 1024 * 1024
+"""Bytes of new tasks from which on a transaction takes no more of them: what it tells those who follow is
+read and decoded in one go."""
 
 GIVEN: Final = 0.05
 """Seconds that the writer waits until its answers are given: more than a turn under full load, and so short
@@ -137,19 +142,23 @@ class Backlog:
     def take(self) -> list[Work]:
         """The next transaction: all that somebody waits for, and some of the ends of attempts."""
         with self._wakeup:
-            batch = self.take_asked()
+            batch = self.take_asked(LARGEST)
             added = sum(len(work.rows) for work in batch if isinstance(work, Add))
             room = min(FEWEST + added if batch else BATCH, MOST)
             saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
             self._kept -= _bytes(saves)
         return batch + saves
 
-    def take_asked(self) -> list[Work]:
-        """All that somebody waits for."""
+    def take_asked(self, most: float = inf) -> list[Work]:
+        """What somebody waits for: all, or about so many bytes of it."""
+        asked: list[Work] = []
+        size = 0
         with self._wakeup:
-            asked: list[Work] = [*self._asked]
-            self._bytes -= sum(work.size for work in self._asked)
-            self._asked.clear()
+            while self._asked and size < most:
+                work = self._asked.popleft()
+                size += work.size
+                asked.append(work)
+            self._bytes -= size
         return asked
 
     def put_back(self, saves: list[Save]) -> None:

@@ -5,7 +5,8 @@ who is slower than the ring goes on from the store.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -20,11 +21,23 @@ from asynctask.sse import Filter, Position, Progressed
 RING: Final = 20_000
 """Changes that are kept in memory for those who follow: some seconds of a busy service, 20 MB."""
 
+RING_BYTES: Final = 32 * 1024 * 1024
+"""About what they may take: the messages of errors and of progress may be long."""
+
+ITEM: Final = 1_000
+"""Bytes that a change takes without such a message."""
+
+WRITTEN: Final = 8
+"""Bytes that a character of a message takes at most, kept as text and in the event."""
+
 CHUNK: Final = 16 * 1024
 """Bytes that are written to one follower at once: what a thousand of them leave unread fits in memory."""
 
 SERVED: Final = 50
 """Followers that are served in one turn of the reactor: some milliseconds."""
+
+UNHEARD: Final = 20_000
+"""Tellings that may wait for their turn until progress is told no more: the next one says it too."""
 
 BEAT: Final = 1.0
 """Seconds between two looks at who reads and who does not."""
@@ -50,11 +63,13 @@ class Item(Struct):
     """Something that happened.
 
     :ivar after: where a follower is who has read it.
+    :ivar size: about how many bytes it takes.
     :ivar frame: the event, made when the first one asks for it.
     """
 
     news: News | Progressed
     after: Position
+    size: int
     frame: bytes = b""
 
 
@@ -79,12 +94,16 @@ class Feed:
         self._closed = False
         self.epoch = ""
         self.now = Position(1)
-        self._ring: list[Item | None] = [None] * capacity
+        self._capacity = capacity
+        self._ring: dict[int, Item] = {}
+        self._ring_bytes = 0
         self._first = self._next = 0
         self._all: set[Follower] = set()
         self._one: dict[str, set[Follower]] = {}
         self._served: list[Follower] = []
-        self._together: dict[tuple[Filter, int, int], Read] = {}
+        self._told: deque[tuple[Follower, News | Progressed]] = deque()
+        self._beaten: deque[Follower] = deque()
+        self._together: dict[tuple[Filter, int, int, int], Read] = {}
         self._fresh = False
         self._planned: IDelayedCall | None = None
         self._heart: IDelayedCall | None = None
@@ -101,6 +120,10 @@ class Feed:
     def wanted(self) -> bool:
         """Whether anybody follows, or waits."""
         return bool(self._all or self._one or self._waiting)
+
+    def watched(self) -> Collection[str] | None:
+        """Which tasks are followed; None for all."""
+        return None if self._all else self._one.keys()
 
     @property
     def followers(self) -> int:
@@ -130,7 +153,7 @@ class Feed:
         """A commit has changed tasks; they are published in the order of their numbers."""
         if seq != self.now.seq:  # what was between is in the store, and nobody here has read it
             self._next += 1
-            self._first = self._next
+            self._drop_all()
         self.now = Position(seq + 1)
         if self._all:
             for index, one in enumerate(news, 1):
@@ -157,14 +180,35 @@ class Feed:
             self._serve_soon()
 
     def _tell(self, task_id: str, news: News | Progressed) -> None:
-        for follower in list(self._one.get(task_id, ())):
+        """Tell those who follow this task: some now, and if they are many, the rest in the next turns."""
+        followers = self._one.get(task_id, ())
+        if isinstance(news, Progressed) and len(self._told) > UNHEARD:
+            return
+        waits = bool(self._told)
+        self._told += [(follower, news) for follower in followers]
+        if not waits:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        for _ in range(min(SERVED, len(self._told))):
+            follower, news = self._told.popleft()
             follower.hear(news)
+        if self._told:
+            self._clock.callLater(0, self._tell_some)
 
     def _keep(self, news: News | Progressed, after: Position) -> None:
         self._fresh = True
-        self._ring[self._next % len(self._ring)] = Item(news, after)
+        item = self._ring[self._next] = Item(news, after, ITEM + WRITTEN * _message_of(news))
         self._next += 1
-        self._first = max(self._first, self._next - len(self._ring))
+        self._ring_bytes += item.size
+        while len(self._ring) > self._capacity or self._ring_bytes > RING_BYTES:
+            self._ring_bytes -= self._ring.pop(self._first).size
+            self._first += 1
+
+    def _drop_all(self) -> None:
+        self._ring.clear()
+        self._ring_bytes = 0
+        self._first = self._next
 
     def join(self, follower: Follower, task_id: str | None) -> int:
         """Follow one task, or all; tells where in the ring a follower of all begins."""
@@ -181,8 +225,7 @@ class Feed:
         if task_id is None:
             self._all.discard(follower)
             if not self._all:  # nothing is kept for nobody
-                self._ring = [None] * len(self._ring)
-                self._first = self._next
+                self._drop_all()
         else:
             followers = self._one.get(task_id, set())
             followers.discard(follower)
@@ -194,33 +237,31 @@ class Feed:
         if position == self.now:
             return self._next
         kept = range(self._first, self._next)
-        at = bisect_left(kept, position, key=lambda number: self._item(number).after)
-        if at == len(kept) or self._item(kept[at]).after != position:
+        at = bisect_left(kept, position, key=lambda number: self._ring[number].after)
+        if at == len(kept) or self._ring[kept[at]].after != position:
             return None
         return kept[at] + 1
 
-    def _item(self, number: int) -> Item:
-        item = self._ring[number % len(self._ring)]
-        assert item is not None
-        return item
+    def read(self, of: Filter, at: int, joined: int = 0) -> Read | None:
+        """What is new for a follower, about `CHUNK` bytes of it; None where the ring has lost it.
 
-    def read(self, of: Filter, at: int) -> Read | None:
-        """What is new for a follower, about `CHUNK` bytes of it; None where the ring has lost it."""
+        :param joined: from where on he is told of progress, which nobody is told again.
+        """
         if at < self._first:
             return None
-        key = (of, at, self._next)
+        key = (of, at, self._next, max(at, joined))
         read = self._together.get(key)
         if read is None:
-            read = self._together[key] = self._read(of, at)
+            read = self._together[key] = self._read(of, at, joined)
         return read
 
-    def _read(self, of: Filter, at: int) -> Read:
+    def _read(self, of: Filter, at: int, joined: int) -> Read:
         frames: list[bytes] = []
         size, position = 0, self.now
         while at < self._next and size < CHUNK:
-            item = self._item(at)
+            item = self._ring[at]
             at, position = at + 1, item.after
-            if of.passes(item.news):
+            if of.passes(item.news) and (at > joined or not isinstance(item.news, Progressed)):
                 if not item.frame:
                     item.frame = sse.event(item.news, sse.position_id(self.epoch, item.after))
                 frames.append(item.frame)
@@ -245,11 +286,17 @@ class Feed:
             self._serve_soon()
 
     def _beat(self) -> None:
+        self._beaten += self._everybody()
+        self._beat_some()
+
+    def _beat_some(self) -> None:
         self._together.clear()
-        followers = self._everybody()
-        self._heart = self._clock.callLater(BEAT, self._beat) if followers else None
-        for follower in followers:
-            follower.beat()
+        for _ in range(min(SERVED, len(self._beaten))):
+            self._beaten.popleft().beat()
+        if self._beaten:
+            self._heart = self._clock.callLater(0, self._beat_some)
+        else:
+            self._heart = self._clock.callLater(BEAT, self._beat) if self.followers else None
 
     def _everybody(self) -> list[Follower]:
         return [*self._all, *(one for some in self._one.values() for one in some)]
@@ -263,10 +310,22 @@ class Feed:
                 waiter.callback(None)
 
     def end(self) -> None:
-        """Nobody is to follow any more: nothing happens from now on."""
+        """Nobody is to follow any more: nothing happens from now on, and what has happened is told."""
+        while self._told:
+            follower, news = self._told.popleft()
+            follower.hear(news)
+        for follower in list(self._all):
+            follower.serve()
         for follower in self._everybody():
             follower.end()
         for call in (self._heart, self._planned):
             if call is not None and call.active():
                 call.cancel()
         self._heart = self._planned = None
+
+
+def _message_of(news: News | Progressed) -> int:
+    """Characters of what it says in words."""
+    if isinstance(news, Progressed):
+        return len(news.progress.message)
+    return len(news.error.message) if isinstance(news, Task) and news.error is not None else 0

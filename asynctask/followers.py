@@ -5,7 +5,7 @@ from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
@@ -16,6 +16,7 @@ from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
 from asynctask.model import ENDED, Deleted, News, Task, Unavailable
 from asynctask.sse import Filter, Position, Progressed
+from asynctask.ticking import unsent
 
 log = Logger(namespace="asynctask.feed")
 
@@ -56,6 +57,8 @@ class Follower:
         self._clock = clock
         self._task_id = task_id
         self._paused: float | None = None
+        self._unsent = 0
+        self._retry: IDelayedCall | None = None
         self._commented = clock.seconds()
         self._left = False
         self._reading = False
@@ -91,12 +94,14 @@ class Follower:
     @property
     def ready(self) -> bool:
         """Whether something may be sent now."""
-        return self._paused is None and not self._left and not self._reading
+        return self._paused is None and not self._left and not self._reading and self._retry is None
 
     def leave(self) -> None:
         """Tell nothing more."""
         if not self._left:
             self._left = True
+            if self._retry is not None:
+                self._retry.cancel()
             self._feed.leave(self, self._task_id)
 
     def end(self) -> None:
@@ -110,10 +115,13 @@ class Follower:
         """Drop who does not read; let others know that we are there."""
         now = self._clock.seconds()
         if self._paused is not None:
-            if now - self._paused >= PATIENCE:
+            transport: Any = self._request.transport
+            before, self._unsent = self._unsent, unsent(transport)
+            if self._unsent < before:  # who reads slowly reads all the same
+                self._paused = now
+            elif now - self._paused >= PATIENCE:
                 log.info("A follower does not read and was dropped")
                 self.leave()
-                transport: Any = self._request.transport
                 transport.abortConnection()
         elif now - self._commented >= COMMENT_EVERY:
             self._comment()
@@ -122,6 +130,7 @@ class Follower:
         """See `IPushProducer`."""
         if self._paused is None:
             self._paused = self._clock.seconds()
+            self._unsent = 0
 
     def resumeProducing(self) -> None:
         """See `IPushProducer`."""
@@ -155,9 +164,15 @@ class Follower:
                 log.failure("Events cannot be told", result)
                 self.end()
                 return
-            self._clock.callLater(TRY_AGAIN, lambda: self.serve() if self.ready else None)
+            if not self._left:
+                self._retry = self._clock.callLater(TRY_AGAIN, self._try_again)
 
         ensureDeferred(reading).addBoth(done)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self.ready:
+            self.serve()
 
 
 class OfAll(Follower):
@@ -179,8 +194,8 @@ class OfAll(Follower):
         self._store = store
         self._filter = of
         self._position = position or feed.now
-        at = self.start(sse.position_id(feed.epoch, self._position))
-        self._at = at if self._position == feed.now else None
+        self._joined = self.start(sse.position_id(feed.epoch, self._position))
+        self._at = self._joined if self._position == feed.now else None
         if position is None:
             self._reset()
         if self._position > feed.now:  # given by another process, or by none
@@ -201,7 +216,7 @@ class OfAll(Follower):
         while self.ready:
             if self._at is None:
                 self._at = self._feed.find(self._position)
-            read = None if self._at is None else self._feed.read(self._filter, self._at)
+            read = None if self._at is None else self._feed.read(self._filter, self._at, self._joined)
             if read is None:
                 self._at = None
                 if self._position.seq <= self._feed.now.seq:

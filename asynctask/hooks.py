@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from asynctask.istore import Due, Hook, Lost, Progressed, Published
+from asynctask.istore import Due, Hook, Lost, Progressed, Published, Watched
 from asynctask.model import News, Progress, Task
 
 
@@ -18,6 +18,7 @@ class Hooks:
         self.due: Due = _nobody_looks
         self.lost: Lost = _nobody_stops
         self.followed: Callable[[], bool] = bool
+        self.watched: Watched = tuple
 
 
 def _nobody_cares(_tasks: Sequence[Task]) -> None:

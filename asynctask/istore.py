@@ -15,6 +15,7 @@ Published = Callable[[int, Sequence[News]], None]
 Due = Callable[[Collection[str]], None]
 Lost = Callable[[], None]
 Progressed = Callable[[Task, Progress], None]
+Watched = Callable[[], Collection[str] | None]
 ToCall = Callable[["ToTell"], None]
 
 
@@ -105,6 +106,7 @@ class IStore(Interface):
         "tells that others are to be read by `events`."
     )
     progressed: Progressed = Attribute("Called with what a running attempt tells of itself.")
+    watched: Watched = Attribute("Called to learn which tasks are followed here: None for all of them.")
     epoch: str = Attribute("Which database this is: numbers of another one mean nothing here.")
     seq: int = Attribute("The number of the last commit that changed tasks, when it was opened.")
     due: Due = Attribute("Called with kinds of which another process may have left tasks that are due.")

@@ -1,11 +1,12 @@
 """What is read from the store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
@@ -19,6 +20,9 @@ from asynctask.writer import Writer
 PAGE: Final = 64 * 1024
 """Bytes of events that are read at once, or one commit's."""
 
+LARGE: Final = 4
+"""Commits of more than a page that are kept: who follows takes such a one in pieces, and is not alone."""
+
 T = TypeVar("T")
 
 
@@ -29,6 +33,7 @@ class Reading:
     _database: Database
     _writer: Writer
     _live: Live
+    _large: dict[int, list[News]]
 
     def count(self) -> Deferred[int]:
         """How many tasks have not ended, whoever accepted them."""
@@ -36,6 +41,8 @@ class Reading:
 
     def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
         """See `IStore`."""
+        if seq in self._large:
+            return succeed([(seq, self._large[seq])])
 
         def read(db: Connection) -> list[tuple[int, str]] | None:
             first, last = db.scalar(statements.FIRST_EVENT), db.scalar(statements.LAST_EVENT) or 0
@@ -51,9 +58,26 @@ class Reading:
             return found
 
         def decode(found: list[tuple[int, str]] | None) -> list[tuple[int, list[News]]] | None:
-            return found if found is None else [(number, changes.read(body)) for number, body in found]
+            if found is None:
+                return None
+            commits = [(number, changes.read(body)) for number, body in found]
+            if found and len(found[0][1]) > PAGE:
+                self._large |= dict(commits)
+                while len(self._large) > LARGE:
+                    del self._large[next(iter(self._large))]
+            return commits
 
         return self._read(read).addCallback(decode)
+
+    def elsewhere(self, task_ids: Collection[str] | None, limit: int) -> Deferred[list[Task]]:
+        """Tasks that run in another process and have told how far they are.
+
+        :param task_ids: which of these; None for all.
+        """
+        asked = statements.ELSEWHERE if task_ids is None else statements.ELSEWHERE_OF
+        which = {} if task_ids is None else {"task_ids": list(islice(task_ids, limit))}
+        given = {"me": self._database.owner, "limit": limit, **which}
+        return self._read(lambda db: [task_of(row) for row in db.execute(asked, given)])
 
     def get(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""

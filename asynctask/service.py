@@ -141,6 +141,7 @@ class AsyncTask(Service):
         self._store.published = self._feed.publish
         self._store.progressed = self._feed.report
         self._store.followed = lambda: self._feed.wanted
+        self._store.watched = self._feed.watched
         self._seats = Seats(seats)
         self._seats.shared = not isinstance(place, Place)
         self._places = Places(

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.heart import Heart
-from asynctask.model import News, Task, Unavailable
+from asynctask.model import News, Progress, Task, Unavailable
 from asynctask.postgres import Postgres, Server
 from asynctask.pulse import POLL, Pulse, Seen
 
@@ -18,6 +18,9 @@ log = Logger(namespace="asynctask.store")
 
 COMMITS: Final = 200
 """Commits of others that are read at once."""
+
+HEARD: Final = 2_000
+"""Attempts of others whose progress is asked for at each poll, for those here who follow them."""
 
 COUNT_EVERY: Final = 30
 """Polls at most between two counts of the tasks that have not ended: others accept and end some of them."""
@@ -43,6 +46,8 @@ class Store(Protocol):
     due: Callable[[Collection[str]], None]
     lost: Callable[[], None]
     followed: Callable[[], bool]
+    watched: Callable[[], Collection[str] | None]
+    progressed: Callable[[Task, Progress], None]
 
     def get(self, task_id: str) -> Deferred[Task | None]:
         """See `asynctask.istore.IStore`."""
@@ -55,6 +60,9 @@ class Store(Protocol):
 
     def keep_progress(self) -> Deferred[None]:
         """Let the others know how far our attempts are."""
+
+    def elsewhere(self, task_ids: Collection[str] | None, limit: int) -> Deferred[list[Task]]:
+        """Tasks that run in other processes, of these or of all, and have told how far they are."""
 
     def orphaned(self) -> None:
         """Processes have gone, and may have left tasks."""
@@ -82,6 +90,7 @@ class Sharing:
         self._reading = False
         self._processes: frozenset[str] = frozenset()
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
+        self._heard: dict[str, tuple[int, Progress]] = {}
         self._polls = 0
         self._count_at = 0
         self._stopped = False
@@ -124,6 +133,7 @@ class Sharing:
         self._reach(seen.seq)
         if seen.polled:
             self._start(self._keep_progress())
+            self._start(self._hear_progress())
         self._polls += seen.polled
         if self._polls >= self._count_at:
             self._count_at = self._polls + COUNT_EVERY
@@ -136,6 +146,18 @@ class Sharing:
 
     async def _keep_progress(self) -> None:
         await self._store.keep_progress()
+
+    async def _hear_progress(self) -> None:
+        """Tell those here who follow tasks how far they are elsewhere, where that is new."""
+        followed = self._store.watched()
+        nobody = followed is not None and not followed
+        found = [] if nobody else await self._store.elsewhere(followed, HEARD)
+        before, self._heard = self._heard, {}
+        for task in found:
+            if task.progress is not None:
+                told = self._heard[task.task_id] = (task.attempt, task.progress)
+                if before.get(task.task_id) != told:
+                    self._store.progressed(task, task.progress)
 
     async def _count(self) -> None:
         polls, began, settled = self._polls, monotonic(), self._store.settled

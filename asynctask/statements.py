@@ -347,6 +347,14 @@ PROGRESS: Final = text(
 )
 """Where many share a database, what attempts tell of themselves reaches the others by it."""
 
+ELSEWHERE: Final = (
+    select(*LISTED)
+    .where(_RUNNING, task.c.owner != bindparam("me"), task.c.progress.is_not(None))
+    .limit(bindparam("limit"))
+)
+ELSEWHERE_OF: Final = ELSEWHERE.where(task.c.task_id.in_(bindparam("task_ids", expanding=True)))
+"""What attempts of other processes have told, for those here who follow them."""
+
 LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")
 RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING)
 

@@ -98,6 +98,7 @@ class SqlStore(Hooks, Reading):
         self._kinds: list[str] = []
         self._without_orphans: set[str] = set()
         self._live = Live()
+        self._large: dict[int, list[News]] = {}
         self.outbox = Outbox(self._read, self._write, self._database.shared, lambda: self.healthy)
 
     def open(

@@ -1,6 +1,7 @@
 """wrk on the core of the load: for some seconds, or until a server has enough tasks."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -35,9 +36,11 @@ class Load:
     """What wrk says of a load.
 
     :ivar requests: answered ones.
-    :ivar duration: seconds; ``p50``, ``p99`` and ``longest`` are milliseconds.
+    :ivar duration: seconds; ``p50``, ``p99`` and ``longest`` are milliseconds, as wrk says them: for each
+        answer that took over twice the mean it adds those of the requests it would have sent meanwhile.
+    :ivar answers_p50: milliseconds; like ``answers_p99`` of the answers that came, and of no others.
     :ivar refused: answers with a status over 399.
-    :ivar errors: of connections: not made, lost, or without an answer for `TIMEOUT` seconds.
+    :ivar errors: of connections: not made, lost, or answered only after `TIMEOUT` seconds.
     """
 
     requests: int
@@ -45,6 +48,8 @@ class Load:
     p50: float
     p99: float
     longest: float
+    answers_p50: float
+    answers_p99: float
     refused: int
     errors: int
 
@@ -65,6 +70,8 @@ class Load:
             "p50_ms": self.p50,
             "p99_ms": self.p99,
             "max_ms": self.longest,
+            "answers_p50_ms": self.answers_p50,
+            "answers_p99_ms": self.answers_p99,
             "requests": self.requests,
             "refused": self.refused,
             "errors": self.errors,
@@ -74,7 +81,7 @@ class Load:
 def parse(output: str) -> Load:
     """What ``post.lua`` has written at the end of wrk's output.
 
-    :raises BenchError: nothing, or no request was answered.
+    :raises BenchError: nothing, or no request was answered, or it counts in another way than we know.
     """
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:
@@ -82,12 +89,16 @@ def parse(output: str) -> Load:
     found = json.loads(lines[-1])
     if not found["requests"]:
         raise BenchError("Not one request was answered")
+    if found["answers"] != found["requests"]:
+        raise BenchError("This wrk keeps its times in another way than wrk 4.1")
     return Load(
         requests=found["requests"],
         duration=found["duration"] / 1e6,
         p50=found["p50"] / 1e3,
         p99=found["p99"] / 1e3,
         longest=found["max"] / 1e3,
+        answers_p50=found["answers_p50"] / 1e3,
+        answers_p99=found["answers_p99"] / 1e3,
         refused=found["status"],
         errors=found["connect"] + found["read"] + found["write"] + found["timeout"],
     )
@@ -101,7 +112,11 @@ class Loading:
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", f"--timeout={TIMEOUT}s"]
         command += ["-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}", "--", *bodies]
         self._process = subprocess.Popen(
-            cores.on_load(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            cores.on_load(command),
+            env=os.environ | {"CONNECTIONS": str(CONNECTIONS)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def result(self) -> Load:

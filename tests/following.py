@@ -40,6 +40,10 @@ class Following:
         self.paused = False
         self._transport.producer.resumeProducing()
 
+    def unsent(self, size: int) -> None:
+        """Let so many bytes wait to be sent."""
+        self._transport.dataBuffer = bytes(size)
+
     def leave(self) -> None:
         """Hang up."""
         self._channel.connectionLost(Failure(ConnectionDone()))

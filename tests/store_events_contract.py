@@ -18,7 +18,7 @@ from asynctask.model import (
     fail,
     interrupt,
 )
-from asynctask.reading import PAGE
+from asynctask.reading import LARGE, PAGE
 from asynctask.recorder import Suspect
 from tests.store_contract import NOW, StoreTestCase
 
@@ -208,6 +208,27 @@ class EventsContract(Base):
         size = len(changes.body(self.commits[0][1]))
         self.assertTrue(PAGE / 2 < size < PAGE)
         self.assertEqual([seq for seq, _ in self.kept(first) or []], [first, first + 1])
+
+    def test_a_large_commit_is_decoded_once_for_all_who_follow_in_pieces(self) -> None:
+        for _ in range(LARGE + 1):
+            self.add(*(self.new("n" * 255) for _ in range(250)))
+        self.assertGreater(len(changes.body(self.commits[0][1])), PAGE)
+        numbers = [seq for seq, _ in self.commits]
+        decoded: list[str] = []
+        read = changes.read
+
+        def count(body: str) -> list[News]:
+            decoded.append(body)
+            return read(body)
+
+        self.patch(changes, "read", count)
+        for seq in (*numbers, *numbers[1:]):
+            found = self.kept(seq)
+            assert found is not None
+            self.assertEqual((found[0][0], len(found[0][1])), (seq, 250))
+        self.assertEqual(len(decoded), LARGE + 1)
+        self.kept(numbers[0])
+        self.assertEqual(len(decoded), LARGE + 2)
 
     def forget(self, before: float = 0, most: int = 10**12, limit: int = ALL) -> int:
         forgotten: int = self.wait(self.store.forget_events(before, most, limit))

@@ -10,8 +10,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.feed import BEAT, CHUNK, SERVED, Feed, Item
-from asynctask.model import ENDED, Deleted, News, Progress, Status, Task
+from asynctask import feed as feeds
+from asynctask.feed import BEAT, CHUNK, ITEM, RING_BYTES, SERVED, WRITTEN, Feed
+from asynctask.model import ENDED, Deleted, Error, News, Progress, Status, Task
 from asynctask.sse import Filter, Position, Progressed
 
 TASK, OTHER = "task_1", "task_2"
@@ -261,9 +262,9 @@ class FollowedTests(SynchronousTestCase):
         first, second = Reader(self.feed), Reader(self.feed)
         self.publish("b")
         first.leave()
-        self.assertEqual(set(map(type, self.feed._ring)), {Item, type(None)})
+        self.assertEqual(len(self.feed._ring), 1)
         second.leave()
-        self.assertEqual(set(map(type, self.feed._ring)), {type(None)})
+        self.assertEqual((self.feed._ring, self.feed._ring_bytes), ({}, 0))
         again = Reader(self.feed)
         self.publish("c")
         self.turn()
@@ -273,8 +274,19 @@ class FollowedTests(SynchronousTestCase):
         Reader(self.feed)
         large = replace(task("a"), input="x" * 60_000, result="y" * 1_000_000, history="z" * 60_000)
         self.feed.publish(self.feed.now.seq, [large])
-        (kept,) = [item.news for item in self.feed._ring if item is not None]
+        (kept,) = [item.news for item in self.feed._ring.values()]
         self.assertEqual(kept, task("a"))
+
+    def test_long_messages_are_kept_for_less_long(self) -> None:
+        self.feed = self.new_feed(100)
+        reader = Reader(self.feed)
+        error = Error("ValueError", "x" * (RING_BYTES // WRITTEN // 2 - ITEM))
+        for name in "abc":
+            self.feed.publish(self.feed.now.seq, [replace(task(name), error=error)])
+        self.assertEqual([item.news.task_id for item in self.feed._ring.values()], ["task_b", "task_c"])
+        self.assertLessEqual(self.feed._ring_bytes, RING_BYTES)
+        self.turn()
+        self.assertTrue(reader.lost)
 
     def test_who_has_left_leaves_again_without_harm(self) -> None:
         reader, one = Reader(self.feed), OneReader(self.feed, "task_a")
@@ -370,6 +382,46 @@ class FollowedTests(SynchronousTestCase):
         )
         self.assertTrue(change.endswith(b"id: e.9.0"))
 
+    def test_nobody_is_told_of_progress_that_was_before_he_came(self) -> None:
+        Reader(self.feed)
+        self.publish("a")
+        self.feed.report(task("a"), Progress(1, 3))
+        self.publish("b")
+        late = Reader(self.feed)
+        begin = self.feed.find(Position(9))
+        assert begin is not None
+        self.feed.report(task("a"), Progress(2, 3))
+        for joined, steps in ((late.at, [b"2"]), (0, [b"1", b"2"])):
+            read = self.feed.read(ANY, begin, joined)
+            assert read is not None
+            self.assertEqual(re.findall(rb'"step":(\d)', read.frames), steps)
+            self.assertIn(b'"name":"b"', read.frames)
+
+    def test_many_who_follow_one_task_are_told_in_portions_and_in_order(self) -> None:
+        readers = [OneReader(self.feed, "task_a") for _ in range(2 * SERVED + 1)]
+        self.publish("a")
+        self.feed.report(task("a"), Progress(1, 2))
+        self.assertEqual(sum(len(reader.heard) for reader in readers), SERVED)
+        self.turn()
+        self.assertEqual({tuple(map(type, reader.heard)) for reader in readers}, {(Task, Progressed)})
+        self.assertEqual(self.clock.turns, 4)
+
+    def test_progress_is_not_told_to_so_many_that_it_would_wait_ever_longer(self) -> None:
+        self.patch(feeds, "UNHEARD", SERVED)
+        readers = [OneReader(self.feed, "task_a") for _ in range(2 * SERVED + 1)]
+        self.publish("a")
+        self.feed.report(task("a"), Progress(1, 2))
+        self.publish("a")
+        self.turn()
+        self.assertEqual({tuple(map(type, reader.heard)) for reader in readers}, {(Task, Task)})
+
+    def test_many_have_their_beat_in_portions(self) -> None:
+        readers = [Reader(self.feed) for _ in range(2 * SERVED + 1)]
+        for beats in (1, 2):
+            self.clock.advance(BEAT)
+            self.assertEqual([reader.beats for reader in readers], [beats] * len(readers))
+            self.assertEqual(self.clock.turns, 2 * beats)
+
     def test_a_beat_comes_each_second_while_somebody_follows(self) -> None:
         reader = Reader(self.feed)
         self.clock.pump([BEAT] * 3)
@@ -384,3 +436,11 @@ class FollowedTests(SynchronousTestCase):
         self.feed.end()
         self.assertEqual([reader.ended for reader in readers], [True, True])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_has_happened_is_told_before_the_end_of_the_service(self) -> None:
+        of_all = Reader(self.feed)
+        readers = [OneReader(self.feed, "task_a") for _ in range(SERVED + 1)]
+        self.publish("a")
+        self.feed.end()
+        self.assertEqual(of_all.told, ["a"])
+        self.assertEqual([len(reader.heard) for reader in readers], [1] * len(readers))

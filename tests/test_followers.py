@@ -409,6 +409,30 @@ class AllTests(FollowTestCase):
             following.resume()
         self.assertFalse(following.dropped)
 
+    def test_who_reads_slowly_is_kept_and_dropped_once_he_reads_no_more(self) -> None:
+        following = self.follow_all()
+        following.pause()
+        for unsent in range(30, 0, -1):
+            following.unsent(unsent)
+            self.advance(2)
+        self.assertFalse(following.dropped)
+        self.advance(int(PATIENCE))
+        self.assertTrue(following.dropped)
+
+    def test_progress_is_not_told_again_to_who_was_cut_off(self) -> None:
+        self.follow_all()
+        self.submit(duration=9)
+        cut = self.follow_all()
+        self.submit(delay=100)
+        self.advance(2)
+        self.assertEqual(cut.told, ["accepted 0", "progress 1", "progress 2"])
+        cut.leave()
+        self.submit(delay=100)
+        again = self.follow_all(Last_Event_ID=cut.last_id)
+        self.assertEqual(again.told, ["accepted 0"])
+        self.advance(1)
+        self.assertEqual(again.told, ["accepted 0", "progress 3"])
+
     def test_who_pauses_is_told_all_afterwards(self) -> None:
         following = self.follow_all()
         following.pause()
@@ -427,6 +451,30 @@ class AllTests(FollowTestCase):
         self.assertEqual((again.told, again.over), ([], False))
         self.advance(int(2 * TRY_AGAIN))
         self.assertEqual(again.told, [*LIFE, "completed 1"])
+
+    def test_news_do_not_make_it_ask_a_store_sooner_that_cannot_be_read(self) -> None:
+        first = self.follow_all()
+        first.leave()
+        self.submit(delay=500)
+        reads: list[int] = []
+        self.fail_reads(99)
+        events = self.store.events
+
+        def count(seq: int, limit: int) -> Any:
+            reads.append(seq)
+            return events(seq, limit)
+
+        self.patch(self.store, "events", count)
+        self.follow_all()
+        again = self.follow_all(Last_Event_ID=first.last_id)
+        for _ in range(10):
+            self.submit(delay=500)
+        self.assertEqual(len(reads), 1)
+        self.advance(3)
+        self.assertEqual(len(reads), 1 + int(3 / TRY_AGAIN))
+        again.leave()
+        self.advance(3)
+        self.assertEqual(len(reads), 1 + int(3 / TRY_AGAIN))
 
     def test_a_bug_ends_the_answer_and_is_logged(self) -> None:
         first = self.follow_all()

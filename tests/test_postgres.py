@@ -101,6 +101,36 @@ class TwoProcesses(BothOpen):
         self.wait(self.store.keep_progress())
         self.assertIs(self.wait(self.other.get(task.task_id)).status, COMPLETED)
 
+    def test_who_follows_a_task_in_the_other_is_told_how_far_it_is(self) -> None:
+        task, another = self.run_one(), self.run_one()
+        told: list[tuple[str, Progress]] = []
+        for store in (self.store, self.other):
+            store.progressed = lambda task, progress: told.append((task.task_id, progress))
+        self.store.watched = self.other.watched = lambda: [task.task_id]
+        self.store.report(task, Progress(1, 3))
+        self.store.report(another, Progress(2, 3))
+        self.wait(self.store.keep_progress())
+        del told[:]
+        for _ in range(2):
+            self.hear(self.store)
+            self.hear(self.other)
+        self.assertEqual(told, [(task.task_id, Progress(1, 3))])
+        self.other.watched = lambda: None
+        self.hear(self.other)
+        self.assertEqual(told[1:], [(another.task_id, Progress(2, 3))])
+        self.other.watched = tuple
+        self.hear(self.other)
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.other.watched = lambda: None
+        del told[:]
+        self.hear(self.other)
+        self.assertEqual(told, [(another.task_id, Progress(2, 3))])
+
+    def hear(self, store: SqlStore) -> None:
+        """Look as each second, for those who follow."""
+        assert store._sharing is not None
+        self.wait(ensureDeferred(store._sharing._hear_progress()))
+
     def test_a_task_is_claimed_by_one_of_them(self) -> None:
         self.add(*(self.new() for _ in range(12)))
         self.assertEqual([self.claimed_by(self.store), self.claimed_by(self.other)], [9, 3])

@@ -53,6 +53,7 @@ class Run:
         self._folder.mkdir()
         self._over = Event()
         self.troubles = 0
+        self._connections_ended = 0
         self._ended: list[float] = []
 
     def run(self) -> None:
@@ -117,7 +118,7 @@ class Run:
             makers.append(self._freeze)
         if given.promote:
             makers.append(self._promote)
-        threads = [Thread(target=maker) for maker in makers]
+        threads = [Thread(target=self._make, args=(maker,)) for maker in makers]
         began = time.monotonic()
         with self._crew.load(given.rate, given.longest):
             for thread in threads:
@@ -135,7 +136,23 @@ class Run:
                 time.sleep(0.2)
         self.figures["seconds"] = round(time.monotonic() - began)
         self.figures["troubles"] = self.troubles
+        self.figures["COMMITs without an answer"] = self._proxy.lost
+        self.figures["connections ended"] = self._connections_ended
+        if (
+            (makers and not self.troubles)
+            or (given.lose_every and not self._proxy.lost)
+            or (given.terminate_every and not self._connections_ended)
+        ):
+            self.violations.append("inconclusive: what was to happen did not")
+        if not self._ledger.acknowledged:
+            self.violations.append("inconclusive: nothing was accepted")
         self._judge_return()
+
+    def _make(self, maker: Callable[[], None]) -> None:
+        try:
+            maker()
+        except Exception as error:
+            self.violations.append(f"inconclusive: a trouble ended early: {error!r}")
 
     def _every(self, seconds: float, happen: Callable[[], None]) -> None:
         while not self._over.wait(seconds):
@@ -148,10 +165,11 @@ class Run:
         self._crew.start(member)
 
     def _terminate(self) -> None:
-        self._server.execute(
+        ended = self._server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name = 'asynctask' AND pid <> pg_backend_pid()"
         )
+        self._connections_ended += len(ended)
 
     def _lose(self) -> None:
         self._proxy.losing = 1
@@ -251,9 +269,7 @@ class Run:
             self.violations += settle(client)
             tasks: list[Json] = list(client.tasks())
             self.violations += audit(client, ledger, seen.names) + ledger.violations
-        if not self.options.freeze:
-            # A process that was frozen may tell later of what it began before.
-            self.violations += self._crew.judge(tasks)
+            self.violations += self._crew.judge(client, tasks, frozen=bool(self.options.freeze))
         if self.options.callbacks:
             time.sleep(2)
             self.violations += callbacks.judge(tasks)

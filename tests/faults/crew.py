@@ -5,7 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import inf
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self
@@ -16,6 +18,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.load import Load, Target
 from tests.faults.log import LogLine
 from tests.faults.server import Server
+from tests.faults.witness import check_history
 
 TOLD_WITHIN = LEASE + 15
 """Seconds until a callback comes whose process was killed while it sent it."""
@@ -29,11 +32,13 @@ class Seen:
     """What the logs of all processes tell.
 
     :param starts: of each task and attempt, when; seconds since the epoch.
+    :param completed: of each task, when it first completed.
     :param dropped: ends of attempts that came too late.
     :param words: how often each warning or error.
     """
 
     starts: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    completed: dict[str, float] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     dropped: int = 0
     words: Counter[str] = field(default_factory=Counter)
@@ -45,6 +50,9 @@ class Seen:
             if line.message == "Task started":
                 self.starts[line.fields["task_id"], int(line.fields["attempt"])].append(line.at)
                 self.names.add(line.fields["name"])
+            elif line.message == "Task completed":
+                before = self.completed.get(line.fields["task_id"], line.at)
+                self.completed[line.fields["task_id"]] = min(line.at, before)
             elif line.level in ("warn", "error", "critical"):
                 self.dropped += line.message == "Task was given up, and its end dropped"
                 self.words[f"{line.level} {line.message}"] += 1
@@ -165,16 +173,23 @@ class Crew:
             )
         return stack
 
-    def judge(self, tasks: Sequence[Json]) -> list[str]:
-        """What contradicts the store in what was seen: an attempt begun twice, or a task that had ended."""
+    def judge(self, client: Client, tasks: Sequence[Json], *, frozen: bool) -> list[str]:
+        """What contradicts the store in what was seen: an attempt begun twice, or a task that had ended.
+
+        :param frozen: whether processes were: such a one may tell later of what it began before.
+        """
         ended = {task["task_id"]: _seconds(task["finished_at"]) for task in tasks}
         broken = []
         for (task_id, attempt), starts in self.seen.starts.items():
             if len(starts) > 1:
                 broken.append(f"{task_id} began attempt {attempt} {len(starts)} times")
-            if task_id in ended and max(starts) > ended[task_id] + AFTER_THE_END:
-                late = max(starts) - ended[task_id]
+            end = min(ended.get(task_id, inf), self.seen.completed.get(task_id, inf))
+            if not frozen and max(starts) > end + AFTER_THE_END:
+                late = max(starts) - end
                 broken.append(f"{task_id} began attempt {attempt} {late:.2f} s after it had ended")
+        for task in tasks:
+            if task["attempt"] > 1:
+                broken += check_history(client.get(f"/api/tasks/{task['task_id']}").body)
         return broken
 
 
@@ -221,6 +236,4 @@ class Callbacks:
 
 
 def _seconds(moment: str | None) -> float:
-    from datetime import datetime
-
-    return float("inf") if moment is None else datetime.fromisoformat(moment).timestamp()
+    return inf if moment is None else datetime.fromisoformat(moment).timestamp()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.faults.ledger import SHOWN, Ledger, audit, settle
+from tests.faults.ledger import SHOWN, Ledger, accepts_again, audit, settle
 from tests.faults.load import Load, Target
 from tests.faults.log import LogLine
 from tests.faults.server import Server, StartError
@@ -178,6 +178,8 @@ class Massacre:
         spawned = time.monotonic()
         with self._start() as server, server.ready().client() as client:
             self._note_start(time.monotonic() - spawned)
+            if accepts_again(client, self._ledger, "last") is None:
+                self.report.violations.append("the last life accepts nothing")
             self.report.violations += settle(client)
             self._judge_resume(time.time())
             for task in client.tasks():
@@ -203,6 +205,8 @@ class Massacre:
         report.highest_attempt = max((start.attempt for start in log.starts.values()), default=0)
         report.log_errors = log.bad_lines
         report.violations += ledger.violations + log.violations + self._poller.violations
+        if not (report.cut_off_while_running and report.resumed):
+            report.violations.append("inconclusive: no accepted task was cut off and went on")
 
 
 def run(

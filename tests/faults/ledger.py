@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -124,8 +124,8 @@ def audit(client: Client, ledger: Ledger, started_names: Iterable[str] = ()) -> 
     """Compare the settled service with the ledger.
 
     :param started_names: the names of which the log says that they ran.
-    :returns: a sentence for each acknowledged task that is lost or not completed, and for each
-        refused one that is there or ran.
+    :returns: a sentence for each acknowledged task that is lost, another one or not completed, for each
+        that nobody asked for, and for each refused one that is there or ran.
     """
     found = {task["task_id"]: task for task in client.tasks()}
     broken = [
@@ -138,6 +138,7 @@ def audit(client: Client, ledger: Ledger, started_names: Iterable[str] = ()) -> 
         for task_id, task in found.items()
         if task["status"] != "completed"
     ]
+    broken += _unasked(found, ledger)
     never = {*ledger.refused, *ledger.unsent}
     broken += [
         f"refused task appeared: {task['task_id']} {task['name']}"
@@ -146,6 +147,20 @@ def audit(client: Client, ledger: Ledger, started_names: Iterable[str] = ()) -> 
     ]
     broken += [f"refused task ran: {name}" for name in never.intersection(started_names)]
     return broken + _by_name(client, ledger.refused)
+
+
+def _unasked(found: Mapping[str, Json], ledger: Ledger) -> list[str]:
+    """Tasks that no POST asked for: each asked for one, of a name of its own."""
+    broken = []
+    names = Counter(task["name"] for task in found.values())
+    may_exist = {*ledger.unknown, *ledger.refused, *ledger.unsent}
+    for task_id, task in found.items():
+        posted = ledger.acknowledged.get(task_id)
+        if posted is not None and posted.name != task["name"]:
+            broken.append(f"another task: {task_id} was {posted.name} and is {task['name']}")
+        elif posted is None and task["name"] not in may_exist:
+            broken.append(f"nobody was told of {task_id} {task['name']}")
+    return broken + [f"{count} tasks of one POST: {name}" for name, count in names.items() if count > 1]
 
 
 def _by_name(client: Client, names: Iterable[str]) -> list[str]:
