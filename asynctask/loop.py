@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock, Thread
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final
 
@@ -13,11 +14,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.patient import Patient
+from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder
 from asynctask.threads import Threads
 
 log = Logger(namespace="asynctask.loop")
 
-Start = Callable[[], Coroutine[Any, Any, Any]]
+Start = Callable[[int | None], Coroutine[Any, Any, Any]]
+"""Gives the coroutine; takes the slot of the flight recorder in which its loop names what it steps."""
+
+EXECUTOR: Final = 32
+"""Threads for what handlers give to `asyncio.to_thread`, as asyncio has at most itself."""
 
 UNWIND: Final = 1.0
 """Seconds that a stop leaves to what still runs; the exit of the process does not wait for them."""
@@ -26,57 +32,95 @@ UNWIND: Final = 1.0
 class AsyncioLoop:
     """Runs coroutines that await what asyncio has.
 
-    The loop starts with the first of them, in a daemon thread.
+    The loop starts with the first of them, in a daemon thread. One that a coroutine holds is left to it,
+    and the next coroutines have another.
 
     :param from_thread: ``reactor.callFromThread``.
+    :param seconds: the time, of any clock.
     """
 
-    def __init__(self, from_thread: Callable[..., object]) -> None:
-        self._from_thread = from_thread
+    def __init__(
+        self,
+        from_thread: Callable[..., object],
+        seconds: Callable[[], float] = monotonic,
+        recorder: FlightRecorder | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self.from_thread = from_thread
+        self._recorder = recorder or FlightRecorder()
         self._lock = Lock()
         self._thread: _LoopThread | None = None
+        self._held: set[_LoopThread] = set()
+        self._slot: int | None = ASYNCIO
 
-    def run(self, start: Start) -> Patient:
-        """Run the coroutine that ``start`` gives; it is called in the loop's thread.
+    @property
+    def abandoned(self) -> int:
+        """How many loops were left to coroutines that hold them."""
+        return len(self._held)
 
-        :returns: fires in the reactor's thread when the coroutine has really ended. A cancel arrives at its
-            current ``await`` as `asyncio.CancelledError`: if it ends by that, this fails with Twisted's
-            `CancelledError`, and else has what it returned or raised.
-        """
+    def run(self, start: Start) -> "Running":
+        """Run the coroutine that ``start`` gives; it is called in the loop's thread."""
         with self._lock:
             if self._thread is None:
-                self._thread = _LoopThread()
+                self._thread = _LoopThread(self._recorder, self._slot)
             thread = self._thread
-        run = _Run(start, thread, self._from_thread)
+        run = Running(start, thread, self)
         thread.call(run.begin)
-        return run.deferred
+        return run
+
+    def leave(self, thread: "_LoopThread") -> None:
+        """Somebody holds this loop: what comes next gets another one."""
+        with self._lock:
+            if thread is not self._thread:
+                return
+            self._thread = None
+            self._held.add(thread)
+            self._slot = self._recorder.hold(NOBODY)
+        log.warn("A task holds the asyncio loop; those that come get another one")
+
+        def free() -> None:
+            with self._lock:
+                self._held.discard(thread)
+            thread.end_soon()
+
+        thread.call(free)
 
     def stop(self) -> None:
         """Cancel what still runs, and let the thread end."""
         with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.call(thread.unwind)
+            threads = [*self._held, *([self._thread] if self._thread is not None else [])]
+            self._thread = None
+        for thread in threads:
+            with suppress(RuntimeError):  # it has ended meanwhile
+                thread.call(thread.unwind)
 
 
 class _Executor(ThreadPoolExecutor):
     """Runs what handlers give to `asyncio.to_thread`, in threads that the exit of the process does not wait
-    for."""
+    for. While they work for a task, the flight recorder names it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._pool = Threads(self._max_workers, lambda _end, _outcome: None)
+    def __init__(self, recorder: FlightRecorder, slot: int | None) -> None:
+        super().__init__(EXECUTOR)
+        self._pool = Threads(EXECUTOR, lambda _end, _outcome: None)
+        self._recorder = recorder
+        self._slot = slot
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """See `concurrent.futures.Executor`."""
         future: Future[Any] = Future()
+        asks = NOBODY if self._slot is None else self._recorder.named(self._slot)
 
         def call() -> None:
             if future.set_running_or_notify_cancel():
+                slot = None if asks == NOBODY else self._recorder.hold(asks)
                 try:
-                    future.set_result(fn(*args, **kwargs))
+                    result = fn(*args, **kwargs)
                 except BaseException as error:
+                    self._recorder.let_go(slot)
                     future.set_exception(error)
+                else:
+                    self._recorder.let_go(slot)
+                    future.set_result(result)
 
         self._pool.run(call)
         return future
@@ -88,12 +132,17 @@ class _Executor(ThreadPoolExecutor):
 
 
 class _LoopThread:
-    """A loop, its thread, and the tasks in it: the loop itself holds them only weakly."""
+    """A loop, its thread, and the tasks in it: the loop itself holds them only weakly.
 
-    def __init__(self) -> None:
+    :ivar slot: where the flight recorder names what it steps; None where there is no room.
+    """
+
+    def __init__(self, recorder: FlightRecorder, slot: int | None) -> None:
+        self.slot = slot
         self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(_Executor())
+        self.loop.set_default_executor(_Executor(recorder, slot))
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._ending = False
         self._unwinding: asyncio.Task[None] | None = None
         self._stopped = False
         self.call = self.loop.call_soon_threadsafe
@@ -108,6 +157,18 @@ class _LoopThread:
                 # A task of a handler's own, with SystemExit: asyncio lets that out of the loop.
                 log.failure("A task in the asyncio loop raised what ends a process, and went on")
         self.loop.close()
+
+    def end_soon(self) -> None:
+        """End the loop when the last of its tasks has ended; in its thread."""
+        self._ending = True
+        if not self.tasks and self._unwinding is None:
+            self.unwind()
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """One of its tasks has; in its thread."""
+        self.tasks.discard(task)
+        if self._ending:
+            self.end_soon()
 
     def unwind(self) -> None:
         """End the loop, with a moment for what still runs; in its thread."""
@@ -145,15 +206,28 @@ class _Driven(Generator[Any, Any, Any]):
         return self
 
 
-class _Run:
-    """One coroutine, and the Deferred that its end fires."""
+class Running:
+    """One coroutine.
 
-    def __init__(self, start: Start, thread: _LoopThread, from_thread: Callable[..., object]) -> None:
+    :ivar deferred: fires in the reactor's thread when the coroutine has really ended. A cancel arrives at
+        its current ``await`` as `asyncio.CancelledError`: if it ends by that, this fails with Twisted's
+        `CancelledError`, and else has what it returned or raised.
+    :ivar ended_at: when that was, which the reactor may hear later.
+    """
+
+    def __init__(self, start: Start, thread: _LoopThread, loop: AsyncioLoop) -> None:
         self.deferred = Patient(self._ask)
+        self.ended_at: float | None = None
         self._start = start
         self._thread = thread
-        self._from_thread = from_thread
+        self._loop = loop
+        self._asked = self._heard = False
         self._task: asyncio.Task[Any] | None = None
+
+    def abandon(self) -> None:
+        """Let go of it; where it was asked to end and its loop has not even heard that, of the loop too."""
+        if self._asked and not self._heard:
+            self._loop.leave(self._thread)
 
     def begin(self) -> None:
         """Take the first step soon; in the loop's thread."""
@@ -162,23 +236,27 @@ class _Run:
         self._task.add_done_callback(self._ended)
 
     def _ask(self) -> None:
+        self._asked = True
         with suppress(RuntimeError):  # the loop was stopped, is closed, and has cancelled it
             self._thread.call(self._cancel)
 
     def _cancel(self) -> None:
+        self._heard = True
         if self._task is not None:
             self._task.cancel()
 
     async def _outcome(self) -> Any:
         """What it returns or raises, SystemExit too, which would end the loop."""
         try:
-            return await _Driven(self._start())
+            return await _Driven(self._start(self._thread.slot))
         except asyncio.CancelledError:
             raise
         except BaseException:
             return Failure()
+        finally:
+            self.ended_at = self._loop.seconds()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._thread.tasks.discard(task)
+        self._thread.ended(task)
         outcome = Failure(CancelledError()) if task.cancelled() else task.result()
-        self._from_thread(self.deferred.end, outcome)
+        self._loop.from_thread(self.deferred.end, outcome)

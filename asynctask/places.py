@@ -39,9 +39,9 @@ class Places:
         self._recorder = recorder
         self._clock = clock
         self._from_thread = from_thread
-        self._threads = Threads(threads, from_thread)
-        self._loop = AsyncioLoop(from_thread)
-        self._processes = Processes(processes, from_thread)
+        self._threads = Threads(threads, from_thread, clock.seconds)
+        self._loop = AsyncioLoop(from_thread, clock.seconds, recorder)
+        self._processes = Processes(processes, from_thread, clock.seconds)
         self._start = {
             "thread": self._in_thread,
             "asyncio": self._on_loop,
@@ -50,8 +50,8 @@ class Places:
 
     @property
     def abandoned(self) -> int:
-        """How many threads were given up and still run."""
-        return self._threads.abandoned
+        """How many threads were given up and still run, those of asyncio loops included."""
+        return self._threads.abandoned + self._loop.abandoned
 
     @property
     def full_of_abandoned(self) -> bool:
@@ -79,12 +79,15 @@ class Places:
         self._processes.stop()
 
     def _on_reactor(self, run: Stepped, kind: Kind) -> Run:
+        before = self._recorder.swap(run.record)  # what it is given may have code of its own
         try:
             given = run.with_context(kind, self._clock, run.watcher.progressed)
             steps = kind.steps(**given) if kind.is_stepped else _plain(kind.steps, given)
         except BaseException:
+            self._recorder.swap(before)
             run.watcher.raised(Failure())
         else:
+            self._recorder.swap(before)
             run.begin(steps, self._recorder)
         return run
 
@@ -98,8 +101,7 @@ class Places:
             finally:
                 self._recorder.let_go(slot)
 
-        work = self._threads.run(call)
-        run.follow(work.deferred, work.abandon)
+        run.follow(self._threads.run(call))
 
     def _on_loop(self, run: Elsewhere, kind: Kind) -> None:
         given = run.with_context(kind, None, self._reporter(run))
@@ -107,7 +109,7 @@ class Places:
         async def call() -> str:
             return wire.dump_result(await kind.function(**given))
 
-        run.follow(self._loop.run(lambda: Recorded(call(), self._recorder, run.record)))
+        run.follow(self._loop.run(lambda slot: Recorded(call(), self._recorder, run.record, slot)))
 
     def _reporter(self, run: Run) -> Callable[[Progress], None]:
         """Takes progress in another thread, and tells it in the reactor's."""

@@ -6,16 +6,17 @@ import sys
 from collections.abc import Callable
 from operator import attrgetter
 from threading import Event, Lock
+from time import monotonic
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from asynctask.context import Facts
 from asynctask.model import Progress
 from asynctask.spawned import Spawned
-from asynctask.threads import Threads
+from asynctask.threads import Threads, Work
 from asynctask.worker import Call, Logged, Raised, Reported, Returned
 
 log = Logger(namespace="asynctask.processes")
@@ -101,11 +102,14 @@ class Processes:
 
     :param size: processes at once; more calls than that wait.
     :param from_thread: ``reactor.callFromThread``.
+    :param seconds: the time, of any clock.
     """
 
-    def __init__(self, size: int, from_thread: Callable[..., object]) -> None:
+    def __init__(
+        self, size: int, from_thread: Callable[..., object], seconds: Callable[[], float] = monotonic
+    ) -> None:
         self.from_thread = from_thread
-        self._threads = Threads(size, from_thread)
+        self._threads = Threads(size, from_thread, seconds)
         self._lock = Lock()
         self._all: set[Spawned] = set()
         self._idle: list[Spawned] = []
@@ -118,17 +122,18 @@ class Processes:
         context_name: str | None,
         facts: Facts,
         report: Callable[[Progress], None],
-    ) -> Deferred[Any]:
+    ) -> Work:
         """Run a function that a process can import.
 
         :param context_name: the parameter that takes the context, if there is one.
         :param report: takes its progress, in the reactor's thread, in order and before the end.
-        :returns: fires with the result as JSON text, when the process has nothing more to do with it. A
-            cancel kills the process; this then fails with `CancelledError`. It fails with
-            `ProcessDiedError` when the process ends by itself, and with `ImportError` without pebble.
+        :returns: what waits for it: its Deferred fires with the result as JSON text, when the process has
+            nothing more to do with it. A cancel kills the process; it then fails with `CancelledError`. It
+            fails with `ProcessDiedError` when the process ends by itself, and with `ImportError` without
+            pebble.
         """
         run = _Run(self, Call(function, arguments, context_name, facts), report)
-        return self._threads.run(run, run.cancel).deferred
+        return self._threads.run(run, run.cancel)
 
     def stop(self) -> None:
         """Kill all of them."""

@@ -64,13 +64,14 @@ class FlightRecorder:
             os.close(descriptor)
 
     def suspects(self) -> list[Suspect]:
-        """Whom the last process died in; for the start, before anything is stepped."""
+        """Whom the last process died in, each task once; for the start, before anything is stepped."""
         named = (SLOT.unpack_from(self._map, start) for start in range(0, len(self._map), SLOT.size))
-        return [
-            Suspect(task_id.decode("ascii", "replace"), attempt)
-            for is_named, task_id, attempt in named
-            if is_named
-        ]
+        latest: dict[str, int] = {}  # threads of its earlier attempts may hang
+        for is_named, name, attempt in named:
+            if is_named:
+                task_id = name.decode("ascii", "replace")
+                latest[task_id] = max(attempt, latest.get(task_id, 0))
+        return [Suspect(task_id, attempt) for task_id, attempt in latest.items()]
 
     def stepped(self) -> str:
         """The id of the task that the reactor is stepping, or nothing; from any thread."""
@@ -93,11 +94,17 @@ class FlightRecorder:
         self._map[self._spans[slot]] = record
         return before
 
+    def named(self, slot: int) -> bytes:
+        """What is named there now."""
+        return self._now[slot]
+
     def hold(self, record: bytes) -> int | None:
         """Name an attempt that runs in a thread, until it is let go of; None where there is no slot."""
-        slot = self._idle.pop() if self._idle else None
-        if slot is not None:
-            self.swap(record, slot)
+        try:
+            slot = self._idle.pop()
+        except IndexError:
+            return None
+        self.swap(record, slot)
         return slot
 
     def let_go(self, slot: int | None) -> None:

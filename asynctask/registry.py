@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from inspect import getattr_static
@@ -34,6 +34,9 @@ STEP: Final = 1.0
 """Seconds between two steps of `simulate`."""
 
 MAX_DURATION: Final = 86_400
+
+_INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), "__code__", None)
+"""By which it is known what Twisted has made of a generator function."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Backoff = Callable[[int], float]
@@ -176,13 +179,37 @@ def _check_limits(**limits: int | None) -> None:
 
 
 def _place_of(function: Callable[..., Any]) -> str:
-    on_reactor = inspect.iscoroutinefunction(function) or _is_inline_callbacks(function)
-    return "reactor" if on_reactor else "thread"
+    """Where it runs if nothing is said.
+
+    :raises ValueError: it may be anywhere: a plain function that is put around an ``async def``.
+    """
+    if inspect.iscoroutinefunction(function) or any(map(_is_inline_callbacks, _layers(function))):
+        return "reactor"
+    if any(map(inspect.iscoroutinefunction, _layers(function))):
+        raise ValueError(
+            f"{function.__name__} is an async def in a decorator that is none: say where it runs, by place="
+        )
+    return "thread"
+
+
+def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """The function, and those that its decorators were put around."""
+    inspect.unwrap(function)  # refuses one that is around itself
+    inner: Callable[..., Any] | None = function
+    while inner is not None:
+        yield inner
+        inner = getattr(inner, "__wrapped__", None)
 
 
 def _is_inline_callbacks(function: Callable[..., Any]) -> bool:
-    inner = inspect.unwrap(function)
-    return inner is not function and inspect.isgeneratorfunction(inner)
+    """Whether it is what ``inlineCallbacks`` itself makes of a function."""
+    return getattr(function, "__code__", None) is _INLINE_CALLBACKS
+
+
+def _generator_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The generator function whose steps may be taken instead; None if the function has to be called."""
+    inner: Callable[..., Any] | None = getattr(function, "__wrapped__", None)
+    return inner if _is_inline_callbacks(function) and inspect.isgeneratorfunction(inner) else None
 
 
 def kind_of(function: Callable[..., Any]) -> Kind:
@@ -207,8 +234,8 @@ def kind_of(function: Callable[..., Any]) -> Kind:
         concurrency=settings.concurrency,
         concurrency_total=settings.concurrency_total,
         backoff=settings.backoff,
-        steps=inspect.unwrap(function) if _is_inline_callbacks(function) else function,
-        is_stepped=_is_inline_callbacks(function) or inspect.iscoroutinefunction(function),
+        steps=_generator_of(function) or function,
+        is_stepped=_generator_of(function) is not None or inspect.iscoroutinefunction(function),
     )
 
 
@@ -216,7 +243,7 @@ def _check_place(function: Callable[..., Any], place: str) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UnusableError("it yields; decorate it with inlineCallbacks, or let it return")
     is_async = inspect.iscoroutinefunction(function)
-    if place == "asyncio" and not is_async:
+    if place == "asyncio" and not any(map(inspect.iscoroutinefunction, _layers(function))):
         raise UnusableError("in place 'asyncio' it must be an async def")
     if place in ("thread", "process") and (is_async or _is_inline_callbacks(function)):
         raise UnusableError(f"in place '{place}' it must be a plain function")

@@ -222,7 +222,10 @@ class Runner:
             self._end(running, running.given_up(self._now(), self._backoff(running)))
             return
         running.timer = self._clock.callLater(UNWIND, self._give_up, running)
-        running.run.cancel()
+        try:
+            running.run.cancel()
+        except Exception:  # of what it waits for, which may be anybody's
+            log.failure("Task cannot be asked to end", task_id=running.task.task_id)
 
     def _give_up(self, running: Running) -> None:
         task = running.task
@@ -246,7 +249,9 @@ class Runner:
 
     def _overdue(self, running: Running) -> bool:
         timer = None if running.unwinding else running.timer
-        return timer is not None and timer.active() and timer.getTime() <= self._clock.seconds()
+        ended_at = None if running.run is None else running.run.ended_at
+        now = self._clock.seconds() if ended_at is None else ended_at
+        return timer is not None and timer.active() and timer.getTime() <= now
 
     def _backoff(self, running: Running) -> Callable[[], float]:
         """What decides how long a task waits for its next attempt."""

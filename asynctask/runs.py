@@ -30,6 +30,23 @@ class Watcher(Protocol):
         """It has raised, or what it returned is no JSON."""
 
 
+class Work(Protocol):
+    """A handler's work that another thread or process does.
+
+    :ivar deferred: fires with the result as JSON text, or with whatever went wrong.
+    :ivar ended_at: when it ended; None while it has not.
+    """
+
+    ended_at: float | None
+
+    @property
+    def deferred(self) -> Deferred[Any]:
+        """See above."""
+
+    def abandon(self) -> None:
+        """Let go of it."""
+
+
 class Run:
     """A handler at work.
 
@@ -46,6 +63,11 @@ class Run:
         self.deadline = deadline
         self.watcher = watcher
         self.cancelled = False
+
+    @property
+    def ended_at(self) -> float | None:
+        """When its work ended, where that is not when the reactor hears of it."""
+        return None
 
     @property
     def record(self) -> bytes:
@@ -92,22 +114,23 @@ class Run:
 class Elsewhere(Run):
     """A handler that does not work on the reactor."""
 
-    __slots__ = ("_abandon", "_work")
+    __slots__ = ("_work",)
 
-    def follow(self, work: Deferred[str], abandon: Callable[[], None] = lambda: None) -> None:
-        """It is at work.
+    def follow(self, work: Work) -> None:
+        """It is at work."""
+        self._work = work
+        work.deferred.addCallbacks(self.watcher.returned, self.watcher.raised)
 
-        :param work: fires with the result as JSON text, or with whatever went wrong.
-        :param abandon: lets go of it.
-        """
-        self._work, self._abandon = work, abandon
-        work.addCallbacks(self.watcher.returned, self.watcher.raised)
+    @property
+    def ended_at(self) -> float | None:
+        """See `Run`."""
+        return self._work.ended_at
 
     def cancel(self) -> None:
         """See `Run`."""
         super().cancel()
-        self._work.cancel()
+        self._work.deferred.cancel()
 
     def abandon(self) -> None:
         """See `Run`."""
-        self._abandon()
+        self._work.abandon()

@@ -25,6 +25,7 @@ from asynctask.channel import Front
 from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of
 from asynctask.feed import Feed
+from asynctask.loop import EXECUTOR
 from asynctask.member import Spawner
 from asynctask.metrics import Metrics
 from asynctask.names import Names
@@ -134,7 +135,7 @@ class AsyncTask(Service):
         self._insecure = insecure
         self._now = now
         clock = self._clock = Wheel(reactor)
-        self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED)
+        self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED + EXECUTOR)
         metrics = self._metrics = Metrics(kinds)
         self._store = SqlStore(place, reactor, metrics=metrics)
         self._feed = Feed(clock)
@@ -272,6 +273,7 @@ class AsyncTask(Service):
         self._seats.draining = True
         self._feed.close()
         yield self._runner.drain(self._grace)
+        self._recorder.stop()
         self._feed.end()
         if self.port is not None:
             yield self.port.stopListening()
@@ -280,7 +282,6 @@ class AsyncTask(Service):
         self._names.stop()
         yield self._store.close()
         self._places.stop()
-        self._recorder.stop()
         self._recorder.close()
         self._watchdog.stop()
         self._clock.stop()

@@ -18,6 +18,8 @@ from asynctask.runs import Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
+NOTHING: Final = wire.dump_result(None)
+
 WRONG_PLACE: Final = (
     "This handler awaits asyncio code, and runs on Twisted's reactor: declare it with "
     '@task(place="asyncio")'
@@ -119,12 +121,22 @@ class Stepped(Run):
 
     def _returned(self, result: Any) -> None:
         try:
-            text = wire.dump_result(result)
+            text = NOTHING if result is None else self._written(result)
         except BaseException:
             self._end(Failure())
         else:
             self._steps = None
             self.watcher.returned(text)
+
+    def _written(self, result: Any) -> str:
+        """Its result is its own step too: it may be large, and have code of its own."""
+        before = self._recorder.swap(self.record, REACTOR)
+        began = perf_counter()
+        try:
+            return wire.dump_result(result)
+        finally:
+            self._recorder.swap(before, REACTOR)
+            self.watcher.took(perf_counter() - began)
 
     def _end(self, failure: Failure) -> None:
         steps, self._steps = self._steps, None
@@ -137,12 +149,19 @@ class Stepped(Run):
 class Recorded(Coroutine[Any, Any, Any]):
     """A coroutine on the asyncio loop whose steps leave a trace; asyncio drives it like any other."""
 
-    __slots__ = ("_record", "_recorder", "_steps")
+    __slots__ = ("_record", "_recorder", "_slot", "_steps")
 
-    def __init__(self, steps: Coroutine[Any, Any, Any], recorder: FlightRecorder, record: bytes) -> None:
+    def __init__(
+        self,
+        steps: Coroutine[Any, Any, Any],
+        recorder: FlightRecorder,
+        record: bytes,
+        slot: int | None = ASYNCIO,
+    ) -> None:
         self._steps = steps
         self._recorder = recorder
         self._record = record
+        self._slot = slot
 
     def send(self, value: Any) -> Any:
         """Take the next step with what was waited for."""
@@ -158,11 +177,13 @@ class Recorded(Coroutine[Any, Any, Any]):
         return self._step(self._steps.throw, kind if value is None else value)
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
-        before = self._recorder.swap(self._record, ASYNCIO)
+        if self._slot is None:
+            return take(value)
+        before = self._recorder.swap(self._record, self._slot)
         try:
             return take(value)
         finally:
-            self._recorder.swap(before, ASYNCIO)
+            self._recorder.swap(before, self._slot)
 
     def close(self) -> None:
         """End without another step."""

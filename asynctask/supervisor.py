@@ -31,8 +31,9 @@ PATIENCE: Final = 1.0
 LAST_WORDS: Final = 0.5
 """Seconds for what a process that has ended left in its pipes."""
 
-LAST: Final = 10.0
-"""Seconds beyond the grace until a process that does not end is killed: the others have ended by then."""
+LAST: Final = 20.0
+"""Seconds beyond the grace until a process that does not end is killed: more than handlers have to unwind,
+and answers, callbacks and the store to end."""
 
 
 def pause_before(last: float, lived: float) -> float:

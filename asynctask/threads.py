@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from threading import Condition, Thread
+from time import monotonic
 from typing import Any
 
 from twisted.python.failure import Failure
@@ -23,15 +24,17 @@ class Work:
 
     :ivar deferred: fires in the reactor's thread with what the call returned or raised, whatever it was.
         A cancel asks the call to end, if there is a way to; the Deferred still waits for the real end.
+    :ivar ended_at: when that was, which the reactor may hear later.
     """
 
-    __slots__ = ("_call", "_pool", "_state", "deferred")
+    __slots__ = ("_call", "_pool", "_state", "deferred", "ended_at")
 
     def __init__(self, pool: "Threads", call: Callable[[], Any], cancel: Callable[[], object]) -> None:
         self.deferred = Patient(cancel)
         self._pool = pool
         self._call = call
         self._state = _State.WAITING
+        self.ended_at: float | None = None
 
     def abandon(self) -> None:
         """Give it up: its result is dropped, and another thread takes its thread's place."""
@@ -42,6 +45,8 @@ class Work:
             return self._call()
         except BaseException:
             return Failure()
+        finally:
+            self.ended_at = self._pool.seconds()
 
     def _end(self, outcome: Any) -> None:
         if self._state is not _State.ABANDONED:
@@ -53,11 +58,15 @@ class Threads:
 
     :param size: threads at once, those that were given up not counted; more calls than that wait.
     :param from_thread: ``reactor.callFromThread``.
+    :param seconds: the time, of any clock.
     :ivar abandoned: threads that were given up and still run.
     """
 
-    def __init__(self, size: int, from_thread: Callable[..., object]) -> None:
+    def __init__(
+        self, size: int, from_thread: Callable[..., object], seconds: Callable[[], float] = monotonic
+    ) -> None:
         self.abandoned = 0
+        self.seconds = seconds
         self._size = size
         self._from_thread = from_thread
         self._changed = Condition()

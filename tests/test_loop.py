@@ -5,12 +5,15 @@ import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import thread as futures_thread
+from time import sleep
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.loop import AsyncioLoop
+from asynctask.recorder import ASYNCIO, FlightRecorder, Suspect, record
+from asynctask.steps import Recorded
 from tests.turns import PATIENCE, Turns
 
 
@@ -33,12 +36,16 @@ class LoopTestCase(SynchronousTestCase):
         self.addCleanup(self.loop.stop)
         self.begun = threading.Event()
 
+    def run_on(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
+        """Run it on the loop."""
+        return self.loop.run(lambda _slot: start()).deferred
+
     def outcome(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        return self.turns.outcome(self.loop.run(start))
+        return self.turns.outcome(self.run_on(start))
 
     def begin(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
         """Run it until it says that it has begun."""
-        running = self.loop.run(start)
+        running = self.run_on(start)
         self.assertTrue(self.begun.wait(PATIENCE))
         return running
 
@@ -52,7 +59,7 @@ class Outcomes(LoopTestCase):
     """What a coroutine returns or raises comes back."""
 
     def test_it_runs_in_one_thread_and_its_end_in_the_reactors(self) -> None:
-        running = self.loop.run(this_thread)
+        running = self.run_on(this_thread)
         fired = running.addCallback(lambda thread: (thread, threading.current_thread()))
         thread, reactors = self.turns.outcome(fired)
         self.assertTrue(thread.daemon)
@@ -123,7 +130,7 @@ class Outcomes(LoopTestCase):
                 await asyncio.to_thread(fail)
             return await asyncio.to_thread(look)
 
-        self.assertEqual(self.turns.outcome(self.loop.run(elsewhere)), (True, False))
+        self.assertEqual(self.turns.outcome(self.run_on(elsewhere)), (True, False))
 
     def test_what_is_no_coroutine_is_a_failure(self) -> None:
         start: Any = int
@@ -141,7 +148,7 @@ class Outcomes(LoopTestCase):
             await arrived[-1]
             return 1
 
-        running = [self.loop.run(meet) for _ in range(50)]
+        running = [self.run_on(meet) for _ in range(50)]
         self.assertEqual(sum(self.turns.outcome(each) for each in running), 50)
 
     def test_whatever_it_raises_is_its_failure_and_the_loop_lives_on(self) -> None:
@@ -248,7 +255,7 @@ class Cancelled(LoopTestCase):
             return value()
 
         first = self.begin(blocking)
-        running = self.loop.run(start)
+        running = self.run_on(start)
         running.cancel()
         go_on.set()
         self.turns.outcome(first)
@@ -262,6 +269,96 @@ class Cancelled(LoopTestCase):
 
         with self.assertRaises(CancelledError):
             self.outcome(itself)
+
+
+class Held(LoopTestCase):
+    """A coroutine that holds the loop."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.go_on = threading.Event()
+        self.addCleanup(self.go_on.set)
+
+    def with_loop(self, **given: Any) -> None:
+        """Have another loop."""
+        self.loop = AsyncioLoop(self.turns.callFromThread, **given)
+        self.addCleanup(self.loop.stop)
+
+    async def blocking(self) -> threading.Thread:
+        """Hold the loop."""
+        self.begun.set()
+        self.go_on.wait(PATIENCE)
+        return threading.current_thread()
+
+    def test_given_up_it_keeps_its_loop_and_others_have_another(self) -> None:
+        slots: list[int | None] = []
+
+        def start(slot: int | None) -> Coroutine[Any, Any, threading.Thread]:
+            slots.append(slot)
+            return self.blocking()
+
+        self.with_loop(recorder=FlightRecorder(1))
+        running = self.loop.run(start)
+        self.assertTrue(self.begun.wait(PATIENCE))
+        (held,) = [each for each in threading.enumerate() if each.name == "asynctask-asyncio"]
+        running.deferred.cancel()
+        running.abandon()
+        running.abandon()
+        self.assertEqual(self.loop.abandoned, 1)
+
+        def start_another(slot: int | None) -> Coroutine[Any, Any, threading.Thread]:
+            slots.append(slot)
+            return this_thread()
+
+        other = self.turns.outcome(self.loop.run(start_another).deferred)
+        self.assertEqual(slots, [ASYNCIO, ASYNCIO + 1])
+        self.go_on.set()
+        self.assertIs(self.turns.outcome(running.deferred), held)
+        held.join(PATIENCE)
+        self.assertEqual((held.is_alive(), self.loop.abandoned), (False, 0))
+        self.assertIs(self.outcome(this_thread), other)
+
+    def test_one_that_waits_and_does_not_unwind_holds_nobody(self) -> None:
+        running = self.loop.run(lambda _slot: self.stubborn())
+        self.assertTrue(self.begun.wait(PATIENCE))
+        thread = self.outcome(this_thread)
+        running.deferred.cancel()
+        self.outcome(this_thread)
+        running.abandon()
+        self.assertEqual(self.loop.abandoned, 0)
+        self.assertIs(self.outcome(this_thread), thread)
+
+    async def stubborn(self) -> None:
+        """Wait on, whoever asks."""
+        self.begun.set()
+        while not self.go_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    def test_the_recorder_names_who_has_given_something_to_a_thread(self) -> None:
+        recorder = FlightRecorder(1)
+        self.with_loop(recorder=recorder)
+        seen: list[list[Suspect]] = []
+
+        async def give() -> None:
+            await asyncio.to_thread(lambda: seen.append(recorder.suspects()))
+            seen.append(recorder.suspects())
+
+        named = record("task_1".ljust(35, "x"), 3)
+        running = self.loop.run(lambda slot: Recorded(give(), recorder, named, slot))
+        self.turns.outcome(running.deferred)
+        self.assertEqual(seen, [[Suspect("task_1".ljust(35, "x"), 3)]] * 2)
+        self.assertEqual(recorder.suspects(), [])
+
+    def test_when_it_ended_is_known_before_the_reactor_hears_of_it(self) -> None:
+        time = [5.0]
+        self.with_loop(seconds=lambda: time[0])
+        running = self.loop.run(lambda _slot: this_thread())
+        while running.ended_at is None:
+            sleep(0.001)
+        time[0] = 9.0
+        self.turns.outcome(running.deferred)
+        self.assertEqual(running.ended_at, 5.0)
 
 
 class Stopped(LoopTestCase):
@@ -286,5 +383,6 @@ class Stopped(LoopTestCase):
             self.turns.outcome(running)
 
     def test_what_never_ran_has_nothing_to_stop(self) -> None:
+        before = set(threading.enumerate())
         AsyncioLoop(self.turns.callFromThread).stop()
-        self.assertNotIn("asynctask-asyncio", [thread.name for thread in threading.enumerate()])
+        self.assertLessEqual(set(threading.enumerate()), before)

@@ -48,10 +48,10 @@ class ProcessesTestCase(SynchronousTestCase):
         self.told: list[Progress] = []
 
     def begin(self, function: Callable[..., Any], **given: Any) -> Deferred[Any]:
-        return self.processes.run(function, given, None, FACTS, self.told.append)
+        return self.processes.run(function, given, None, FACTS, self.told.append).deferred
 
     def begin_with_context(self, function: Callable[..., Any], **given: Any) -> Deferred[Any]:
-        return self.processes.run(function, given, "context", FACTS, self.told.append)
+        return self.processes.run(function, given, "context", FACTS, self.told.append).deferred
 
     def until_told(self) -> int:
         """Wait for progress; its step."""
@@ -98,7 +98,7 @@ class Outcomes(ProcessesTestCase):
         self.assertEqual([path for path in sys.path if path not in found["path"]], [])
 
     def test_it_knows_its_attempt(self) -> None:
-        running = self.processes.run(handlers.facts, {}, "given", FACTS, self.told.append)
+        running = self.processes.run(handlers.facts, {}, "given", FACTS, self.told.append).deferred
         self.assertEqual(
             json.loads(self.turns.outcome(running)),
             [FACTS.task_id, 2, FACTS.deadline, FACTS.traceparent, False],
@@ -183,7 +183,7 @@ class Told(ProcessesTestCase):
         def failing(_progress: Progress) -> None:
             raise ValueError("a bug")
 
-        running = self.processes.run(handlers.tell, {"steps": 1}, "context", FACTS, failing)
+        running = self.processes.run(handlers.tell, {"steps": 1}, "context", FACTS, failing).deferred
         self.assertEqual(self.turns.outcome(running), '"told"')
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
@@ -220,7 +220,7 @@ class Killed(ProcessesTestCase):
     def test_a_cancel_before_the_process_is_there_starts_nothing(self) -> None:
         processes = Processes(1, self.turns.callFromThread)
         self.addCleanup(processes.stop)
-        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append)
+        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append).deferred
         running.cancel()
         self.assertTrue(self.failure(running).check(CancelledError))
         self.assertEqual(self.told, [])
@@ -268,10 +268,10 @@ class TheEnd(ProcessesTestCase):
 
     def test_a_stop_kills_idle_and_busy_ones(self) -> None:
         processes = Processes(2, self.turns.callFromThread)
-        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append)
+        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append).deferred
         busy = self.until_told()
         idle = json.loads(
-            self.turns.outcome(processes.run(handlers.pid, {}, None, FACTS, self.told.append))
+            self.turns.outcome(processes.run(handlers.pid, {}, None, FACTS, self.told.append).deferred)
         )
         processes.stop()
         self.failure(running)
@@ -290,7 +290,8 @@ class TheEnd(ProcessesTestCase):
             "processes = Processes(2, turns.callFromThread)\n"
             "processes.run(handlers.loop, {}, 'context', Facts('t', 'a', 1), told.append)\n"
             "while not told: turns.turn()\n"
-            "idle = turns.outcome(processes.run(handlers.pid, {}, None, Facts('t', 'a', 1), print))\n"
+            "run = processes.run(handlers.pid, {}, None, Facts('t', 'a', 1), print)\n"
+            "idle = turns.outcome(run.deferred)\n"
             "print(told[0].step, idle, flush=True)\n"
         )
         return subprocess.Popen(
@@ -333,7 +334,7 @@ class WithoutPebble(ProcessesTestCase):
         self.addCleanup(sys.modules.pop, "pebble")
         processes = Processes(1, self.turns.callFromThread)
         self.addCleanup(processes.stop)
-        failure = self.failure(processes.run(handlers.pid, {}, None, FACTS, self.told.append))
+        failure = self.failure(processes.run(handlers.pid, {}, None, FACTS, self.told.append).deferred)
         self.assertTrue(failure.check(ImportError), failure)
         told = "Handlers in processes need pebble: pip install 'asynctask[processes]'"
         self.assertEqual(failure.getErrorMessage(), told)

@@ -52,6 +52,12 @@ class Recorder(SynchronousTestCase):
         recorder.swap(outer)
         self.assertEqual(self.opened().suspects(), [Suspect(ONE, 1)])
 
+    def test_a_task_is_suspected_once_by_its_latest_attempt_though_earlier_ones_hang(self) -> None:
+        recorder = FlightRecorder(4)
+        for task_id, attempt in ((ONE, 1), (ONE, 3), (OTHER, 1), (ONE, 2)):
+            recorder.hold(record(task_id, attempt))
+        self.assertCountEqual(recorder.suspects(), [Suspect(ONE, 3), Suspect(OTHER, 1)])
+
     def test_nobody_is_suspected_twice(self) -> None:
         self.opened().swap(record(ONE, 1))
         self.opened().clear()

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -160,6 +160,56 @@ class Marking(SynchronousTestCase):
         kind = kind_of(task(wrapper))
         self.assertEqual((kind.name, kind.place, kind.function), ("plain", "thread", wrapper))
         self.assertEqual(list(kind.input.schema["properties"]), ["url"])
+
+    def test_a_decorator_around_inlineCallbacks_is_called(self) -> None:
+        called: list[str] = []
+
+        def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def guard(*args: Any, **kwargs: Any) -> Any:
+                called.append(function.__name__)
+                return function(*args, **kwargs)
+
+            return guard
+
+        @inlineCallbacks
+        def steps(one: int = 1) -> Generator[Deferred[None], None, int]:
+            yield succeed(None)
+            return one
+
+        kind = kind_of(task(guarded(steps)))
+        self.assertEqual((kind.place, kind.is_stepped), ("reactor", False))
+        self.assertEqual(self.successResultOf(kind.steps(one=2)), 2)
+        self.assertEqual(called, ["steps"])
+        self.assertTrue(kind_of(task(steps)).is_stepped)
+        inner = kind_of(task(inlineCallbacks(guarded(steps.__wrapped__))))  # type: ignore[attr-defined]
+        self.assertEqual((inner.place, inner.is_stepped), ("reactor", False))
+
+    def test_a_plain_function_around_a_generator_is_called(self) -> None:
+        def numbers() -> Generator[int, None, None]:
+            yield 1
+            yield 2
+
+        @functools.wraps(numbers)
+        def listed() -> list[int]:
+            return list(numbers())
+
+        kind = kind_of(task(listed))
+        self.assertEqual((kind.place, kind.is_stepped, kind.function()), ("thread", False, [1, 2]))
+
+    def test_a_plain_function_around_an_async_def_says_where_it_runs(self) -> None:
+        @functools.wraps(coroutine)
+        def wrapper() -> Any:
+            return coroutine()
+
+        error = self.assertRaises(ValueError, task, wrapper)
+        self.assertEqual(
+            str(error),
+            "coroutine is an async def in a decorator that is none: say where it runs, by place=",
+        )
+        for place in ("reactor", "asyncio", "thread"):
+            kind = kind_of(task(place=place)(wrapper))
+            self.assertEqual((kind.place, kind.is_stepped), (place, False))
 
     def test_settings_at_their_limits_are_taken(self) -> None:
         for settings in ({"retries": 100}, {"timeout": 1e-9}, {"concurrency": 1}, {"name": "n" * 255}):

@@ -9,6 +9,7 @@ from asynctask.claims import AFTER_FAILURE
 from asynctask.context import Context
 from asynctask.model import (
     ACCEPTED,
+    CANCELLED,
     COMPLETED,
     FAILED,
     RETRYING,
@@ -134,6 +135,26 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual({self.status(one) for one in ids}, {COMPLETED})
         self.assertEqual(self.free, 2)
         self.assertTrue(self.take())
+
+    def test_what_cannot_be_asked_to_end_keeps_nobody_else_from_it(self) -> None:
+        waits: list[Deferred[None]] = []
+
+        def refuse(_: Deferred[None]) -> None:
+            raise ZeroDivisionError
+
+        async def handler() -> None:
+            waits.append(Deferred(refuse if not waits else None))
+            await waits[-1]
+
+        self.with_handler(handler)
+        stubborn, other = self.submit(None), self.submit(None)
+        self.assertTrue(self.cancel(stubborn).cancel_requested)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.runner.drain(0)
+        self.advance(1)
+        self.assertEqual(self.status(other), RETRYING)
+        self.advance(int(UNWIND))
+        self.assertEqual(self.status(stubborn), CANCELLED)
 
     def test_without_seats_tasks_are_only_kept(self) -> None:
         self.make(seats=0)

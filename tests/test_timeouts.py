@@ -15,6 +15,7 @@ from asynctask.model import (
     RETRYING,
     RUNNING,
 )
+from asynctask.recorder import Suspect
 from asynctask.runner import UNWIND
 from tests.running import EndsTestCase
 from tests.turns import PATIENCE
@@ -148,6 +149,28 @@ class Timeouts(EndsTestCase):
         self.assertEqual(self.until_ended(task_id).status, FAILED)
         self.assertEqual((self.error_type(task_id), self.free), ("Timeout", 2))
 
+    def test_a_thread_that_ends_in_time_is_in_time_whenever_the_reactor_hears_of_it(self) -> None:
+        go_on = threading.Event()
+
+        def handler() -> bool:
+            return go_on.wait(PATIENCE)
+
+        async def asyncio_handler() -> bool:
+            return handler()
+
+        for function, place in ((handler, "thread"), (asyncio_handler, "asyncio")):
+            go_on.clear()
+            self.with_handler(function, place=place)
+            task_id = self.submit(None, timeout=1.0)
+            running = self.runner._running.get(task_id)
+            assert running is not None
+            assert running.run is not None
+            go_on.set()
+            while running.run.ended_at is None:
+                time.sleep(0.001)
+            self.pass_time(1.5)
+            self.assertEqual(self.until_ended(task_id).status, COMPLETED)
+
 
 class HoldingTheReactor(EndsTestCase):
     """A handler that lets nobody else in."""
@@ -168,6 +191,28 @@ class HoldingTheReactor(EndsTestCase):
         self.assertEqual(blocked["log_level"].name, "warn")
         self.assertEqual((blocked["task_id"], blocked["kind"]), (task_id, "simulate"))
         self.assertEqual(blocked["ms"], round(longest))
+
+    def test_writing_a_large_result_is_a_step_too(self) -> None:
+        named: list[list[Suspect]] = []
+        recorder = self.recorder
+
+        class Slow(dict[str, int]):
+            def items(self) -> Any:
+                hold()
+                named.append(recorder.suspects())
+                return super().items()
+
+        async def handler() -> dict[str, int]:
+            return Slow(one=1)
+
+        self.with_handler(handler)
+        task_id = self.submit(None)
+        task = self.get(task_id)
+        self.assertEqual((task.status, task.result), (COMPLETED, '{"one":1}'))
+        assert task.longest_step is not None
+        self.assertGreaterEqual(task.longest_step, 60)
+        self.assertIn([Suspect(task_id, 1)], named)
+        self.assertEqual(self.recorder.suspects(), [])
 
     def test_short_steps_are_measured_and_not_worth_a_word(self) -> None:
         self.make()
