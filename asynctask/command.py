@@ -77,6 +77,8 @@ class OfCommand(Service):
             if os.getpid() != self._process:
                 raise
             self._complain(str(error))
+            if self.pid_file is not None:
+                self.pid_file.unlink(missing_ok=True)
             sys.exit(1)
 
     def _complain(self, sentence: str) -> None:

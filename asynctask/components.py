@@ -9,11 +9,13 @@ from msgspec.structs import replace
 from asynctask import wire
 from asynctask.answers import JSON, MAX_BODY, PROBLEM
 from asynctask.headers import KEY_KEPT, MAX_KEY, MAX_WAIT
+from asynctask.heads import MAX_HEAD
 from asynctask.model import (
     Conflict,
     ExpectationFailed,
     FieldError,
     Forbidden,
+    HeadTooLarge,
     Invalid,
     Mismatch,
     NotFound,
@@ -24,6 +26,7 @@ from asynctask.model import (
     Submission,
     Task,
     TooLarge,
+    TooSlow,
     Unavailable,
     UnsupportedMediaType,
     accept,
@@ -32,6 +35,7 @@ from asynctask.model import (
 )
 from asynctask.registry import MAX_DURATION
 from asynctask.schemas import NO_NUL, TASK_ID_SCHEMA, Schema, ref
+from asynctask.ticking import BODY_TIME, HEAD_TIME
 
 ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
 NEW: Final = accept(Submission("generate-report", "simulate", '{"duration":5}'), ID, 1_764_007_200.123)
@@ -63,6 +67,8 @@ PROBLEMS: Final[Mapping[str, list[Problem]]] = {
     "TooLarge": [TooLarge(f"The body must have at most {MAX_BODY} bytes")],
     "NotJson": [UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")],
     "ExpectationFailed": [ExpectationFailed("Only 'Expect: 100-continue' is understood")],
+    "TooSlow": [TooSlow("The request did not come to its end in time")],
+    "HeadTooLarge": [HeadTooLarge(f"The head must have at most {MAX_HEAD} bytes")],
     "KeyUsed": [Mismatch("This Idempotency-Key was used with another body; take a new key")],
     "Bug": [Problem("Something went wrong here; the log tells what")],
     "Unavailable": [
@@ -81,6 +87,9 @@ ERRORS: Final[Mapping[str, str]] = {
     "TooLarge": "The body is over the limit.",
     "NotJson": f"The body is not {JSON}; one without a `Content-Type` is taken for it.",
     "ExpectationFailed": "`Expect` is other than `100-continue`.",
+    "TooSlow": f"The request did not come in time: its head in {HEAD_TIME} seconds, its body in "
+    f"{BODY_TIME}.",
+    "HeadTooLarge": "The head of the request is over the limit.",
     "KeyUsed": "The `Idempotency-Key` was used with another body.",
     "Bug": "A bug; the log tells more.",
     "Unavailable": "The service is full, is stopping, or cannot store. What was refused will not run, "
@@ -125,7 +134,10 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
         "in": "header",
         "description": f"The same key with the same body gives the first 202 again, for {KEY_KEPT // 3600} "
         f'hours. `"a"` and `a` are one key; it has 1 to {MAX_KEY} characters.',
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+        "schema": {
+            "type": "string",
+            "pattern": rf'^(".{{1,{MAX_KEY}}}"|[^"].{{0,{MAX_KEY - 1}}}|"(.{{0,{MAX_KEY - 2}}}[^"])?)$',
+        },
     },
     "Prefer": {
         "in": "header",

@@ -35,7 +35,9 @@ Keys may be added to answers, never taken away. `HEAD` works wherever `GET` does
 `application/problem+json`.\
 """
 
-EVERYWHERE: Final = ("BadRequest", "Forbidden", "TooLarge", "ExpectationFailed", "Bug")
+EVERYWHERE: Final = (
+    *("BadRequest", "Forbidden", "TooSlow", "TooLarge", "ExpectationFailed", "HeadTooLarge", "Bug"),
+)
 STORED: Final = (*EVERYWHERE, "Unavailable")
 ONE_TASK: Final = (*STORED, "NotFound")
 CHANGE: Final = (*ONE_TASK, "Conflict")

@@ -190,7 +190,21 @@ def _schemas(annotations: Iterable[Any]) -> tuple[tuple[dict[str, Any], ...], di
             component["additionalProperties"] = False
         elif "prefixItems" in component:
             component["maxItems"] = len(component["prefixItems"])
+    for schema in (*schemas, *components.values()):
+        _decimals_are_numbers_too(schema)
     return schemas, components
+
+
+def _decimals_are_numbers_too(schema: Any) -> None:
+    """In JSON they may be written as either."""
+    if isinstance(schema, dict):
+        if schema.get("format") == "decimal":
+            schema["type"] = ["string", "number"]
+        for part in schema.values():
+            _decimals_are_numbers_too(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _decimals_are_numbers_too(part)
 
 
 def _object(_: type) -> dict[str, Any]:

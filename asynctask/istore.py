@@ -26,6 +26,7 @@ class Claim(Struct, frozen=True):
     :ivar next_due: when the next one that waits is due, seconds since the epoch; None if none waits.
     :ivar full: whether as many run as may in all processes; the end of one is worth another look.
     :ivar orphans: whether an earlier process may have left more.
+    :ivar ended: tasks of processes that are gone, which have ended by this.
     """
 
     tasks: list[Task]
@@ -33,6 +34,7 @@ class Claim(Struct, frozen=True):
     next_due: float | None
     orphans: bool
     full: bool = False
+    ended: Sequence[Task] = ()
 
 
 class Key(Struct, frozen=True):

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import os
 import socket
+import stat
 from typing import Any, Final
 
 from msgspec import Struct
@@ -18,6 +19,9 @@ from asynctask.sqlite import StartError
 
 INSECURE: Final = "{} can be reached from other machines, by everybody; if that is meant, add --insecure"
 
+
+LONGEST_PATH: Final = 107
+"""Bytes of the path of a Unix socket (unix(7), ``sun_path``)."""
 
 UNSHARED: Final = "--processes needs a TCP port, which --listen {} is not"
 
@@ -180,6 +184,10 @@ def _check_unix(path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise StartError(f"--listen: cannot make a socket in the folder {folder}")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise StartError(f"--listen: the path of a socket has at most {LONGEST_PATH} bytes, not {path}")
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise StartError(f"--listen: {path} is there, and is no socket")
 
 
 def is_loopback(host: str) -> bool:

@@ -69,6 +69,8 @@ THREADS: Final = 32
 """Attempts at once in threads: they wait more than they count, or they belong into processes."""
 MOST_SEATS: Final = 10_000_000
 """Attempts at once that may be asked for: beyond it their records alone fill a large machine."""
+MOST_DIGITS: Final = 8
+"""Digits of the largest of these numbers."""
 MOST_THREADS: Final = 1_000
 MOST_PROCESSES: Final = 256
 LONGEST_LEASE: Final = 3_600
@@ -79,8 +81,8 @@ LONGEST_KEPT: Final = 36_500
 class Options(usage.Options):
     """The options of ``twistd asynctask``.
 
-    Each has a variable, such as ASYNCTASK_PORT for --port; the command line overrides it. The
-    variables of repeatable options have commas between their values.
+    Each has a variable, such as ASYNCTASK_PORT for --port; the command line overrides it, but for flags,
+    which it cannot take back. The variables of repeatable options have commas between their values.
 
     :ivar given: the arguments.
     """
@@ -107,6 +109,7 @@ class Options(usage.Options):
         self["threads"] = THREADS
         self["spawned"] = None
         self._environment = environment
+        self._from_variables: dict[str, int] = {}
 
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
@@ -128,11 +131,12 @@ class Options(usage.Options):
         highest = {"": MOST_SEATS, "threads": MOST_THREADS, "processes": MOST_PROCESSES}
         if bool(separator) != bool(place) or place not in highest:
             raise usage.UsageError(f"--concurrency takes N, threads=N or processes=N, not '{value}'")
-        if not number.isascii() or not number.isdecimal() or int(number) > highest[place]:
+        short = number.lstrip("0") or number[-1:]
+        if not short.isascii() or not short.isdecimal() or int(short[: MOST_DIGITS + 1]) > highest[place]:
             raise usage.UsageError(
                 f"--concurrency takes a whole number from 0 to {highest[place]}, not '{number}'"
             )
-        self[{"": "concurrency", "processes": "spawned"}.get(place, place)] = int(number)
+        self[{"": "concurrency", "processes": "spawned"}.get(place, place)] = int(short)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read variables, then the command line.
@@ -167,13 +171,20 @@ class Options(usage.Options):
             raise usage.UsageError(f"--log-format is text or json, not '{self['log-format']}'")
         if self["http"] not in ("fast", "twisted.web"):
             raise usage.UsageError(f"--http is fast or twisted.web, not '{self['http']}'")
-        self["hosts"] = [self._host(given) for given in self["hosts"]]
+        self["modules"] = self._overriding("tasks", self["modules"])
+        self["callbacks-to"] = self._overriding("callbacks-to", self["callbacks-to"])
+        self["hosts"] = [self._host(given) for given in self._overriding("host", self["hosts"])]
         try:
             Allowed(self["callbacks-to"])
         except NotAnAddressError as error:
             raise usage.UsageError(
                 f"--callbacks-to takes an IP address, a network (CIDR) or a host name, {error}"
             ) from None
+
+    def _overriding(self, name: str, values: list[str]) -> list[str]:
+        """What the command line gives of a repeatable option, or what its variable does."""
+        count = self._from_variables[name]
+        return values[count:] or values[:count]
 
     def _host(self, given: str) -> str:
         name, _ = split_host(given.encode("ascii", "replace"))
@@ -198,7 +209,9 @@ class Options(usage.Options):
             if value := self._variable(name):
                 found.append(f"--{name}={value}")
         for name in REPEATABLE:
-            found += [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
+            values = [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
+            self._from_variables[name] = len(values)
+            found += values
         for flag, *_ in FLAGS:
             value = self._variable(flag).lower()
             if value in ("1", "true", "yes", "on"):
@@ -216,7 +229,9 @@ class Options(usage.Options):
         return {name: found[0] for name, found in similar.items() if found}
 
     def _variable(self, name: str) -> str:
-        return self._environment.get(_variable_of(name), "")
+        value = self._environment.get(_variable_of(name), "")
+        # Kubernetes makes it for a service that is named asynctask.
+        return "" if name == "port" and value.startswith("tcp://") else value
 
 
 def _variable_of(option: str) -> str:

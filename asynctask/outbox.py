@@ -19,7 +19,7 @@ from asynctask.model import ENDED, News, Task
 from asynctask.rows import task_of
 from asynctask.signing import new_secret
 from asynctask.sqlite import BUSY, Place, StartError, check
-from asynctask.works import Database
+from asynctask.works import Database, why
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server
@@ -161,7 +161,7 @@ def _shown(database: Database, place: "Place | Server") -> str:
     except UnreadableSchemaError as error:
         raise StartError(f"--store {place.path} {error}") from None
     except DBAPIError as error:
-        raise StartError(f"--store {place.path} cannot be used ({error.orig})") from None
+        raise StartError(f"--store {place.path} cannot be used ({why(error)})") from None
     finally:
         database.close()
 

@@ -4,13 +4,17 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select
+from twisted.logger import Logger
 
 from asynctask import model, statements
 from asynctask.changes import listed
-from asynctask.model import FAILED, News, Task, crash, interrupt
+from asynctask.metrics import Metrics
+from asynctask.model import ENDED, FAILED, News, Task, crash, interrupt
 from asynctask.recorder import Suspect
 from asynctask.rows import changed_row, task_of
 from asynctask.wire import dump
+
+log = Logger(namespace="asynctask.store")
 
 
 def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> Iterator[Task]:
@@ -19,6 +23,21 @@ def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> 
         row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
         if row is not None:
             yield crash(task_of(row), now)
+
+
+def ends_in(news: Iterable[News]) -> list[Task]:
+    """The tasks that have ended, of what a transaction did."""
+    return [task for task in news if isinstance(task, Task) and task.status in ENDED]
+
+
+def note_ends(tasks: Iterable[Task], metrics: Metrics) -> None:
+    """Log and count tasks that have ended by that, where nobody runs them any more."""
+    for task in tasks:
+        metrics.became(task.kind, task.status)
+        if task.status is FAILED:
+            log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
+        else:
+            log.info("Task cancelled", task_id=task.task_id, name=task.name)
 
 
 def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news: list[News]) -> None:

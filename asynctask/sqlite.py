@@ -106,6 +106,8 @@ def _check_folder(path: Path) -> None:
             raise StartError(f"--store is to be in {folder}, and there is no such folder")
         if path.is_dir():
             raise StartError(f"--store {path} is a folder, not a file")
+        if path.exists() and not path.is_file():
+            raise StartError(f"--store {path} is a device or a socket, not a file")
         # Root passes os.access on a read-only file system's folder, so try.
         probe = folder / f".{path.name}-probe-{os.getpid()}"
         probe.touch()

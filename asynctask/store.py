@@ -25,7 +25,6 @@ from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
     ENDED,
-    FAILED,
     RETRYING,
     RUNNING,
     Deleted,
@@ -42,10 +41,10 @@ from asynctask.model import (
 from asynctask.outbox import Outbox
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
-from asynctask.recovery import blame, charged, running_of, settled
+from asynctask.recovery import blame, charged, ends_in, note_ends, running_of, settled
 from asynctask.rows import changed_row, claimed_row, new_row, size_of, task_of
 from asynctask.sqlite import BUSY, Place, StartError
-from asynctask.works import Database
+from asynctask.works import Database, why
 from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
@@ -126,11 +125,9 @@ class SqlStore(Hooks, Reading):
             self._database.start_reading()
         except (UnreadableSchemaError, DBAPIError) as error:
             self._database.close()
-            why = f"cannot be used ({error.orig})" if isinstance(error, DBAPIError) else error
-            raise StartError(f"--store {self._place.path} {why}") from None
-        for task in (task for task in ended if task.status is FAILED):
-            log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
-            self._metrics.became(task.kind, task.status)
+            found = f"cannot be used ({why(error)})" if isinstance(error, DBAPIError) else error
+            raise StartError(f"--store {self._place.path} {found}") from None
+        note_ends(ended, self._metrics)
         self.unfinished = sum(unfinished.values())
         self._writer = Writer(
             connection,
@@ -168,7 +165,7 @@ class SqlStore(Hooks, Reading):
         for tasks in (charged(connection, suspects, now), self._settled(connection, now)):
             self._database.end(connection, [End(task, now) for task in tasks], news)
         self._database.tell(connection, news, now)
-        return [task for task in news if isinstance(task, Task) and task.status in ENDED]
+        return ends_in(news)
 
     def _publish(self, seq: int, news: Sequence[News]) -> None:
         if self._sharing is None:
@@ -285,6 +282,7 @@ class SqlStore(Hooks, Reading):
         def begin(claim: Claim) -> Claim:
             if not claim.orphans:
                 without_orphans.add(kind)
+            note_ends(claim.ended, self._metrics)
             if claim.tasks:
                 self.started(claim.tasks)
             return claim
@@ -310,11 +308,12 @@ class SqlStore(Hooks, Reading):
         given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         claimed: list[Task] = []
         orphans = kind not in self._without_orphans
-        unsettled = False
+        unsettled, before, ended = False, len(news), []
         if orphans:
             if self._database.shared:
                 ends = [End(task, now) for task in self._settled(connection, now)]
                 self._database.end(connection, ends, news)
+                ended = ends_in(news[before:])
                 unsettled = len(ends) == statements.SETTLED
             left = connection.execute(self._database.orphans, {**given, "limit": limit})
             found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, left)]
@@ -326,7 +325,8 @@ class SqlStore(Hooks, Reading):
         claimed += self._database.claim(connection, {**given, "limit": limit - len(claimed)})
         news += map(changes.listed, claimed)
         next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
-        return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans)
+        more = unsettled or len(claimed) == limit
+        return Claim(claimed, more, next_due, orphans, ended=ended)
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""

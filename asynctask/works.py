@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
@@ -75,6 +75,11 @@ OWN_FAULT: Final = (IntegrityError, DataError, InterfaceError, ProgrammingError)
 
 COLLISIONS: Final = ("40001", "40P01")
 """A serialization failure, a deadlock (the SQLSTATEs of PostgreSQL, appendix A)."""
+
+
+def why(error: DBAPIError) -> str:
+    """What the database says, in one line."""
+    return " ".join(str(error.orig).split())
 
 
 def collided(error: Exception) -> bool:

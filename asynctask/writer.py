@@ -40,7 +40,19 @@ from asynctask.model import (
 from asynctask.patient import Patient
 from asynctask.recovery import let_go
 from asynctask.wire import dump
-from asynctask.works import NOTHING, OWN_FAULT, Add, Call, Committed, Database, Save, Work, collided, since
+from asynctask.works import (
+    NOTHING,
+    OWN_FAULT,
+    Add,
+    Call,
+    Committed,
+    Database,
+    Save,
+    Work,
+    collided,
+    since,
+    why,
+)
 
 log = Logger(namespace="asynctask.store")
 
@@ -243,7 +255,7 @@ class Writer:
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
-        log.warn("Store failed", stage=self._stage, error=" ".join(str(error.orig).split()))
+        log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
             begun = (one for one in self._told if isinstance(one, Task) and one.status is RUNNING)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
+from twisted.logger import capturedLogs
 
 from asynctask.istore import Key, Known
 from asynctask.model import (
@@ -180,7 +181,10 @@ class ChangesContract(Base):
     def test_what_was_to_be_cancelled_when_the_process_died_is_cancelled_at_the_start(self) -> None:
         task, other = self.run_one(), self.run_one(name="other")
         self.cancel(task)
-        self.reopen(now=NOW + 9)
+        with capturedLogs() as logged:
+            self.reopen(now=NOW + 9)
+        told = [one["task_id"] for one in logged if one["log_format"] == "Task cancelled"]
+        self.assertEqual((told, self.counted(self.store, CANCELLED)), ([task.task_id], 1))
         found = self.get(task)
         self.assertEqual((found.status, found.finished_at), (CANCELLED, NOW + 9))
         self.assertEqual(self.history(task)[2:], [("cancelled", 1)])

@@ -52,6 +52,15 @@ class StoreTestCase(SynchronousTestCase):
         self.store = self.open()
         self.addCleanup(lambda: self.wait(self.store.close()))
 
+    def counted(self, store: SqlStore, status: Status) -> float:
+        """How many tasks it has counted as ended so since it was opened."""
+        return sum(
+            sample.value
+            for family in store._metrics.families()
+            for sample in family.samples
+            if sample.name == "asynctask_tasks_ended_total" and sample.labels["status"] == status
+        )
+
     def open_store(self) -> SqlStore:
         """A store that is not open yet, always on the same database."""
         raise NotImplementedError

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import postgres
 from tests.faults.log import LogLine
 from tests.faults.server import Server
 
@@ -119,6 +120,26 @@ class StartErrorTests(CommandTestCase):
 
     def test_a_worker_whose_store_nobody_else_can_reach(self) -> None:
         self.assert_refused("would never get a task", "--no-http", "--store", "sqlite://")
+
+    def test_a_database_that_may_not_be_written_to(self) -> None:
+        database, stranger = f"{postgres.TEMPLATE}_strange", "asynctask_stranger"
+        postgres.execute(f"CREATE DATABASE {database}")
+        postgres.execute(f"CREATE ROLE {stranger} LOGIN")
+        self.addCleanup(postgres.execute, f"DROP ROLE {stranger}")
+        self.addCleanup(postgres.drop, database)
+        store = postgres.uri_of(database).replace("user=postgres", f"user={stranger}")
+        given = ("--store", store, "--port", "0")
+        for options in (given, (*given, "--show-callback-secret")):
+            status, text = self.run_twistd("-n", "asynctask", *options)
+            self.assertEqual(status, 1)
+            sentence = text.splitlines()[-1]  # the log comes before
+            self.assertRegex(sentence, "^asynctask: --store .* cannot be used .permission denied .*[)]$")
+        self.assertFalse((self.folder / "twistd.pid").exists())
+
+    def test_a_store_that_is_no_file(self) -> None:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(self.folder / "s"))
+            self.assert_refused("is a device or a socket, not a file", "--store", "sqlite:///s")
 
     def test_a_store_that_is_in_use(self) -> None:
         with Server(self.folder) as first:

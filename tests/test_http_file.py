@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.description import describe
+from asynctask.registry import KINDS
 from tests.faults.log import LogLine
 from tests.faults.server import Server
 
@@ -165,6 +167,20 @@ class TheFile(SynchronousTestCase):
         wrong += [f"in the log: {line.message}" for line in logged if line.level in BAD_NEWS]
         if wrong:
             self.fail("\n".join([*wrong, "", "The service's last lines:", *server.tail]))
+
+    def test_every_path_and_method_is_there(self) -> None:
+        shown = {
+            (request.method, re.sub(r"\{\{[^}]*\}\}|[?].*", "", request.url.removeprefix("{{base}}")))
+            for request in self.requests
+        }
+        paths = json.loads(describe(KINDS))["paths"]
+        calls = {
+            (method.upper(), path.replace("{task_id}", ""))
+            for path, methods in paths.items()
+            for method in methods
+            if method != "parameters"
+        }
+        self.assertSetEqual(calls - shown, set())
 
     def test_every_title_is_there_once(self) -> None:
         titles = [request.title for request in self.requests]

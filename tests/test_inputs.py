@@ -282,6 +282,19 @@ class Schemas(SynchronousTestCase):
             },
         )
 
+    def test_a_decimal_is_a_string_or_a_number(self) -> None:
+        def handler(one: Decimal, many: list[Decimal]) -> None: ...
+
+        found = read_signature(handler)
+        decimal = {"type": ["string", "number"], "format": "decimal"}
+        self.assertEqual(
+            found.schema["properties"], {"one": decimal, "many": {"type": "array", "items": decimal}}
+        )
+        value, errors = found.check({"one": 12.5, "many": ["1.10", 2]})
+        self.assertEqual(errors, [])
+        given = found.arguments(value)
+        self.assertEqual(given, {"one": Decimal("12.5"), "many": [Decimal("1.10"), 2]})
+
     def test_nothing_else_is_accepted_at_any_depth(self) -> None:
         components = EVERYTHING.schema["$defs"]
         self.assertLessEqual({"Node", "Span", "Options", "Circle", "Square"}, set(components))

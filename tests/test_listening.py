@@ -17,7 +17,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from asynctask import listening
-from asynctask.listening import Shared
+from asynctask.listening import LONGEST_PATH, Shared
 from asynctask.sqlite import StartError
 from tests.test_sqlite import nobody
 
@@ -205,6 +205,23 @@ class UnixSockets(ListeningTestCase):
 
     def test_a_folder_that_is_missing_is_named(self) -> None:
         self.assertIn(f"{self.folder}/none", self.complaint(f"unix:{self.folder}/none/a.sock"))
+
+    def test_what_is_there_and_is_no_socket_is_left_alone(self) -> None:
+        path = self.folder / "notes"
+        path.write_text("mine")
+        self.assertIn(f"{path} is there, and is no socket", self.complaint(f"unix:{path}"))
+        self.assertEqual(path.read_text(), "mine")
+        left = self.folder / "a.sock"
+        with socket.socket(socket.AF_UNIX) as before:
+            before.bind(str(left))
+        listening.check(f"unix:{left}", insecure=False)
+
+    def test_a_path_has_so_many_bytes(self) -> None:
+        longest = f"{self.folder}/{'a' * (LONGEST_PATH - len(str(self.folder)) - 1)}"
+        listening.check(f"unix:{longest}", insecure=False)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(longest)
+        self.assertIn("at most 107 bytes", self.complaint(f"unix:{longest}a"))
 
 
 class Dealing:

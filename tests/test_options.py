@@ -286,6 +286,23 @@ class Variables(OptionsTestCase):
         self.assertEqual(options("--port=9000", PORT="7000")["port"], 9000)
         self.assertEqual(options("--log-format=text", LOG_FORMAT="json")["log-format"], "text")
 
+    def test_what_may_be_given_several_times_is_overridden_as_a_whole(self) -> None:
+        variables = {"HOST": "a.example,b.example", "TASKS": "prod", "CALLBACKS_TO": "10.0.0.0/8"}
+        found = options(**variables)
+        self.assertEqual(found["hosts"], ["a.example", "b.example"])
+        self.assertEqual((found["modules"], found["callbacks-to"]), (["prod"], ["10.0.0.0/8"]))
+        given = ("--callbacks-to=192.0.2.1", "--tasks=mine", "--tasks=more")
+        found = options(*given, **variables)
+        self.assertEqual(found["hosts"], ["a.example", "b.example"])
+        self.assertEqual((found["modules"], found["callbacks-to"]), (["mine", "more"], ["192.0.2.1"]))
+
+    def test_what_kubernetes_says_of_a_service_of_that_name_is_no_port(self) -> None:
+        self.assertEqual(options(PORT="tcp://10.43.1.2:8080")["port"], 8080)
+
+    def test_a_number_of_any_length_is_too_high(self) -> None:
+        self.assertIn("from 0 to 10000000", self.complaint(f"--concurrency={'9' * 5_000}"))
+        self.assertEqual(options(f"--concurrency=threads={'0' * 5_000}7")["threads"], 7)
+
     def test_an_empty_variable_is_none(self) -> None:
         empty = {name.upper().replace("-", "_"): "" for name in DEFAULTS}
         self.assertEqual(options(**empty, HOST=""), DEFAULTS)

@@ -16,7 +16,7 @@ from typing import Any, cast
 import psycopg
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, capturedLogs, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import heart, pulse, statements
@@ -24,6 +24,7 @@ from asynctask.batches import End
 from asynctask.istore import Key
 from asynctask.model import (
     ACCEPTED,
+    CANCELLED,
     COMPLETED,
     FAILED,
     RETRYING,
@@ -259,6 +260,17 @@ class Retention(FaultTestCase):
 
 class Orphans(BothOpen, FaultTestCase):
     """Many processes want what one of them has left."""
+
+    def test_one_that_was_to_be_cancelled_is_cancelled_logged_and_counted_by_who_finds_it(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.cancel(task.task_id, NOW))
+        self.execute("UPDATE task SET owner = 'gone'")
+        with capturedLogs() as logged:
+            self.assertEqual(self.wait(self.other.claim("simulate", 9, NOW)).tasks, [])
+        told = [one["task_id"] for one in logged if one["log_format"] == "Task cancelled"]
+        self.assertEqual((told, self.counted(self.other, CANCELLED)), ([task.task_id], 1))
+        self.wait(self.other.claim("simulate", 9, NOW))
+        self.assertEqual(self.counted(self.other, CANCELLED), 1)
 
     def test_what_another_one_has_just_claimed_is_no_orphan_any_more(self) -> None:
         task = self.run_one()
