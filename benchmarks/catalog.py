@@ -174,7 +174,7 @@ PEERS: Final = {
             "in memory: lost when the process ends",
             python("fastapi_background"),
             most=100_000,
-            short_of="it accepts too few a second to have a million before the first has waited its 600 s",
+            short_of="a million would take some 20 GB",
         ),
         Peer(
             "starlette",

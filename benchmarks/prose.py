@@ -18,7 +18,7 @@ Each peer does the same: it reads `POST /api/tasks` with a JSON object, checks t
 string with something in it and `duration` an integer from 0 to 86,400 (3 if it is not there),
 answers anything else with 400, starts a background task of so many steps of a second, and answers
 202 with the same four keys. A task writes a line to the log at its start, at each step and at its
-end. Before each run the harness asks for all of that and looks at the answers.
+end. Before each run under full load the harness asks for all of that and looks at the answers.
 
 All that a peer consists of, its worker and its broker too, shares one core, but for what is said of
 PostgreSQL. The other core has the load: `wrk -t1 -c64` with kept connections, which POST tasks of 1
@@ -43,10 +43,10 @@ NOT_COMPARED: Final = """\
   answered, so a server that stalls is asked less. Only `k6.js` keeps its rate; what it could not
   send it counts as dropped.
 - **A network, TLS, other machines.** All of it is on one machine, over loopback.
-- **Another Python.** All that is in Python runs on the one that runs nox. Debian's 3.11.2 served a
-  sixth more of our requests than a 3.11.7 that pyenv had built with its defaults.
+- **Another Python.** All that is in Python runs on the one that runs nox, and another build of it
+  serves more or fewer.
 - **Other settings of the peers.** FastAPI and Starlette are on uvicorn with uvloop and httptools,
-  without an access log; Huey has 4 threads, arq 100 jobs at once, procrastinate 10, pgqueuer is on
-  asyncpg, and the workers of both are on uvloop; otherwise they are as they come. Celery, RQ and
-  Dramatiq were not measured.
+  without an access log; Huey has 4 threads, arq 100 jobs at once and a poll each 10 ms,
+  procrastinate 10 jobs, pgqueuer is on asyncpg, and the workers of both are on uvloop; otherwise
+  they are as they come. Celery, RQ and Dramatiq were not measured.
 """

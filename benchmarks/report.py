@@ -7,6 +7,9 @@ from benchmarks.figures import Result
 from benchmarks.prose import HEAD, JOB, NOT_COMPARED
 from benchmarks.sections import SECTIONS, label
 
+LOADED: Final = ("accept", "durable", "scale", "inflight", "live")
+"""Measurements that load a server for some seconds."""
+
 NOTHING: Final = "Nothing has been measured yet.\n"
 
 
@@ -53,13 +56,17 @@ def where(results: Mapping[str, Result]) -> list[str]:
         lines += [f"{', '.join(names)}:", "", text, ""]
     loads = ", ".join(f"{name} {result['machine']['load_before']}" for name, result in results.items())
     lines += [f"How busy the machine was just before each (load average of a minute): {loads}.", ""]
-    amounts = "; ".join(f"{name} {amount(result['settings'])}" for name, result in results.items())
+    amounts = "; ".join(f"{name} {amount(name, result)}" for name, result in results.items())
     return [*lines, f"How much of each: {amounts}.", ""]
 
 
-def amount(settings: dict[str, Any]) -> str:
-    """Runs and seconds."""
-    runs = "1 run" if settings["runs"] == 1 else f"{settings['runs']} runs"
+def amount(name: str, result: Result) -> str:
+    """Runs, and seconds of load where there is one."""
+    settings = result["settings"]
+    count = max((record["run"] for record in result["records"]), default=0)
+    runs = "1 run" if count == 1 else f"{count} runs"
+    if name not in LOADED:
+        return runs
     return f"{runs}, {settings['seconds']} s after {settings['warm_up']} s"
 
 

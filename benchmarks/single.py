@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import checks
 from benchmarks.catalog import OURS, WORK, Peer
 from benchmarks.client import Client, request
 from benchmarks.figures import percentile
@@ -46,6 +47,7 @@ def live(bench: Bench) -> list[Record]:
     def once(peer: Peer) -> Iterator[Record]:
         settings = bench.settings
         with Running(peer, bench.cores) as server, server.client() as client:
+            checks.check(client)
             load(bench.cores, server.port, WHOLE_JOB, settings.warm_up)
             loading = Loading(bench.cores, server.port, WHOLE_JOB, settings.seconds)
             try:

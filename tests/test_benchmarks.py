@@ -1,15 +1,18 @@
 """The benchmarks' own arithmetic and words; nothing here says how fast anything is."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, cast
 
 import psycopg
@@ -50,7 +53,8 @@ Running 2s test @ http://127.0.0.1:8080
     Latency    10.00ms    1.00ms  30.00ms   90.00%
   2000 requests in 2.00s, 1.00MB read
 Requests/sec:   1000.00
-{"requests": 2000, "duration": 2000000, "p50": 9500, "p99": 21000, "max": 30000, "status": 100, \
+{"requests": 2000, "duration": 2000000, "p50": 9500, "p99": 21000, "max": 30000, "answers": 2000, \
+"answers_p50": 9400, "answers_p99": 20000, "status": 100, \
 "connect": 1, "read": 2, "write": 3, "timeout": 4}
 """
 
@@ -86,11 +90,35 @@ def accepted(peer: str, run: int, rate: float, p99: float, **others: Any) -> Rec
     basis = {"cpu_percent": 99.0, "memory_mb": 80.0, "refused": 0, "errors": 0}
     basis |= {"started_of_accepted": 0.98, "ended_of_accepted": 1}
     found = {"peer": peer, "run": run, "accepted_per_s": rate, "p50_ms": 1.5, "p99_ms": p99}
+    found |= {"answers_p99_ms": p99 / 2}
     return found | basis | others
 
 
 def at_level(level: int, p99: float, **others: Any) -> Record:
     return accepted(OURS, 1, 5000.0, p99, level=level, bytes_each=2000, idle_cpu_percent=3.0) | others
+
+
+class Stalling:
+    """A server whose fiftieth answer takes a second, and each other 5 ms."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no further connection."""
+        self._socket.close()
+
+    def _serve(self) -> None:
+        answered = 0
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._socket.accept()
+                while client.recv(65_536):
+                    answered += 1
+                    sleep(1.0 if answered == 50 else 0.005)
+                    client.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
 
 
 class Wrk(SynchronousTestCase):
@@ -100,6 +128,11 @@ class Wrk(SynchronousTestCase):
         found = wrk.parse(OUTPUT)
         self.assertEqual((found.requests, found.duration), (2000, 2.0))
         self.assertEqual((found.p50, found.p99, found.longest), (9.5, 21.0, 30.0))
+        self.assertEqual((found.answers_p50, found.answers_p99), (9.4, 20.0))
+
+    def test_a_wrk_that_keeps_its_times_otherwise_is_no_measure(self) -> None:
+        with self.assertRaisesRegex(BenchError, "another way than wrk 4.1"):
+            wrk.parse(OUTPUT.replace('"answers": 2000', '"answers": 1999'))
 
     def test_what_was_refused_is_not_accepted(self) -> None:
         found = wrk.parse(OUTPUT)
@@ -114,6 +147,21 @@ class Wrk(SynchronousTestCase):
     def test_without_an_answer_there_is_no_figure(self) -> None:
         with self.assertRaisesRegex(BenchError, "Not one request"):
             wrk.parse(OUTPUT.replace('"requests": 2000', '"requests": 0'))
+
+    def test_of_the_answers_that_came_none_is_made_up(self) -> None:
+        if shutil.which("wrk") is None:
+            raise SkipTest("there is no wrk")
+        server = Stalling()
+        self.addCleanup(server.close)
+        script = Path(wrk.__file__).with_name("post.lua")
+        command = ["wrk", "-t1", "-c1", "-d2s", "-s", str(script), server.url, "--", "{}"]
+        done = subprocess.run(
+            command, env=os.environ | {"CONNECTIONS": "1"}, capture_output=True, text=True, check=True
+        )
+        found = wrk.parse(done.stdout)
+        self.assertGreater(found.p99, 500)  # as if it had asked on while the server stalled
+        self.assertLess(found.answers_p99, 500)
+        self.assertGreater(found.longest, 900)
 
 
 class Figures(SynchronousTestCase):
@@ -160,13 +208,29 @@ class Page(SynchronousTestCase):
         records += [accepted("go", run, 500.0, 80.0, refused=3) for run in (1, 2, 3)]
         page = render({"accept": result(records)})
         self.assertIn(
-            "| asynctask | 1,000 (900 to 1,200) | 1.5 | 20 | 99 | 80 | 98 % | 100 % | 0 in 3 of 3 runs |",
+            "| asynctask | 1,000 (900 to 1,200) | 1.5 | 20 | 10 | 99 | 80 | 98 % | 100 % | 0 in 3 of 3",
             page,
         )
         self.assertIn(
-            "| Go net/http + goroutine | 500 | 1.5 | 80 | 99 | 80 | 98 % | 100 % | 9 in 3 of 3 runs |", page
+            "| Go net/http + goroutine | 500 | 1.5 | 80 | 40 | 99 | 80 | 98 % | 100 % | 9 in 3 of 3 runs |",
+            page,
         )
-        self.assertIn("| asynctask : Go net/http + goroutine | 2.00 | 0.25 |", page)
+        self.assertIn("| asynctask : Go net/http + goroutine | 2.00 | 0.25 | 0.25 |", page)
+
+    def test_of_what_was_finished_the_better_time_counts_and_nothing_is_rounded_up(self) -> None:
+        records = [accepted(OURS, 1, 3000.0, 40.0, finished_per_s=900.0)]
+        records.append(
+            accepted("arq-always", 1, 900.0, 80.0, finished_per_s=60.0, then_finished_per_s=450.0)
+        )
+        page = render({"durable": result(records)})
+        self.assertRegex(page, r"\| asynctask : [^|]*arq[^|]* \| 3.33 \| 2.00 \|")
+        lost = [accepted(OURS, 1, 1.0, 1.0, ended_of_accepted=0.9999)]
+        self.assertIn("| 99.9 % |", render({"accept": result(lost)}))
+
+    def test_what_is_no_load_has_no_seconds(self) -> None:
+        once = result([accepted(OURS, 1, 1.0, 1.0)])
+        page = render({"accept": once, "k6": result([])})
+        self.assertIn("accept 1 run, 10 s after 6 s; k6 0 runs.", page)
 
     def test_queues_on_postgresql_show_what_the_database_takes(self) -> None:
         figures = {"finished_per_s": 900.0, "database_cores": 0.45}

@@ -36,6 +36,7 @@ class WorkerSettings:
     on_startup = start_worker
     redis_settings = REDIS
     max_jobs = 100  # finishes three times as many a second as the 10 that it has by itself
+    poll_delay = 0.01  # it takes 500 jobs at most after each; with its half second, 1,000 a second
     log_results = False
 
 
