@@ -23,8 +23,15 @@ _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 
 
 def parse_traceparent(value: str | None) -> str | None:
-    """A trace's parent (W3C Trace Context §3.2); one that is malformed counts for nothing."""
-    return value if value is not None and _TRACEPARENT.fullmatch(value) else None
+    """A trace's parent (W3C Trace Context §3.2); one that is malformed counts for nothing.
+
+    What a later version of the standard has behind the fields of this one is left out (§3.2.4).
+    """
+    found = _TRACEPARENT.match(value or "")
+    if found is None or value is None:
+        return None
+    more = value[found.end() :]
+    return found[0] if not more or (more[0] == "-" and not value.startswith("00")) else None
 
 
 def parse_last_event_id(values: Sequence[str]) -> str | None:

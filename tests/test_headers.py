@@ -99,6 +99,13 @@ class Traces(SynchronousTestCase):
         for field in (TRACE, TRACE.replace("00-", "fe-", 1), TRACE[:-2] + "ff"):
             self.assertEqual(parse_traceparent(field), field)
 
+    def test_of_a_later_version_the_known_fields_are_kept(self) -> None:
+        later = TRACE.replace("00-", "01-", 1)
+        for more in ("", "-", "-more", "-what-will-be"):
+            self.assertEqual(parse_traceparent(later + more), later)
+        for more in ("more", "\n", ", " + later):
+            self.assertIsNone(parse_traceparent(later + more), more)
+
     def test_a_malformed_one_counts_for_nothing(self) -> None:
         version, trace, parent, flags = TRACE.split("-")
         for field in (
