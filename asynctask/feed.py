@@ -190,11 +190,13 @@ class Feed:
             self._tell_some()
 
     def _tell_some(self) -> None:
-        for _ in range(min(SERVED, len(self._told))):
-            follower, news = self._told.popleft()
-            follower.hear(news)
-        if self._told:
-            self._clock.callLater(0, self._tell_some)
+        try:
+            for _ in range(min(SERVED, len(self._told))):
+                follower, news = self._told.popleft()
+                follower.hear(news)
+        finally:
+            if self._told:
+                self._clock.callLater(0, self._tell_some)
 
     def _keep(self, news: News | Progressed, after: Position) -> None:
         self._fresh = True
@@ -291,12 +293,15 @@ class Feed:
 
     def _beat_some(self) -> None:
         self._together.clear()
-        for _ in range(min(SERVED, len(self._beaten))):
-            self._beaten.popleft().beat()
-        if self._beaten:
-            self._heart = self._clock.callLater(0, self._beat_some)
-        else:
-            self._heart = self._clock.callLater(BEAT, self._beat) if self.followers else None
+        self._heart = None
+        try:
+            for _ in range(min(SERVED, len(self._beaten))):
+                self._beaten.popleft().beat()
+        finally:
+            if self._beaten:
+                self._heart = self._clock.callLater(0, self._beat_some)
+            elif self.followers:
+                self._heart = self._clock.callLater(BEAT, self._beat)
 
     def _everybody(self) -> list[Follower]:
         return [*self._all, *(one for some in self._one.values() for one in some)]

@@ -113,6 +113,8 @@ class Follower:
 
     def beat(self) -> None:
         """Drop who does not read; let others know that we are there."""
+        if self._left:
+            return
         now = self._clock.seconds()
         if self._paused is not None:
             transport: Any = self._request.transport

@@ -14,13 +14,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.patient import Patient
-from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder
+from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.threads import Threads
 
 log = Logger(namespace="asynctask.loop")
 
 Start = Callable[[int | None], Coroutine[Any, Any, Any]]
 """Gives the coroutine; takes the slot of the flight recorder in which its loop names what it steps."""
+
+MAX_HELD: Final = 8
+"""Loops that may be held at once: each keeps its thread and what waits in it, and none can be stopped."""
 
 EXECUTOR: Final = 32
 """Threads for what handlers give to `asyncio.to_thread`, as asyncio has at most itself."""
@@ -32,8 +35,8 @@ UNWIND: Final = 1.0
 class AsyncioLoop:
     """Runs coroutines that await what asyncio has.
 
-    The loop starts with the first of them, in a daemon thread. One that a coroutine holds is left to it,
-    and the next coroutines have another.
+    The loop starts with the first of them, in a daemon thread. While a coroutine that was given up holds
+    it, those that come have another.
 
     :param from_thread: ``reactor.callFromThread``.
     :param seconds: the time, of any clock.
@@ -50,46 +53,61 @@ class AsyncioLoop:
         self._recorder = recorder or FlightRecorder()
         self._lock = Lock()
         self._thread: _LoopThread | None = None
+        self._stopped = False
+        self._threads: list[_LoopThread] = []
         self._held: set[_LoopThread] = set()
-        self._slot: int | None = ASYNCIO
 
     @property
     def abandoned(self) -> int:
         """How many loops were left to coroutines that hold them."""
         return len(self._held)
 
+    @property
+    def full_of_abandoned(self) -> bool:
+        """Whether so many are held that the next one that is stays in use."""
+        return self.abandoned >= MAX_HELD
+
     def run(self, start: Start) -> "Running":
         """Run the coroutine that ``start`` gives; it is called in the loop's thread."""
         with self._lock:
             if self._thread is None:
-                self._thread = _LoopThread(self._recorder, self._slot)
-            thread = self._thread
-        run = Running(start, thread, self)
-        thread.call(run.begin)
+                slot = self._recorder.hold(NOBODY) if self._threads else ASYNCIO
+                self._thread = _LoopThread(self._recorder, slot, self._ended)
+                self._threads.append(self._thread)
+            run = Running(start, self._thread, self)
+            self._thread.call(run.begin)
         return run
 
     def leave(self, thread: "_LoopThread") -> None:
-        """Somebody holds this loop: what comes next gets another one."""
+        """Somebody holds this loop: until it is free again, what comes gets another one."""
         with self._lock:
-            if thread is not self._thread:
+            if thread is not self._thread or self.full_of_abandoned:
                 return
             self._thread = None
             self._held.add(thread)
-            self._slot = self._recorder.hold(NOBODY)
         log.warn("A task holds the asyncio loop; those that come get another one")
+        thread.call(self._freed, thread)
 
-        def free() -> None:
-            with self._lock:
-                self._held.discard(thread)
-            thread.end_soon()
+    def _freed(self, thread: "_LoopThread") -> None:
+        """It goes on, and is used again: what handlers share may be bound to it. In its thread."""
+        with self._lock:
+            self._held.discard(thread)
+            if self._stopped:
+                return
+            others = [self._thread] if self._thread is not None else []
+            used = min([thread, *others], key=self._threads.index)
+            for other in {thread, *others} - {used}:
+                other.call(other.end_soon)
+            self._thread = used
 
-        thread.call(free)
+    def _ended(self, thread: "_LoopThread") -> None:
+        with self._lock:
+            self._threads.remove(thread)
 
     def stop(self) -> None:
-        """Cancel what still runs, and let the thread end."""
+        """Cancel what still runs, and let the threads end."""
         with self._lock:
-            threads = [*self._held, *([self._thread] if self._thread is not None else [])]
-            self._thread = None
+            threads, self._thread, self._stopped = list(self._threads), None, True
         for thread in threads:
             with suppress(RuntimeError):  # it has ended meanwhile
                 thread.call(thread.unwind)
@@ -99,16 +117,15 @@ class _Executor(ThreadPoolExecutor):
     """Runs what handlers give to `asyncio.to_thread`, in threads that the exit of the process does not wait
     for. While they work for a task, the flight recorder names it."""
 
-    def __init__(self, recorder: FlightRecorder, slot: int | None) -> None:
+    def __init__(self, recorder: FlightRecorder) -> None:
         super().__init__(EXECUTOR)
         self._pool = Threads(EXECUTOR, lambda _end, _outcome: None)
         self._recorder = recorder
-        self._slot = slot
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """See `concurrent.futures.Executor`."""
         future: Future[Any] = Future()
-        asks = NOBODY if self._slot is None else self._recorder.named(self._slot)
+        asks = ATTEMPT.get()
 
         def call() -> None:
             if future.set_running_or_notify_cancel():
@@ -137,10 +154,14 @@ class _LoopThread:
     :ivar slot: where the flight recorder names what it steps; None where there is no room.
     """
 
-    def __init__(self, recorder: FlightRecorder, slot: int | None) -> None:
+    def __init__(
+        self, recorder: FlightRecorder, slot: int | None, ended: Callable[["_LoopThread"], None]
+    ) -> None:
         self.slot = slot
+        self._recorder = recorder
+        self._tell_end = ended
         self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(_Executor(recorder, slot))
+        self.loop.set_default_executor(_Executor(recorder))
         self.tasks: set[asyncio.Task[Any]] = set()
         self._ending = False
         self._unwinding: asyncio.Task[None] | None = None
@@ -157,6 +178,9 @@ class _LoopThread:
                 # A task of a handler's own, with SystemExit: asyncio lets that out of the loop.
                 log.failure("A task in the asyncio loop raised what ends a process, and went on")
         self.loop.close()
+        self._tell_end(self)
+        if self.slot != ASYNCIO:
+            self._recorder.let_go(self.slot)
 
     def end_soon(self) -> None:
         """End the loop when the last of its tasks has ended; in its thread."""
@@ -191,16 +215,24 @@ class _Driven(Generator[Any, Any, Any]):
     As an iterator that has all a generator has, it is what ``await`` passes steps and errors on to.
     """
 
-    def __init__(self, steps: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, steps: Coroutine[Any, Any, Any], run: "Running") -> None:
         self._steps = steps
+        self._run = run
 
     def send(self, value: Any) -> Any:
         """Take the next step."""
-        return self._steps.send(value)
+        return self._step(self._steps.send, value)
 
     def throw(self, kind: Any, value: Any = None, _trace: TracebackType | None = None) -> Any:
         """Take the next step, with an error."""
-        return self._steps.throw(kind if value is None else value)
+        return self._step(self._steps.throw, kind if value is None else value)
+
+    def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
+        self._run.stepping = True
+        try:
+            return take(value)
+        finally:
+            self._run.stepping = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self
@@ -213,6 +245,7 @@ class Running:
         its current ``await`` as `asyncio.CancelledError`: if it ends by that, this fails with Twisted's
         `CancelledError`, and else has what it returned or raised.
     :ivar ended_at: when that was, which the reactor may hear later.
+    :ivar stepping: whether it is taking a step now.
     """
 
     def __init__(self, start: Start, thread: _LoopThread, loop: AsyncioLoop) -> None:
@@ -221,12 +254,13 @@ class Running:
         self._start = start
         self._thread = thread
         self._loop = loop
-        self._asked = self._heard = False
+        self.stepping = self._asked = self._heard = False
         self._task: asyncio.Task[Any] | None = None
 
     def abandon(self) -> None:
-        """Let go of it; where it was asked to end and its loop has not even heard that, of the loop too."""
-        if self._asked and not self._heard:
+        """Let go of it; where it was asked to end and holds its loop, or that has not even heard of it, of
+        the loop too."""
+        if self._asked and (self.stepping or not self._heard):
             self._loop.leave(self._thread)
 
     def begin(self) -> None:
@@ -248,7 +282,7 @@ class Running:
     async def _outcome(self) -> Any:
         """What it returns or raises, SystemExit too, which would end the loop."""
         try:
-            return await _Driven(self._start(self._thread.slot))
+            return await _Driven(self._start(self._thread.slot), self)
         except asyncio.CancelledError:
             raise
         except BaseException:

@@ -53,10 +53,11 @@ class Places:
         """How many threads were given up and still run, those of asyncio loops included."""
         return self._threads.abandoned + self._loop.abandoned
 
-    @property
-    def full_of_abandoned(self) -> bool:
-        """Whether so many threads hang that no more work should be put into any."""
-        return self.abandoned >= MAX_ABANDONED
+    def closed(self, place: str) -> bool:
+        """Whether so many threads hang there that no more work should be put into any."""
+        if place == "asyncio":
+            return self._loop.full_of_abandoned
+        return place == "thread" and self._threads.abandoned >= MAX_ABANDONED
 
     def start(self, task: Task, kind: Kind, deadline: float | None, watcher: Watcher) -> Run:
         """Start a handler; it may have ended when this returns.

@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import struct
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +19,9 @@ REACTOR, ASYNCIO = 0, 1
 """The slots of the two loops, which step one task at a time; the others are for threads."""
 
 NOBODY: Final = bytes(SLOT.size)
+
+ATTEMPT: Final = ContextVar("asynctask.attempt", default=NOBODY)
+"""The attempt that code on the asyncio loop belongs to, as it is named, also in tasks of its own."""
 
 
 class Suspect(NamedTuple):
@@ -93,10 +97,6 @@ class FlightRecorder:
         before, self._now[slot] = self._now[slot], record
         self._map[self._spans[slot]] = record
         return before
-
-    def named(self, slot: int) -> bytes:
-        """What is named there now."""
-        return self._now[slot]
 
     def hold(self, record: bytes) -> int | None:
         """Name an attempt that runs in a thread, until it is let go of; None where there is no slot."""

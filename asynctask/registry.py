@@ -209,7 +209,9 @@ def _is_inline_callbacks(function: Callable[..., Any]) -> bool:
 def _generator_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """The generator function whose steps may be taken instead; None if the function has to be called."""
     inner: Callable[..., Any] | None = getattr(function, "__wrapped__", None)
-    return inner if _is_inline_callbacks(function) and inspect.isgeneratorfunction(inner) else None
+    if inner is None or not _is_inline_callbacks(function):
+        return None
+    return inner if inspect.isgeneratorfunction(inspect.unwrap(inner)) else None
 
 
 def kind_of(function: Callable[..., Any]) -> Kind:

@@ -148,7 +148,7 @@ class AsyncTask(Service):
         self._places = Places(
             self._recorder, clock, reactor.callFromThread, seats["thread"], seats["process"]
         )
-        self._seats.closed = lambda where: where == "thread" and self._places.full_of_abandoned
+        self._seats.closed = self._places.closed
         self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
         self._retention = Retention(self._store, keep, clock, now)
         self._names = Names(reactor.callFromThread)

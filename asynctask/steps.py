@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from asynctask import wire
-from asynctask.recorder import ASYNCIO, REACTOR, FlightRecorder
+from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder
 from asynctask.runs import Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
@@ -177,6 +177,7 @@ class Recorded(Coroutine[Any, Any, Any]):
         return self._step(self._steps.throw, kind if value is None else value)
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
+        ATTEMPT.set(self._record)
         if self._slot is None:
             return take(value)
         before = self._recorder.swap(self._record, self._slot)

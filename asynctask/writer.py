@@ -185,6 +185,7 @@ class Writer:
             while self.healthy and self._backlog.waits:
                 self._write(self._backlog.take())
                 self._database.waiting_since(0.0)
+        self._refuse(self._backlog.take_asked(), unknown=False)
         self._disconnect()
         self._from_thread(self._queue, (self._closed.callback, None))
 

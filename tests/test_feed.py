@@ -1,5 +1,6 @@
 """Who waits for the end of a task, and who follows what happens."""
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -421,6 +422,30 @@ class FollowedTests(SynchronousTestCase):
             self.clock.advance(BEAT)
             self.assertEqual([reader.beats for reader in readers], [beats] * len(readers))
             self.assertEqual(self.clock.turns, 2 * beats)
+
+    def test_one_that_fails_stops_nobody_else(self) -> None:
+        class Failing(OneReader):
+            def hear(self, news: News | Progressed) -> None:
+                raise ZeroDivisionError
+
+            beat = serve = None  # type: ignore[assignment]
+
+        Failing(self.feed, "task_a")
+        readers = [OneReader(self.feed, "task_a") for _ in range(SERVED)]
+        for reader in readers:
+            reader.beats = 0
+        with self.assertRaises(ZeroDivisionError):
+            self.publish("a")
+            self.turn()
+        while self.feed._told:
+            self.turn()
+        self.assertEqual({len(reader.heard) for reader in readers}, {1})
+        for _ in range(3):
+            with contextlib.suppress(TypeError):
+                self.clock.advance(BEAT)
+        while self.feed._beaten:
+            self.turn()
+        self.assertGreaterEqual(min(reader.beats for reader in readers), 2)
 
     def test_a_beat_comes_each_second_while_somebody_follows(self) -> None:
         reader = Reader(self.feed)

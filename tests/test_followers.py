@@ -409,6 +409,17 @@ class AllTests(FollowTestCase):
             following.resume()
         self.assertFalse(following.dropped)
 
+    def test_who_has_ended_has_no_beat_any_more(self) -> None:
+        task_id = self.submit(delay=500)
+        one = self.follow_one(task_id)
+        (follower,) = self.feed._one[task_id]
+        self.act(task_id, "cancel")
+        self.assertTrue(one.over)
+        told = one.comments
+        self.clock.rightNow += COMMENT_EVERY
+        follower.beat()
+        self.assertEqual(one.comments, told)
+
     def test_who_reads_slowly_is_kept_and_dropped_once_he_reads_no_more(self) -> None:
         following = self.follow_all()
         following.pause()

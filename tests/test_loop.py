@@ -11,8 +11,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.loop import AsyncioLoop
-from asynctask.recorder import ASYNCIO, FlightRecorder, Suspect, record
+from asynctask.loop import MAX_HELD, AsyncioLoop, Running
+from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder, Suspect, record
 from asynctask.steps import Recorded
 from tests.turns import PATIENCE, Turns
 
@@ -290,33 +290,79 @@ class Held(LoopTestCase):
         self.go_on.wait(PATIENCE)
         return threading.current_thread()
 
-    def test_given_up_it_keeps_its_loop_and_others_have_another(self) -> None:
-        slots: list[int | None] = []
-
-        def start(slot: int | None) -> Coroutine[Any, Any, threading.Thread]:
-            slots.append(slot)
-            return self.blocking()
-
-        self.with_loop(recorder=FlightRecorder(1))
-        running = self.loop.run(start)
+    def hold(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Running:
+        """Let a coroutine hold the loop, be asked to end, and be given up."""
+        running = self.loop.run(lambda _slot: start())
         self.assertTrue(self.begun.wait(PATIENCE))
-        (held,) = [each for each in threading.enumerate() if each.name == "asynctask-asyncio"]
+        self.begun.clear()
         running.deferred.cancel()
+        return running
+
+    def test_given_up_it_keeps_its_loop_until_that_is_free_and_others_have_another(self) -> None:
+        recorder = FlightRecorder(1)
+        self.with_loop(recorder=recorder)
+        first = self.outcome(this_thread)
+        running = self.hold(self.blocking)
         running.abandon()
         running.abandon()
         self.assertEqual(self.loop.abandoned, 1)
-
-        def start_another(slot: int | None) -> Coroutine[Any, Any, threading.Thread]:
-            slots.append(slot)
-            return this_thread()
-
-        other = self.turns.outcome(self.loop.run(start_another).deferred)
-        self.assertEqual(slots, [ASYNCIO, ASYNCIO + 1])
+        other = self.outcome(this_thread)
+        self.assertIsNot(other, first)
+        self.assertIsNone(recorder.hold(NOBODY))  # the other loop has the slot
         self.go_on.set()
-        self.assertIs(self.turns.outcome(running.deferred), held)
-        held.join(PATIENCE)
-        self.assertEqual((held.is_alive(), self.loop.abandoned), (False, 0))
-        self.assertIs(self.outcome(this_thread), other)
+        self.assertIs(self.turns.outcome(running.deferred), first)
+        other.join(PATIENCE)
+        self.assertEqual((other.is_alive(), self.loop.abandoned), (False, 0))
+        self.assertIs(self.outcome(this_thread), first)
+        self.assertEqual(recorder.hold(NOBODY), ASYNCIO + 1)
+
+    def test_what_still_runs_on_the_other_loop_ends_there(self) -> None:
+        running = self.hold(self.blocking)
+        running.abandon()
+        there = self.begin(self.endless)
+        other = self.outcome(this_thread)
+        self.go_on.set()
+        first = self.turns.outcome(running.deferred)
+        while self.outcome(this_thread) is not first:
+            sleep(0.001)
+        self.assertTrue(other.is_alive())
+        there.cancel()
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(there)
+        other.join(PATIENCE)
+        self.assertFalse(other.is_alive())
+
+    def test_one_that_holds_it_after_its_cancel_is_one_too(self) -> None:
+        async def tidy() -> None:
+            try:
+                await self.endless()
+            finally:
+                self.begun.set()
+                self.go_on.wait(PATIENCE)
+
+        running = self.hold(tidy)
+        self.assertTrue(self.begun.wait(PATIENCE))
+        running.abandon()
+        self.assertEqual(self.loop.abandoned, 1)
+        self.outcome(this_thread)
+
+    def test_only_so_many_are_held(self) -> None:
+        for number in range(MAX_HELD):
+            self.assertFalse(self.loop.full_of_abandoned)
+            self.hold(self.blocking).abandon()
+            self.assertEqual(self.loop.abandoned, number + 1)
+        self.assertTrue(self.loop.full_of_abandoned)
+        self.hold(self.blocking).abandon()
+        self.assertEqual(self.loop.abandoned, MAX_HELD)
+
+    def test_at_the_end_of_the_service_what_waits_on_a_held_loop_is_cancelled_too(self) -> None:
+        waiting = self.begin(self.endless)
+        self.begun.clear()
+        self.hold(self.blocking).abandon()
+        self.loop.stop()
+        self.go_on.set()
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(waiting)
 
     def test_one_that_waits_and_does_not_unwind_holds_nobody(self) -> None:
         running = self.loop.run(lambda _slot: self.stubborn())
@@ -341,7 +387,7 @@ class Held(LoopTestCase):
         seen: list[list[Suspect]] = []
 
         async def give() -> None:
-            await asyncio.to_thread(lambda: seen.append(recorder.suspects()))
+            await asyncio.gather(asyncio.to_thread(lambda: seen.append(recorder.suspects())))
             seen.append(recorder.suspects())
 
         named = record("task_1".ljust(35, "x"), 3)

@@ -103,12 +103,12 @@ class PlacesTests(SynchronousTestCase):
         for _ in runs:
             self.assertTrue(begun.acquire(timeout=PATIENCE))
         for run in runs:
-            self.assertFalse(self.places.full_of_abandoned)
+            self.assertFalse(self.places.closed("thread"))
             run.cancel()
             run.abandon()
-        self.assertTrue(self.places.full_of_abandoned)
+        self.assertTrue(self.places.closed("thread"))
         go_on.set()
         for thread in threads:
             thread.join(PATIENCE)
-        self.assertFalse(self.places.full_of_abandoned)
+        self.assertFalse(self.places.closed("thread"))
         self.assertFalse(any(outcome.called for outcome in outcomes))

@@ -183,7 +183,7 @@ class Marking(SynchronousTestCase):
         self.assertEqual(called, ["steps"])
         self.assertTrue(kind_of(task(steps)).is_stepped)
         inner = kind_of(task(inlineCallbacks(guarded(steps.__wrapped__))))  # type: ignore[attr-defined]
-        self.assertEqual((inner.place, inner.is_stepped), ("reactor", False))
+        self.assertEqual((inner.place, inner.is_stepped), ("reactor", True))
 
     def test_a_plain_function_around_a_generator_is_called(self) -> None:
         def numbers() -> Generator[int, None, None]:
