@@ -7,7 +7,9 @@ be found and few tasks are in flight, for the time that it takes grows with them
 """
 
 import gc
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from resource import getpagesize
 from typing import Final
@@ -23,6 +25,9 @@ THRESHOLD: Final = 200_000
 LOOK: Final = 60.0
 """Seconds between two looks at what was frozen."""
 
+LOOK_AT_MEMORY: Final = 5.0
+"""Seconds between two looks at the memory: a few objects may hold any number of bytes."""
+
 FEW: Final = 5_000
 """Tasks in flight with which a collection takes less than 0.1 s. With more, not even the frozen objects are
 counted, which takes a second of a million tasks."""
@@ -36,8 +41,11 @@ WORTH_IT: Final = 100_000
 BYTES_OF_A_TASK: Final = 8_000
 """Memory of a task in flight, at most, but for what its handler keeps."""
 
+MUCH: Final = 200_000_000
+"""Bytes by which the process grows beyond few tasks before a collection is worth its time."""
+
 TOO_MUCH: Final = 2_000_000_000
-"""Bytes by which the process grows beyond its tasks before a collection is worth whatever time it takes."""
+"""The same before it is worth whatever time it takes; or a quarter of the memory, where that is less."""
 
 
 def resident() -> int:
@@ -46,6 +54,14 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * getpagesize()
     except OSError:
         return 0
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or its control group's."""
+    found = os.sysconf("SC_PHYS_PAGES") * getpagesize()
+    with suppress(OSError, ValueError):  # "max" is no number
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 class Collector:
@@ -64,8 +80,10 @@ class Collector:
         self._before = gc.get_threshold()
         self._kept = 0
         self._kept_bytes = 0
+        self._too_much = min(TOO_MUCH, memory() // 4)
         self._frozen: IDelayedCall | None = None
         self._looked: IDelayedCall | None = None
+        self._looked_at_memory: IDelayedCall | None = None
 
     def start(self) -> None:
         """From now on the collector is ours."""
@@ -73,10 +91,11 @@ class Collector:
         self._collect()
         self._freeze()
         self._looked = self._clock.callLater(LOOK, self._look)
+        self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
 
     def stop(self) -> None:
         """Leave it as it was."""
-        for call in (self._frozen, self._looked):
+        for call in (self._frozen, self._looked, self._looked_at_memory):
             if call is not None and call.active():
                 call.cancel()
         gc.unfreeze()
@@ -88,13 +107,16 @@ class Collector:
 
     def _look(self) -> None:
         self._looked = self._clock.callLater(LOOK, self._look)
-        if self._is_worth_it(self._in_flight()):
+        tasks = self._in_flight()
+        if tasks <= FEW and gc.get_freeze_count() - tasks * OF_A_TASK - self._kept > WORTH_IT:
             self._collect()
 
-    def _is_worth_it(self, tasks: int) -> bool:
-        if tasks > FEW:
-            return self._resident() - tasks * BYTES_OF_A_TASK - self._kept_bytes > TOO_MUCH
-        return gc.get_freeze_count() - tasks * OF_A_TASK - self._kept > WORTH_IT
+    def _look_at_memory(self) -> None:
+        self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
+        tasks = self._in_flight()
+        grown = self._resident() - tasks * BYTES_OF_A_TASK - self._kept_bytes
+        if grown > (self._too_much if tasks > FEW else min(MUCH, self._too_much)):
+            self._collect()
 
     def _collect(self) -> None:
         gc.unfreeze()

@@ -29,6 +29,9 @@ keep it from ever being reset."""
 LOOK_AT_LOG: Final = 1.0
 """Seconds between two looks at the size of the write-ahead log."""
 
+BUSY_LOG: Final = 30.0
+"""Seconds until the next one, where another program reads what is in it."""
+
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 T = TypeVar("T")
@@ -55,7 +58,7 @@ class Sqlite:
         event.listen(self._reading, "connect", _prepare_reading)
         self._paused = threading.Semaphore(READERS)
         self.readers: ThreadPool | None = None
-        self._looked_at_log = 0.0
+        self._look_at_log = 0.0
 
     def _engine(self, pool: type[NullPool] | type[QueuePool], **options: Any) -> Engine:
         return create_engine("sqlite://", creator=self._connect, poolclass=pool, **options)
@@ -118,7 +121,7 @@ class Sqlite:
 
     def start_reading(self) -> None:
         """Start the threads that read, and make sure that a new file survives a power cut."""
-        path = self._place.path
+        path = self._place.log_path
         if path is None:
             return
         _sync_folder(path.parent)
@@ -144,18 +147,24 @@ class Sqlite:
 
     def keep_log_short(self, connection: Connection) -> None:
         """Reset the write-ahead log where it has become large, with all readers paused."""
-        now = monotonic()
-        if now - self._looked_at_log < LOOK_AT_LOG:
+        if monotonic() < self._look_at_log:
             return
-        self._looked_at_log = now
-        path = self._place.path
-        if path is None or not _is_larger(path.with_name(path.name + "-wal"), self._large_log):
+        self._look_at_log = monotonic() + LOOK_AT_LOG
+        path = self._place.log_path
+        if path is None or not _is_larger(path, self._large_log):
             return
+        # On the driver's connection, since SQLAlchemy would begin a transaction first.
+        driver = _driver_of(connection)
         with ExitStack() as pause:
             for _ in range(READERS):
                 pause.enter_context(self._paused)
-            # On the driver's connection, since SQLAlchemy would begin a transaction first.
-            _driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            driver.execute("PRAGMA busy_timeout = 0")
+            try:
+                (busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                driver.execute(f"PRAGMA busy_timeout = {int(self._busy * 1_000)}")
+        if busy:
+            self._look_at_log = monotonic() + BUSY_LOG
 
     shared = False
     in_doubt = False

@@ -35,12 +35,18 @@ server under it."""
 _BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s".encode()  # noqa: S608
 
 _SILENT: Final = f"{SECONDS} - %(lease)s"
-_REAP: Final = (
-    f"DELETE FROM process WHERE id IN (SELECT id FROM process WHERE seen < {_SILENT} "  # noqa: S608
-    f"AND extract(epoch FROM pg_postmaster_start_time()) < {_SILENT} FOR UPDATE SKIP LOCKED)"
+_LOOK: Final = (
+    f"SELECT id, seen, seen < {_SILENT} AND extract(epoch FROM pg_postmaster_start_time()) < {_SILENT} "  # noqa: S608
+    "FROM process WHERE id <> %(me)s"
 ).encode()
-"""Not while the server itself has just come back: the others need a moment too. Nor a process that is in
-the middle of a transaction, which holds its row."""
+"""The others, and whether they are silent; not while the server itself has just come back: they need a
+moment too."""
+
+_REAP: Final = (
+    b"DELETE FROM process WHERE id IN (SELECT id FROM process WHERE id = %s AND seen = %s "
+    b"FOR UPDATE SKIP LOCKED)"
+)
+"""One that has not been heard of since, and is not in the middle of a transaction, which holds its row."""
 
 
 class Heart:
@@ -65,6 +71,7 @@ class Heart:
         self._leash = database.keeper.leash()
         self._steady: float | None = None
         self._last = 0.0
+        self._heard: dict[str, tuple[float, float]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asynctask-heart", daemon=True)
         self._thread.start()
@@ -108,15 +115,34 @@ class Heart:
         if self._steady is not None and now - self._last > self._server.lease / 2:
             # The database was away, for the others too: they are given as long as they would have had.
             self._steady = now + self._server.lease
+            self._heard.clear()
         elif self._steady is None:
             # The database may have been away until now, and the others come back a little later.
             self._steady = now + min(self._server.lease, COMING_BACK)
         self._last = now
-        if now >= self._steady and self._reap(connection):
+        silent = self._silent(connection, now)
+        if now >= self._steady and self._reap(connection, silent):
             log.warn("Another process is silent, and its tasks go on elsewhere")
             self._reaped()
 
-    def _reap(self, connection: "psycopg.Connection[Any]") -> int:
+    def _silent(self, connection: "psycopg.Connection[Any]", now: float) -> list[tuple[str, float]]:
+        """Who has not been heard of for a lease: by our clock; or by the database's, which may have made a
+        step, and so for half of one by ours."""
+        lease = self._server.lease
+        rows = connection.execute(_LOOK, {"lease": lease, "me": self._database.owner}).fetchall()
+        before, self._heard = self._heard, {}
+        silent = []
+        for owner, seen, is_silent in rows:
+            last, since = before.get(owner, (seen, now))
+            since = since if last == seen else now
+            self._heard[owner] = seen, since
+            if now - since >= (lease / 2 if is_silent else lease):
+                silent.append((owner, seen))
+        return silent
+
+    def _reap(self, connection: "psycopg.Connection[Any]", silent: list[tuple[str, float]]) -> int:
+        if not silent:
+            return 0
         with connection.transaction():
             connection.execute(_LIGHTLY)
-            return connection.execute(_REAP, {"lease": self._server.lease}).rowcount
+            return sum(connection.execute(_REAP, one).rowcount for one in silent)

@@ -174,7 +174,7 @@ class IStore(Interface):
     def forget(before: float, now: float, limit: int) -> Deferred[int]:
         """Forget tasks that ended before then, at most so many, and keys that have expired.
 
-        :returns: how many tasks.
+        :returns: how many tasks, or keys where these are more.
         """
 
     def forget_events(before: float, most: int, limit: int) -> Deferred[int]:

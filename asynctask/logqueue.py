@@ -156,7 +156,7 @@ class LogQueue:
                 self._characters += len(line)
                 self._waiting.append(line)
         if full:
-            self._lose(1)
+            self._lose(line.count("\n") + 1)
         if not self._queues:
             self.flush()
 
@@ -185,7 +185,7 @@ class LogQueue:
             self._write(b"\n" + data if self._torn else data)
         except (OSError, ValueError):
             self._torn = True
-            self._lose(len(lines))
+            self._lose(sum(text.count("\n") + 1 for text in lines))
         else:
             self._torn = False
             self._lose(-lost)

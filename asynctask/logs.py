@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from functools import lru_cache
+from math import isfinite
 from string import Formatter
 from typing import Any, Final, TextIO
 
@@ -62,7 +63,13 @@ class Rotating(LogFile):
         """
         if self._file.closed:  # no new one could be made when it was rotated
             self._openFile()
-        super().write(data)
+        if self.shouldRotate():
+            self.flush()
+            self.rotate()
+        while data:  # a disk becomes full in the middle of a write
+            written = self._file.write(data)
+            self.size += written
+            data = data[written:]
 
 
 class Nowhere:
@@ -93,12 +100,12 @@ def text_line(event: LogEvent) -> str:
         for key, value in tuple(event.items()):
             # What libraries log may have any object, for their message only.
             if _is_field(key) and key not in said and isinstance(value, str | int | float | None):
-                line += f" {key}={_plain(value)}"
+                line += f" {_plain(key)}={_plain(value)}"
     else:
         line += _known(template) if template else _one_line(_message(event))
-        for key in _fields(tuple(event)):  # another observer may add to it meanwhile
+        for key, begin in _fields(tuple(event)):  # another observer may add to it meanwhile
             value = event[key]
-            line += f" {key}={value if type(value) is int else _plain(value)}"
+            line += f"{begin}{value if type(value) is int else _plain(value)}"
     return line + _traceback(event) if "log_failure" in event or "log_stack" in event else line
 
 
@@ -114,11 +121,25 @@ def json_line(event: LogEvent) -> str:
             shape.setdefault(key, value)
     if trace := _traceback(event):
         shape["traceback"] = textwrap.dedent(trace).strip()
-    return _to_json(shape)
+    try:
+        return _to_strict_json(shape)
+    except ValueError:
+        return _to_strict_json(_finite(shape))
 
 
 _to_json: Final = json.JSONEncoder(default=str).encode
+_to_strict_json: Final = json.JSONEncoder(default=str, allow_nan=False).encode
 """Made once: `json.dumps` would make one for each line."""
+
+
+def _finite(value: Any) -> Any:
+    """The same with words for the numbers that JSON has not (RFC 8259 §6)."""
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
 
 RENDERERS: Final[dict[str, Callable[[LogEvent], str]]] = {"text": text_line, "json": json_line}
 
@@ -140,9 +161,9 @@ def _is_field(key: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _fields(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of an event's keys that its line has; most events have the same ones."""
-    return tuple(key for key in keys if _is_field(key))
+def _fields(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Those of an event's keys that its line has, and how they begin there; most events have the same."""
+    return tuple((key, f" {_plain(key)}=") for key in keys if _is_field(key))
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +183,7 @@ def _plain(value: Any) -> str:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.splitlines())
+    return _CONTROL.sub(_escaped, " ".join(message.splitlines()))
 
 
 _known: Final = lru_cache(maxsize=256)(_one_line)

@@ -16,8 +16,8 @@ log = Logger(namespace="asynctask.retention")
 BATCH: Final = 500
 """Tasks of one transaction: some milliseconds."""
 
-PAUSE: Final = 0.2
-"""Seconds between two batches while there is more."""
+PAUSE: Final = 0.02
+"""Seconds between two batches while there is more; or as many as the last one took, if these are more."""
 
 IDLE: Final = 60.0
 """Seconds between two looks when there is none."""
@@ -66,10 +66,10 @@ class Retention:
 
     async def _forget(self) -> float:
         """Forget some; how long to wait for the next look."""
-        now = self._now()
-        tasks = await self._store.forget(now - self._keep, now, BATCH)
+        now, began = self._now(), self._clock.seconds()
+        most = await self._store.forget(now - self._keep, now, BATCH)
         commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, BATCH)
-        return PAUSE if BATCH in (tasks, commits) else IDLE
+        return max(PAUSE, self._clock.seconds() - began) if BATCH in (most, commits) else IDLE
 
     def _failed(self, failure: Failure) -> float:
         if not failure.check(Unavailable):

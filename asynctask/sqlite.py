@@ -46,6 +46,11 @@ class Place(Struct, frozen=True):
         return None if self.path is None else _beside(self.path, "-lock")
 
     @property
+    def log_path(self) -> Path | None:
+        """SQLite's write-ahead log, which is beside the real file too."""
+        return None if self.path is None else _beside(self.path, "-wal")
+
+    @property
     def recorder_path(self) -> Path | None:
         """The flight recorder's file."""
         return None if self.path is None else _beside(self.path, "-recorder")

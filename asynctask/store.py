@@ -285,6 +285,7 @@ class SqlStore(Hooks, Reading):
             note_ends(claim.ended, self._metrics)
             if claim.tasks:
                 self.started(claim.tasks)
+            self.cancelling([task for task in claim.tasks if task.cancel_requested])
             return claim
 
         def run(db: Connection, news: list[News]) -> Claim:
@@ -325,8 +326,7 @@ class SqlStore(Hooks, Reading):
         claimed += self._database.claim(connection, {**given, "limit": limit - len(claimed)})
         news += map(changes.listed, claimed)
         next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
-        more = unsettled or len(claimed) == limit
-        return Claim(claimed, more, next_due, orphans, ended=ended)
+        return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans, ended=ended)
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
@@ -424,10 +424,10 @@ class SqlStore(Hooks, Reading):
         """See `IStore`."""
 
         def run(db: Connection, news: list[News]) -> int:
-            db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit})
+            keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).rowcount
             old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
             news += [Deleted(row.task_id, row.kind) for row in old]
-            return len(old)
+            return max(keys, len(old))
 
         return self._writer.call(run)
 

@@ -191,6 +191,16 @@ class ChangesContract(Base):
         self.assertEqual(self.store.unfinished, 1)
         self.assertEqual([one.task_id for one in self.claim().tasks], [other.task_id])
 
+    def test_an_orphan_whose_cancel_comes_after_the_start_is_not_run_on(self) -> None:
+        task, other = self.run_one(), self.run_one(name="other")
+        self.reopen()
+        self.cancel(task)
+        del self.cancelling[:]
+        claimed = self.claim().tasks
+        left = {one.task_id for one in claimed} - {other.task_id}
+        self.assertEqual({one.task_id for one in self.cancelling}, left)
+        self.assertTrue(left or self.get(task).status is CANCELLED)
+
     def test_a_task_to_be_cancelled_in_which_the_process_died_is_cancelled_too(self) -> None:
         task = self.run_one()
         self.cancel(task)
@@ -365,6 +375,7 @@ class ChangesContract(Base):
     def test_expired_keys_are_forgotten(self) -> None:
         self.wait(self.add_once([self.new("a")], key="old", expires_at=NOW + 1))
         self.wait(self.add_once([self.new("b")], key="young", expires_at=NOW + 2))
+        self.assertEqual(self.wait(self.store.forget(NOW, NOW + 1, 10)), 1)
         self.assertEqual(self.wait(self.store.forget(NOW, NOW + 1, 10)), 0)
         # Asked as of a moment at which both would be known.
         self.assertIsNone(self.wait(self.add_once([self.new("c")], key="old")))

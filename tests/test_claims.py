@@ -364,11 +364,10 @@ class Asked:
         self.claims.append((kind, answer))
         return answer
 
-    def answer(self, **what: bool) -> None:
+    def answer(self, *, more: bool = False, full: bool = False) -> None:
         """Answer the first claim that waits: it has found nothing."""
         _, answer = self.claims.pop(0)
-        told = {"more": False, "full": False, **what}
-        answer.callback(Claim([], next_due=None, orphans=False, **told))
+        answer.callback(Claim([], more, next_due=None, orphans=False, full=full))
 
 
 class UnderWay(SynchronousTestCase):

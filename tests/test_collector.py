@@ -1,12 +1,27 @@
 """The garbage collector: what is frozen in a cycle does not stay for ever."""
 
 import gc
+import os
+from resource import getpagesize
 from weakref import ref
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.collector import FEW, FREEZE, LOOK, TOO_MUCH, WORTH_IT, Collector, resident
+from asynctask import collector
+from asynctask.collector import (
+    BYTES_OF_A_TASK,
+    FEW,
+    FREEZE,
+    LOOK,
+    LOOK_AT_MEMORY,
+    MUCH,
+    TOO_MUCH,
+    WORTH_IT,
+    Collector,
+    memory,
+    resident,
+)
 
 
 class Cycle:
@@ -77,6 +92,36 @@ class CollectorTests(SynchronousTestCase):
         self.bytes += TOO_MUCH
         self.clock.advance(LOOK)
         self.assertIsNone(lost())
+
+    def test_few_objects_may_hold_much_memory(self) -> None:
+        lost = self.leave(10)
+        self.bytes += MUCH
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNotNone(lost())
+        self.bytes += 1
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNone(lost())
+        lost = self.leave(10)
+        self.bytes += MUCH
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNotNone(lost())
+
+    def test_a_small_machine_is_not_filled_first(self) -> None:
+        self.patch(collector, "memory", lambda: 400_000_000)
+        self.collector.stop()
+        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes)
+        self.collector.start()
+        self.tasks = FEW + 1
+        lost = self.leave(10)
+        self.bytes += 100_000_000 + self.tasks * BYTES_OF_A_TASK
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNotNone(lost())
+        self.bytes += 1
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNone(lost())
+
+    def test_the_system_tells_how_much_memory_there_may_be(self) -> None:
+        self.assertTrue(resident() < memory() <= os.sysconf("SC_PHYS_PAGES") * getpagesize())
 
     def test_while_many_are_in_flight_frozen_objects_are_not_even_counted(self) -> None:
         self.tasks = FEW + 1

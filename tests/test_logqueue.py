@@ -238,6 +238,14 @@ class Queued(QueueTestCase):
         self.quick.info("out")
         self.assertEqual(self.next_lines(), ["", "warn Log lines were lost lines=3", "info out"])
 
+    def test_of_lines_that_were_passed_on_each_counts(self) -> None:
+        self.sink.error = OSError(28, "No space left on device")
+        self.queue.pass_on("a\nb\nc")
+        self.queue.flush()
+        self.sink.error = None
+        self.quick.info("out")
+        self.assertEqual(self.next_lines(), ["", "warn Log lines were lost lines=3", "info out"])
+
     def test_lines_of_another_process_are_passed_on_as_they_are(self) -> None:
         self.queue.pass_on("a x=1\nb {y}")
         self.assertEqual(self.sink.written.get(timeout=PATIENCE), b"a x=1\nb {y}\n")

@@ -1,9 +1,12 @@
 """A line an event."""
 
 import contextlib
+import errno
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -143,6 +146,17 @@ class TextLines(SynchronousTestCase):
     def test_a_message_of_several_lines_is_one_line(self) -> None:
         self.assertEqual(text_line(event("One\ntwo {what}", what="a\r\nb")), HEAD + "One two a b")
 
+    def test_a_message_obeys_nobody(self) -> None:
+        line = text_line(event("Hello {name}\x07", name="a\x1b]0;pwned\x07"))
+        self.assertEqual(line, HEAD + "Hello a\\x1b]0;pwned\\x07\\x07")
+        self.assertEqual(text_line(event("Hello\x1b")), HEAD + "Hello\\x1b")
+
+    def test_a_field_s_name_forges_no_line(self) -> None:
+        forged = {"a\n2026-11-24T18:00:00.123Z info Task completed": 1, "a b": 2}
+        quoted = '"a\\n2026-11-24T18:00:00.123Z info Task completed"=1 "a b"=2'
+        self.assertEqual(text_line(event("M", **forged)), f"{HEAD}M {quoted}")
+        self.assertEqual(text_line(event("M {x}", x=0, **forged)), f"{HEAD}M 0 {quoted}")
+
     def test_a_failure_prints_its_traceback(self) -> None:
         first, *rest = text_line(event("Task failed", task_id="task_1", log_failure=failure())).splitlines()
         self.assertEqual(first, HEAD + "Task failed task_id=task_1")
@@ -196,6 +210,11 @@ class JsonLines(SynchronousTestCase):
 
     def test_what_json_cannot_tell_is_told_all_the_same(self) -> None:
         self.assertIn("x y", json.loads(json_line(event("M", a=b"x y")))["a"])
+
+    def test_numbers_that_json_has_not_are_words(self) -> None:
+        line = json_line(event("Epoch done", loss=float("nan"), all=[1.5, float("-inf")], of={"a": 1e999}))
+        told = json.loads(line, parse_constant=self.fail)
+        self.assertEqual((told["loss"], told["all"], told["of"]), ("nan", [1.5, "-inf"], {"a": "inf"}))
 
     def test_a_failure_has_its_traceback_in_the_same_line(self) -> None:
         line = json_line(event("Task failed", log_failure=failure("line\nbreak")))
@@ -290,6 +309,21 @@ class Destinations(SynchronousTestCase):
     def test_a_line_is_in_its_file_at_once(self) -> None:
         self.log(self.file(), "json", name="ü")
         self.assertEqual(json.loads(self.path.read_bytes())["name"], "ü")
+
+    def test_a_disk_that_becomes_full_within_a_line_is_no_success(self) -> None:
+        code = (
+            "import resource, sys; from asynctask.logs import Rotating;"
+            "file = Rotating.fromFullPath(sys.argv[1]); file.write(b'x' * 10);"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (15, 15));"
+            "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "try: file.write(b'y' * 10)\n"
+            "except OSError as error: print(error.errno)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(self.path)], capture_output=True, text=True, check=True
+        )
+        self.assertEqual((done.stdout, done.stderr), (f"{errno.EFBIG}\n", ""))
+        self.assertEqual(self.path.read_bytes(), b"x" * 10 + b"y" * 5)
 
     def test_a_log_goes_on_in_the_file_that_there_is(self) -> None:
         self.path.write_text("before\n")

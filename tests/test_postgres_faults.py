@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import heart, pulse, statements
 from asynctask.batches import End
+from asynctask.heart import Heart
 from asynctask.istore import Key
 from asynctask.model import (
     ACCEPTED,
@@ -47,6 +48,9 @@ from tests.faults import cluster
 from tests.faults.proxy import Proxy
 from tests.store_contract import NOW
 from tests.test_postgres import BothOpen, OnServer
+
+LEASE = 1.0
+"""Seconds; the server has been up for longer."""
 
 SOON = 2.3
 """Seconds in which a client has an answer, with some to spare for a busy machine."""
@@ -393,6 +397,53 @@ class Deaf(BothOpen, FaultTestCase):
         self.wait(self.store.cancel(task.task_id, NOW))
         self.until(lambda: told)
         self.assertEqual(told[0].task_id, task.task_id)
+
+
+class Silence(FaultTestCase):
+    """Who is taken for dead, whatever the database's clock does."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        made: Any = Heart.__new__(Heart)
+        made._server = Server(postgres.url_of(self.database), lease=LEASE)
+        made._database = self.store._database
+        made._heard = {}
+        self.heart: Heart = made
+        self.connection = psycopg.connect(postgres.url_of(self.database), autocommit=True)
+        self.addCleanup(self.connection.close)
+
+    def heard(self, ago: float) -> None:
+        """Another process beats; so long ago, by the database's clock."""
+        now = "extract(epoch FROM clock_timestamp())"
+        self.connection.execute("DELETE FROM process WHERE id = 'other'")
+        values = f"'other', {now} - {ago}, 'any'"
+        self.connection.execute(f"INSERT INTO process (id, seen, version) VALUES ({values})".encode())
+
+    def silent(self, now: float) -> list[str]:
+        return [owner for owner, _ in self.heart._silent(self.connection, now)]
+
+    def test_a_clock_that_makes_a_step_forward_takes_no_living_process_for_dead(self) -> None:
+        for beat in range(20):
+            self.heard(ago=100)
+            self.assertEqual(self.silent(beat * LEASE / 4), [])
+        last = 19 * LEASE / 4
+        self.assertEqual(self.silent(last + LEASE * 0.49), [])
+        self.assertEqual(self.silent(last + LEASE * 0.5), ["other"])
+
+    def test_a_clock_that_makes_a_step_back_keeps_no_dead_process_alive(self) -> None:
+        self.heard(ago=-1_000)
+        self.assertEqual((self.silent(0), self.silent(LEASE * 0.99)), ([], []))
+        self.assertEqual(self.silent(LEASE), ["other"])
+
+    def test_who_beats_again_just_before_is_left_alone(self) -> None:
+        self.heard(ago=100)
+        self.silent(0)
+        found = self.heart._silent(self.connection, LEASE)
+        self.heard(ago=99)
+        self.assertEqual(self.heart._reap(self.connection, found), 0)
+        self.assertEqual(self.heart._reap(self.connection, self.heart._silent(self.connection, 9)), 0)
+        found = self.heart._silent(self.connection, 9 + LEASE)
+        self.assertEqual(self.heart._reap(self.connection, found), 1)
 
 
 class Descriptors(FaultTestCase):

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog, batches, statements
 from asynctask.backlog import FEWEST, LONGEST_WAIT
-from asynctask.database import Sqlite
+from asynctask.database import BUSY_LOG, Sqlite, _driver_of
 from asynctask.istore import Key, Known
 from asynctask.model import (
     ACCEPTED,
@@ -32,7 +32,7 @@ from asynctask.model import (
     fail,
 )
 from asynctask.rows import ENDED_COLUMNS, changed_row
-from asynctask.sqlite import Place, StartError
+from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.store import SqlStore
 from asynctask.tables import metadata
 from tests.store_changes_contract import ChangesContract
@@ -414,6 +414,40 @@ class SqliteFileTests(OnFile):
             self.assertGreater(log.stat().st_size, 100_000)
             database.keep_log_short(connection)
             self.assertEqual(log.stat().st_size, 0)
+
+    def test_a_long_log_beside_the_file_that_a_link_names_is_seen_too(self) -> None:
+        folder = Path(self.mktemp()).absolute()
+        (folder / "there").mkdir(parents=True)
+        link = folder / "t.sqlite"
+        link.symlink_to(folder / "there" / "r.sqlite")
+        database = Sqlite(Place(link), large_log=10_000)
+        with database.connect() as connection:
+            with connection.begin():
+                connection.exec_driver_sql("CREATE TABLE junk (x)")
+                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            database.keep_log_short(connection)
+            self.assertEqual((folder / "there" / "r.sqlite-wal").stat().st_size, 0)
+
+    def test_another_program_that_reads_it_holds_nobody_up(self) -> None:
+        path = Path(self.mktemp()).absolute()
+        database = Sqlite(Place(path), large_log=10_000)
+        with database.connect() as connection, closing(sqlite3.connect(path)) as other:
+            with connection.begin():
+                connection.exec_driver_sql("CREATE TABLE junk (x)")
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM junk").fetchall()
+            with connection.begin():
+                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            began = monotonic()
+            database.keep_log_short(connection)
+            self.assertLess(monotonic() - began, BUSY / 2)
+            other.execute("COMMIT")
+            looked = database._look_at_log
+            self.assertGreater(looked - began, BUSY_LOG - 1)
+            database.keep_log_short(connection)
+            self.assertEqual(database._look_at_log, looked)
+            (timeout,) = _driver_of(connection).execute("PRAGMA busy_timeout").fetchone()
+            self.assertEqual(timeout, BUSY * 1_000)
 
 
 class QueryPlanTests(SynchronousTestCase):
