@@ -39,6 +39,7 @@ from asynctask.model import (
     ENDED,
     RUNNING,
     Conflict,
+    Invalid,
     InvalidTransition,
     MethodNotAllowed,
     Mismatch,
@@ -49,10 +50,10 @@ from asynctask.model import (
     Unavailable,
     accept,
 )
-from asynctask.registry import Kind
+from asynctask.registry import Kind, kind_json
 from asynctask.seats import Seats
 from asynctask.sse import Filter
-from asynctask.submissions import Body, parse_batch, parse_one
+from asynctask.submissions import Body, digest_of, parse_batch, parse_one
 
 log = Logger(namespace="asynctask.api")
 
@@ -127,7 +128,11 @@ class Api:
     async def submit(self, request: Request) -> bytes:
         """Accept a task."""
         self._refuse_while_stopping()
-        body = parse_one(json_body(request, MAX_BODY), self._kinds)
+        given = json_body(request, MAX_BODY)
+        try:
+            body = parse_one(given, self._kinds)
+        except Invalid as invalid:
+            return answer(request, 202, *await self._repeated(request, given, invalid))
         seconds = headers.parse_wait(fields(request, "prefer"))
         tasks = self._tasks(request, body)
         accepted = await self._accept(request, body, tasks, self._accepted(tasks[0]))
@@ -146,7 +151,11 @@ class Api:
     async def submit_batch(self, request: Request) -> bytes:
         """Accept many tasks in one commit, or none."""
         self._refuse_while_stopping()
-        body = parse_batch(json_body(request, MAX_BATCH_BODY), self._kinds)
+        given = json_body(request, MAX_BATCH_BODY)
+        try:
+            body = parse_batch(given, self._kinds)
+        except Invalid as invalid:
+            return answer(request, 202, *await self._repeated(request, given, invalid))
         tasks = self._tasks(request, body)
         each = [self._accepted(task) for task in tasks]
         wait = max(int(more["Retry-After"]) for _, more in each)
@@ -164,9 +173,9 @@ class Api:
         now = self._now()
         return [accept(new, self._ids.next(now, self._draw()), now, trace) for new in body.submissions]
 
-    def _refusal(self, tasks: list[Task]) -> Unavailable | None:
-        """Why there is no room for new tasks, if there is none."""
-        if self._store.unfinished + len(tasks) > self._max_waiting:
+    def _refusal(self, tasks: list[Task], more: int = 0) -> Unavailable | None:
+        """Why there is no room for new tasks and so many more, if there is none."""
+        if self._store.unfinished + len(tasks) + more > self._max_waiting:
             return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
         if any(self._seats.closed(self._kinds[task.kind].place) for task in tasks):
             return Unavailable("Too many handlers hang in threads; the service must be restarted")
@@ -206,8 +215,23 @@ class Api:
             return accepted
         if known.digest != body.digest:
             raise Mismatch("This Idempotency-Key was used with another body; take a new key")
-        first, more = wire.parse_json(known.answer.encode())
-        return first.encode(), more
+        return _first(known)
+
+    async def _repeated(self, request: Request, given: bytes, invalid: Invalid) -> Accepted:
+        """What was answered to the same body and key before: its kind may be gone since, or another one.
+
+        :raises Invalid: nothing was.
+        """
+        try:
+            key = headers.parse_key(fields(request, "idempotency-key"))
+            digest = digest_of(wire.parse_json(given))
+            if key is not None:
+                known = await self._store.add_once([], [], Key(key, digest, "", 0.0), self._now())
+                if known is not None and known.digest == digest:
+                    return _first(known)
+        except (Invalid, Unavailable):  # of which the body has more to say
+            pass
+        raise invalid
 
     async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:
         """Store tasks, with seats for those that can start at once; else the seats are given back."""
@@ -293,6 +317,8 @@ class Api:
     async def retry(self, request: Request, task_id: str) -> bytes:
         """Let a task begin anew."""
         self._refuse_while_stopping()
+        if (refusal := self._refusal([], 1)) is not None:
+            raise refusal
         done = self._store.retry(wire.known_id(task_id), self._now())
         return self._show(request, await self._allowed(done, "retried"), 202)
 
@@ -413,19 +439,11 @@ class Api:
         return answer_problem(request, Problem("Something went wrong here; the log tells what"))
 
 
-def kind_json(kind: Kind) -> dict[str, Any]:
-    """A kind as clients see it."""
-    return {
-        "kind": kind.name,
-        "description": kind.description,
-        "place": kind.place,
-        "input": kind.input.schema,
-        "timeout": kind.timeout,
-        "retries": kind.retries,
-        "concurrency": kind.concurrency,
-        "next_run": None,
-    }
-
-
 def _ignore_timeout(failure: Failure) -> None:
     failure.trap(defer.TimeoutError)
+
+
+def _first(known: Known) -> Accepted:
+    """The answer that was kept."""
+    first, more = wire.parse_json(known.answer.encode())
+    return first.encode(), more

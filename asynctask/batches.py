@@ -62,8 +62,19 @@ def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[S
         for few in _pieces(rows):
             connection.exec_driver_sql(ending(len(few)), _flat(few))
         news += [task for task in these if task is not None]
-        left += [None if task is None else task.status for task in these]
+        left += [
+            _before(connection, one) if task is None else task.status
+            for one, task in zip(some, these, strict=True)
+        ]
     return left
+
+
+def _before(connection: Connection, end: End) -> Status | None:
+    """What an end has come to whose first try nobody knew of; None for an attempt that was given up."""
+    if not end.again:
+        return None
+    found = connection.exec_driver_sql(_STATUS, (end.task.task_id, end.task.attempt)).scalar_one_or_none()
+    return Status(found) if found in (end.task.status, Status.CANCELLED) else None
 
 
 def ended(end: End, known: Known) -> Task | None:
@@ -168,6 +179,8 @@ def ending(size: int) -> str:
         "FROM saved WHERE task.task_id = saved.task_id"
     )
 
+
+_STATUS: Final = "SELECT status FROM task WHERE task_id = ? AND attempt = ?"
 
 _TELL: Final = (
     "INSERT INTO event (at, upto, body) "

@@ -12,7 +12,7 @@ from twisted.python import usage
 
 from asynctask.addresses import Allowed, NotAnAddressError
 from asynctask.guard import split_host
-from asynctask.pidfile import forget_if_stale
+from asynctask.pidfile import forget_if_stale, why_not_written
 
 PARAMETERS: Final = (
     ("port", "p", 8080, "TCP port on 127.0.0.1; 0 takes a free one"),
@@ -154,7 +154,12 @@ class Options(usage.Options):
         twistd = getattr(self, "parent", None) or {}
         if twistd.get("pidfile"):
             # twistd looks at its PID file after the options, and before anything else of ours.
-            forget_if_stale(Path(twistd["pidfile"]))
+            pid_file = Path(twistd["pidfile"])
+            forget_if_stale(pid_file)
+            if why := why_not_written(pid_file):
+                raise usage.UsageError(
+                    f"--pidfile {pid_file} cannot be written ({why}); --pidfile= writes none"
+                )
         self["port"] = self._number("port", int, 0, HIGHEST_PORT)
         self["lease"] = self._number("lease", float, 1, LONGEST_LEASE)
         self["max-waiting"] = self._number("max-waiting", int, 0, 10**9)

@@ -1,6 +1,7 @@
 """Callbacks in the store: which are due, what became of them, and the secret that signs them."""
 
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -142,6 +143,8 @@ def show_secret(place: "Place | Server") -> str:
         if place.path.exists() and (kept := _kept(place)):
             return kept
         check(place)
+        if not place.path.exists():
+            sys.stderr.write(f"asynctask: {place.path} was not there; it is made now, with this secret\n")
         return _shown(Sqlite(place), place)
     from asynctask.postgres import Postgres
 

@@ -5,6 +5,7 @@ that may be any other program, or what is left of the dead service until somebod
 on one store are prevented by the store's lock, not by this file.
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,25 @@ PROCESSES: Final = Path("/proc")
 
 
 def forget_if_stale(path: Path) -> None:
-    """Remove the file if the process that it names is dead, or no twistd; else leave it alone."""
+    """Remove the file if it names nobody, or a process that is dead, or no twistd; else leave it alone."""
     try:
-        pid = int(path.read_text())
-        if not _is_twistd(PROCESSES / str(pid)):
+        text = path.read_text()
+        # A power cut leaves it empty.
+        if not text or not _is_twistd(PROCESSES / str(int(text))):
             path.unlink()
     except (OSError, ValueError):
         return  # No such file, or one that twistd itself has something to say about.
+
+
+def why_not_written(path: Path) -> str | None:
+    """Why it cannot be written; None if it can."""
+    try:
+        if not path.parent.is_dir():
+            return f"there is no folder {path.parent}"
+        may = os.access(path if path.exists() else path.parent, os.W_OK)
+    except PermissionError:  # further up
+        may = False
+    return None if may else "this user may not"
 
 
 def _is_twistd(process: Path) -> bool:

@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from asynctask import changes, statements
 from asynctask.live import Live
-from asynctask.model import News, Query, Task
+from asynctask.model import WAITING, News, Query, Task, Unavailable
 from asynctask.rows import task_of
 from asynctask.works import Database
 from asynctask.writer import Writer
@@ -27,13 +27,38 @@ T = TypeVar("T")
 
 
 class Reading:
-    """The half of a store that changes nothing; where no threads read, the writer does."""
+    """The half of a store that changes nothing; where no threads read, the writer does.
+
+    :ivar unfinished: how many tasks have not ended, those included that are on their way.
+    :ivar asked: how many changes of tasks that may end or begin anew, or new tasks, were ever asked for.
+    :ivar settled: of how many of them it is known what came of them.
+    """
 
     _reactor: IReactorFromThreads
     _database: Database
     _writer: Writer
     _live: Live
     _large: dict[int, list[News]]
+    waiting: Callable[[Sequence[Task]], None]
+    unfinished: int
+    asked: int
+    settled: int
+
+    def came_back(self, news: Sequence[News]) -> None:
+        """What failed transactions have changed after all: look for what waits, and count anew."""
+        self.waiting([one for one in news if isinstance(one, Task) and one.status in WAITING])
+        self.recount().addErrback(lambda failure: failure.trap(Unavailable))
+
+    def recount(self) -> Deferred[None]:
+        """Take over how many tasks have not ended, where that differs by more than what is on its way."""
+        settled = self.settled
+
+        def compare(found: int) -> None:
+            # What was on its way then, or was asked for since, is in the count, or is not.
+            if abs(found - self.unfinished) > self.asked - settled:
+                self.unfinished = found
+
+        return self.count().addCallback(compare)
 
     def count(self) -> Deferred[int]:
         """How many tasks have not ended, whoever accepted them."""

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
@@ -90,6 +91,20 @@ class Kind(Struct, frozen=True):
 
 class _Simulated(Struct, gc=False):
     duration: float
+
+
+def kind_json(kind: Kind) -> dict[str, Any]:
+    """A kind as clients see it."""
+    return {
+        "kind": kind.name,
+        "description": kind.description,
+        "place": kind.place,
+        "input": kind.input.schema,
+        "timeout": kind.timeout,
+        "retries": kind.retries,
+        "concurrency": kind.concurrency,
+        "next_run": None,
+    }
 
 
 @overload
@@ -266,7 +281,9 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
         source = f"--tasks {name}"
         handlers = _handlers(_imported(source, partial(importlib.import_module, name)))
         if not handlers:
-            raise RegistryError(f"{source} has no handler: decorate one with @asynctask.task")
+            # Of several modules of that name it may be another one than was meant.
+            file = getattr(sys.modules.get(name), "__file__", None)
+            raise RegistryError(f"{source} ({file}) has no handler: decorate one with @asynctask.task")
         _collect(found, handlers, source)
     return {name: kind for name, (kind, _) in found.items()}
 

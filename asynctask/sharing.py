@@ -30,17 +30,9 @@ COUNT_PART: Final = 0.01
 
 
 class Store(Protocol):
-    """What is needed of the store.
-
-    :ivar unfinished: how many tasks have not ended, those included that are on their way.
-    :ivar asked: how many changes of tasks that may end or begin anew, or new tasks, were ever asked for.
-    :ivar settled: of how many of them it is known what came of them.
-    """
+    """What is needed of the store."""
 
     seq: int
-    unfinished: int
-    asked: int
-    settled: int
     published: Callable[[int, Sequence[News]], None]
     cancelling: Callable[[Sequence[Task]], None]
     due: Callable[[Collection[str]], None]
@@ -55,8 +47,8 @@ class Store(Protocol):
     def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
         """See `asynctask.istore.IStore`."""
 
-    def count(self) -> Deferred[int]:
-        """How many tasks have not ended."""
+    def recount(self) -> Deferred[None]:
+        """Count the tasks that have not ended."""
 
     def keep_progress(self) -> Deferred[None]:
         """Let the others know how far our attempts are."""
@@ -160,14 +152,10 @@ class Sharing:
                     self._store.progressed(task, task.progress)
 
     async def _count(self) -> None:
-        polls, began, settled = self._polls, monotonic(), self._store.settled
-        found = await self._store.count()
+        polls, began = self._polls, monotonic()
+        await self._store.recount()
         pause = (monotonic() - began) / COUNT_PART / POLL
         self._count_at = polls + max(1, min(ceil(pause), COUNT_EVERY))
-        # What was on its way then, or was asked for since, is in the count, or is not.
-        in_doubt = self._store.asked - settled
-        if abs(found - self._store.unfinished) > in_doubt:
-            self._store.unfinished = found
 
     def _reach(self, seq: int) -> None:
         """Tell what was committed up to there."""

@@ -101,7 +101,7 @@ def starter() -> Callable[[Connection, int], Future[None]]:
         from pebble import concurrent
     except ImportError:
         raise ImportError(
-            "Handlers in processes need pebble: pip install 'asynctask[processes]'", name="pebble"
+            "Handlers in processes need pebble: pip install 'pebble>=5.1'", name="pebble"
         ) from None
     # Its annotations call the argument mp_context; its code reads context, and forks without it.
     started: Any = concurrent.process(daemon=False, context=get_context("spawn"))  # type: ignore[call-overload]

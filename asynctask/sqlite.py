@@ -112,7 +112,7 @@ def _check_folder(path: Path) -> None:
         if path.is_dir():
             raise StartError(f"--store {path} is a folder, not a file")
         if path.exists() and not path.is_file():
-            raise StartError(f"--store {path} is a device or a socket, not a file")
+            raise StartError(f"--store {path} is a device or a pipe, not a file")
         # Root passes os.access on a read-only file system's folder, so try.
         probe = folder / f".{path.name}-probe-{os.getpid()}"
         probe.touch()

@@ -136,6 +136,7 @@ class SqlStore(Hooks, Reading):
             self._try_again,
             self._metrics.stored,
             self._publish,
+            self.came_back,
             self.seq,
         )
         if not isinstance(self._place, Place):
@@ -189,7 +190,7 @@ class SqlStore(Hooks, Reading):
 
     def register(self) -> Deferred[None]:
         """Be among the living processes again: the next transaction sees to it."""
-        return self._writer.call(_do_nothing)
+        return self._writer.call(lambda _db, _news: None)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""
@@ -444,7 +445,3 @@ def _database_of(place: "Place | Server", busy: float) -> Database:
     from asynctask.postgres import Postgres
 
     return Postgres(place)
-
-
-def _do_nothing(_connection: Connection, _news: list[News]) -> None:
-    """A transaction that only shows that it can be made."""

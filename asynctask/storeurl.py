@@ -30,7 +30,7 @@ def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> Pl
         from asynctask import postgres
     except ImportError:
         raise StartError(
-            "--store postgresql://… needs a driver: pip install 'asynctask[postgres]'"
+            "--store postgresql://… needs a driver: pip install 'psycopg[binary]>=3.2'"
         ) from None
     return postgres.parse_url(url, folder, lease, listen)
 

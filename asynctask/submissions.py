@@ -43,7 +43,7 @@ class Body(Struct, frozen=True):
     @property
     def digest(self) -> str:
         """The same for the same parsed body, whatever its spaces and the order of its keys."""
-        return _digest(self.value)
+        return digest_of(self.value)
 
 
 def parse_one(body: bytes, kinds: Kinds) -> Body:
@@ -98,7 +98,8 @@ def _sound(submission: Submission | None, errors: list[FieldError]) -> Submissio
     return submission
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """What tells parsed bodies apart."""
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

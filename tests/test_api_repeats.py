@@ -473,6 +473,30 @@ class BatchTests(RepeatTestCase):
         self.assertEqual(self.request("OPTIONS", "/api/tasks/batch").header("Allow"), "OPTIONS, POST")
 
 
+class ChangedKindTests(RepeatTestCase):
+    """A key of a task whose kind is not what it was."""
+
+    kinds: Mapping[str, Kind] = MappingProxyType({**KINDS, "shout": SHOUT})
+
+    def setUp(self) -> None:
+        self.kinds = dict(self.kinds)
+        super().setUp()
+
+    def test_the_same_body_is_answered_as_before(self) -> None:
+        body = {"name": "a", "kind": "shout", "delay": 60, "input": {"duration": 1}}
+        for path, given in (("/api/tasks", body), ("/api/tasks/batch", [body, body])):
+            first = self.post(given, path, Idempotency_Key=path)
+            self.assertEqual(first.status, 202)
+            shout = self.kinds.pop("shout")  # type: ignore[attr-defined]
+            self.assert_same(self.post(given, path, Idempotency_Key=path), first)
+            for key in ({}, {"Idempotency_Key": "another"}, {"Idempotency_Key": ""}):
+                self.assert_problem(self.post(given, path, **key), 400, "Unknown kind 'shout'")
+            other = {**body, "name": "b"}
+            refused = self.post(other if path == "/api/tasks" else [other], path, Idempotency_Key=path)
+            self.assert_problem(refused, 400, "Unknown kind 'shout'")
+            self.kinds["shout"] = shout  # type: ignore[index]
+
+
 class MaxWaitingTests(RepeatTestCase):
     """--max-waiting."""
 
@@ -488,6 +512,18 @@ class MaxWaitingTests(RepeatTestCase):
         self.advance(1)
         self.assertEqual(self.get(f"/api/tasks/{first}").json["status"], "completed")
         self.assertEqual(self.post({"name": "a"}).status, 202)
+
+    def test_a_retry_needs_room_too(self) -> None:
+        task_id = self.submit(delay=60)
+        retry = f"/api/tasks/{task_id}/retry"
+        self.assertEqual(self.post(b"", f"/api/tasks/{task_id}/cancel").status, 200)
+        for _ in range(3):
+            self.submit(delay=60)
+        self.assert_problem(
+            self.post(b"", retry), 503, "The service is full: too many tasks have not ended"
+        )
+        self.assertEqual(self.post(b"", f"/api/tasks/{self.listed()[0]}/cancel").status, 200)
+        self.assertEqual(self.post(b"", retry).status, 202)
 
     def test_a_batch_fits_whole_or_not_at_all(self) -> None:
         self.submit()

@@ -108,6 +108,7 @@ class Stalling:
 
     def close(self) -> None:
         """Take no further connection."""
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _serve(self) -> None:
@@ -154,7 +155,7 @@ class Wrk(SynchronousTestCase):
         server = Stalling()
         self.addCleanup(server.close)
         script = Path(wrk.__file__).with_name("post.lua")
-        command = ["wrk", "-t1", "-c1", "-d2s", "-s", str(script), server.url, "--", "{}"]
+        command = ["wrk", "-t1", "-c1", "-d4s", "-s", str(script), server.url, "--", "{}"]
         done = subprocess.run(
             command, env=os.environ | {"CONNECTIONS": "1"}, capture_output=True, text=True, check=True
         )

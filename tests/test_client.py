@@ -694,6 +694,8 @@ class EventTests(SocketTestCase):
 class RealServerTests(SocketTestCase):
     """Against the service itself, and the samples of docs/client.md."""
 
+    timeout = 120
+
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
@@ -719,7 +721,7 @@ class RealServerTests(SocketTestCase):
                 super().__init__(url, *settings)
 
         async with There("", reactor) as client:
-            accepted = await client.submit("a", duration=1)
+            accepted = await client.submit("a", duration=3)
             ended = ensureDeferred(client.wait(accepted.task_id))
             await deferLater(reactor, 0.1)
             server.kill()

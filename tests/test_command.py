@@ -1,6 +1,8 @@
 """The command as its user starts it: in processes of its own."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,10 +15,14 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
+from tests.faults.client import Answer, Client
 from tests.faults.log import LogLine
 from tests.faults.server import Server
 
 BIN = Path(sys.executable).parent
+
+PATIENCE = 60.0
+"""Seconds for what comes within a few, unless it never does."""
 
 
 class CommandTestCase(SynchronousTestCase):
@@ -59,9 +65,10 @@ class SecretTests(CommandTestCase):
     """What signs callbacks, for those who verify them."""
 
     def test_it_is_shown_and_stays_the_same(self) -> None:
-        status, first = self.run_twistd("asynctask", "--show-callback-secret")
+        status, told = self.run_twistd("asynctask", "--show-callback-secret")
         self.assertEqual(status, 0)
-        self.assertRegex(first, r"^whsec_\S{32}\n$")
+        self.assertRegex(told, r"(?m)^asynctask: .*asynctask.sqlite was not there; it is made now")
+        [first] = re.findall(r"(?m)^whsec_\S{32}\n", told)
         self.assertEqual(self.run_twistd("-n", "asynctask", "--show-callback-secret"), (0, first))
         self.assertFalse((self.folder / "twistd.pid").exists())
 
@@ -137,9 +144,14 @@ class StartErrorTests(CommandTestCase):
         self.assertFalse((self.folder / "twistd.pid").exists())
 
     def test_a_store_that_is_no_file(self) -> None:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(str(self.folder / "s"))
-            self.assert_refused("is a device or a socket, not a file", "--store", "sqlite:///s")
+        os.mkfifo(self.folder / "s")
+        self.assert_refused("is a device or a pipe, not a file", "--store", "sqlite:///s")
+
+    def test_a_pid_file_that_cannot_be_written(self) -> None:
+        for front in (["-n"], []):
+            status, text = self.run_twistd(*front, "--pidfile=none/pid", "asynctask", "--port", "0")
+            self.assertEqual((status, text.count("\n")), (1, 1), text)
+            self.assertIn("--pidfile none/pid cannot be written (there is no folder none)", text)
 
     def test_a_store_that_is_in_use(self) -> None:
         with Server(self.folder) as first:
@@ -164,19 +176,29 @@ class LifeTests(CommandTestCase):
         self.events.append(line.message)
 
     def wait_for(self, message: str) -> None:
+        until = time.monotonic() + PATIENCE
         while message not in self.events:
+            self.assertLess(time.monotonic(), until, self.events)
             time.sleep(0.01)
 
+    def wait_until_not_ready(self, client: Client) -> Answer:
+        """A signal was heard."""
+        until = time.monotonic() + PATIENCE
+        while (answer := client.get("/health/ready")).status == 200:
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
+        return answer
+
     def test_a_stop_refuses_drains_and_releases_and_the_next_start_goes_on(self) -> None:
-        server = self.start("--grace", "1")
+        server = self.start("--grace", "2")
         client = server.client()
-        long = client.post("/api/tasks", {"name": "long", "duration": 3}).body["task_id"]
+        long = client.post("/api/tasks", {"name": "long", "duration": 5}).body["task_id"]
         later = client.post("/api/tasks", {"name": "later", "delay": 0.5, "duration": 0}).body["task_id"]
         self.wait_for("Task started")
         os.kill(server.pid, signal.SIGTERM)
-        time.sleep(0.3)
+        not_ready = self.wait_until_not_ready(client)
         self.assertEqual(client.get("/health/live").status, 200)
-        for answer in (client.get("/health/ready"), client.post("/api/tasks", {"name": "late"})):
+        for answer in (not_ready, client.post("/api/tasks", {"name": "late"})):
             self.assertEqual((answer.status, answer.retry_after), (503, 1))
         self.assertEqual(client.get(f"/api/tasks/{long}").body["status"], "running")
         self.assertEqual(server.wait(), -signal.SIGTERM)
@@ -197,12 +219,12 @@ class LifeTests(CommandTestCase):
         server = self.start("--grace", "60")
         with server.client() as client:
             task_id = client.post("/api/tasks", {"name": "a", "duration": 60}).body["task_id"]
-        self.wait_for("Task started")
-        os.kill(server.pid, signal.SIGTERM)
-        time.sleep(0.3)
+            self.wait_for("Task started")
+            os.kill(server.pid, signal.SIGTERM)
+            self.wait_until_not_ready(client)
         self.assertTrue(server.alive)
         os.kill(server.pid, signal.SIGTERM)
-        self.assertEqual(server.wait(5), 128 + signal.SIGTERM)
+        self.assertEqual(server.wait(), 128 + signal.SIGTERM)
         with self.start().client() as client:
             self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
 
@@ -268,13 +290,16 @@ class LifeTests(CommandTestCase):
             stdout=subprocess.PIPE,
         )
         assert server.stdout is not None
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
         for line in server.stdout:
-            self.assertTrue(line.startswith('{"time": "'), line)
-            if "Listening on" in line:
+            event = json.loads(line)
+            self.assertEqual(list(event)[:3], ["time", "level", "message"])
+            if event["message"].startswith("Listening on"):
                 break
-        server.kill()
-        server.wait()
-        server.stdout.close()
+        else:
+            self.fail("It did not listen")
 
 
 class DaemonTests(CommandTestCase):

@@ -162,7 +162,7 @@ class Refusals(LoadingTestCase):
     def test_a_module_without_handlers(self) -> None:
         self.assertEqual(
             self.refused("def handler() -> None: ...\n"),
-            " has no handler: decorate one with @asynctask.task",
+            " (THE FILE) has no handler: decorate one with @asynctask.task",
         )
 
     def test_a_handler_that_cannot_be_one(self) -> None:

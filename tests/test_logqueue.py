@@ -62,6 +62,10 @@ class QueueTestCase(SynchronousTestCase):
     def next_lines(self) -> list[str]:
         return self.sink.written.get(timeout=PATIENCE).decode().splitlines()
 
+    def threads(self) -> list[threading.Thread]:
+        """Those that write logs."""
+        return [each for each in threading.enumerate() if each.name == "asynctask-log"]
+
     def until_stuck(self) -> None:
         """Let the thread hang in a write."""
         self.sink.hold()
@@ -73,11 +77,11 @@ class AtOnce(QueueTestCase):
     """While there may be no thread."""
 
     def test_before_the_start_a_line_is_out_at_once_without_a_thread(self) -> None:
-        before = threading.enumerate()
+        before = self.threads()
         self.quick.info("Task started", task_id="a")
         self.log.error("Cannot {do} it", do="start")
         self.assertEqual(self.sink.text(), "info Task started task_id=a\nerror Cannot start it\n")
-        self.assertEqual(threading.enumerate(), before)
+        self.assertEqual(self.threads(), before)
 
     def test_after_the_stop_too(self) -> None:
         self.queue.start()
@@ -254,9 +258,9 @@ class Queued(QueueTestCase):
         self.assertRaises(Empty, self.sink.written.get, timeout=2 * PAUSE)
 
     def test_a_second_start_starts_no_second_thread(self) -> None:
-        before = threading.enumerate()
+        before = self.threads()
         self.queue.start()
-        self.assertEqual(threading.enumerate(), before)
+        self.assertEqual(self.threads(), before)
 
 
 class Quick(SynchronousTestCase):

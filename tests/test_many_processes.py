@@ -136,7 +136,7 @@ class Life(ProcessesTestCase):
             self.assertEqual(self.server.wait(PATIENCE), code)
             self.until_gone(self.pids())
 
-    def test_workers_without_a_port_share_the_work(self) -> None:
+    def test_workers_without_a_port_do_the_work(self) -> None:
         self.start("--concurrency", "0").ready()
         for _ in range(2):
             self.post(kind="which")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.pidfile import forget_if_stale
+from asynctask.pidfile import forget_if_stale, why_not_written
+from tests.test_sqlite import nobody
 
 SLEEP = "import time; print(flush=True); time.sleep(60)"
 
@@ -49,6 +50,23 @@ class PidFileTests(SynchronousTestCase):
         process.kill()
         process.wait()
         self.assertFalse(self.is_kept(str(process.pid)))
+
+    def test_an_empty_file_is_not_in_the_way(self) -> None:
+        self.assertFalse(self.is_kept(""))
+
+    def test_why_it_cannot_be_written_is_told(self) -> None:
+        folder = Path(self.mktemp())
+        self.assertEqual(why_not_written(folder / "pid"), f"there is no folder {folder}")
+        folder.mkdir()
+        self.assertIsNone(why_not_written(folder / "pid"))
+        (folder / "pid").touch()
+        self.assertIsNone(why_not_written(folder / "pid"))
+        folder.chmod(0o555)
+        self.addCleanup(folder.chmod, 0o755)
+        (folder / "pid").chmod(0o444)
+        with nobody():
+            self.assertEqual(why_not_written(folder / "pid"), "this user may not")
+            self.assertEqual(why_not_written(folder / "other"), "this user may not")
 
     def test_what_is_no_pid_file_is_left_alone(self) -> None:
         self.assertTrue(self.is_kept("precious"))

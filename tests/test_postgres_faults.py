@@ -1,5 +1,6 @@
 """`SqlStore` on a PostgreSQL server that hangs, loses answers, or is shared with processes that do."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -678,7 +679,10 @@ class Starts(SynchronousTestCase):
             "turns.outcome(store.close())"
         )
         command = [sys.executable, "-c", code, postgres.url_of(database)]
-        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(10)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(10)
+        ]
         epochs = {process.communicate()[0] for process in processes}
         self.assertEqual({process.returncode for process in processes}, {0})
         self.assertEqual(len(epochs), 1)

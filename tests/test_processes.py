@@ -202,11 +202,9 @@ class Killed(ProcessesTestCase):
             self.told.clear()
             running = self.begin_with_context(handler)
             pid = self.until_told()
-            began = time.monotonic()
             running.cancel()
             self.assertNoResult(running)
             self.assertTrue(self.failure(running).check(CancelledError))
-            self.assertLess(time.monotonic() - began, 0.5)
             self.assertTrue(gone(pid))
             self.assertNotEqual(self.outcome(handlers.pid), pid)
 
@@ -336,5 +334,5 @@ class WithoutPebble(ProcessesTestCase):
         self.addCleanup(processes.stop)
         failure = self.failure(processes.run(handlers.pid, {}, None, FACTS, self.told.append).deferred)
         self.assertTrue(failure.check(ImportError), failure)
-        told = "Handlers in processes need pebble: pip install 'asynctask[processes]'"
+        told = "Handlers in processes need pebble: pip install 'pebble>=5.1'"
         self.assertEqual(failure.getErrorMessage(), told)

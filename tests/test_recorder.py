@@ -1,6 +1,5 @@
 """The flight recorder: which task was being stepped when the process died."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,11 +97,15 @@ class Recorder(SynchronousTestCase):
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
 
     def test_a_file_that_was_let_go_of_is_closed(self) -> None:
-        before = len(os.listdir("/proc/self/fd"))
         recorder = FlightRecorder()
-        recorder.open(self.path)
+        recorder.open(self.path, alone=True)
+        self.assertTrue(self.is_open())
         recorder.close()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        self.assertFalse(self.is_open())
+
+    def is_open(self) -> bool:
+        """Whether this process has the file open."""
+        return any(Path(link).resolve() == self.path.resolve() for link in Path("/proc/self/fd").iterdir())
 
     def test_a_file_that_cannot_be_made_is_an_error(self) -> None:
         self.assertRaises(OSError, FlightRecorder().open, self.path / "none")

@@ -221,7 +221,8 @@ class UnsoundStores(FileTestCase):
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_a_folder_that_cannot_be_entered_is_named_too(self) -> None:
-        self.folder.chmod(0o700)
+        self.folder.chmod(0)
+        self.addCleanup(self.folder.chmod, 0o700)
         with nobody(), self.assertRaises(StartError) as raised:
             check(self.place)
         self.assertIn(f"cannot write into the folder {self.folder}", str(raised.exception))

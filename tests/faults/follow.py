@@ -7,6 +7,7 @@ follower of its own, and one follows all.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,11 @@ class Followers:
         self.opened: dict[str, int] = defaultdict(int)
         self.over: set[str] = set()
         self._process = subprocess.Popen(
-            [*command, base, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, base, *more],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
