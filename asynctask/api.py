@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from klein import Klein
@@ -129,13 +130,14 @@ class Api:
         """Accept a task."""
         self._refuse_while_stopping()
         given = json_body(request, MAX_BODY)
+        seconds = headers.parse_wait(fields(request, "prefer"))
         try:
             body = parse_one(given, self._kinds)
         except Invalid as invalid:
-            return answer(request, 202, *await self._repeated(request, given, invalid))
-        seconds = headers.parse_wait(fields(request, "prefer"))
-        tasks = self._tasks(request, body)
-        accepted = await self._accept(request, body, tasks, self._accepted(tasks[0]))
+            accepted = await self._repeated(request, given, dict, invalid)
+        else:
+            tasks = self._tasks(request, body)
+            accepted = await self._accept(request, body, tasks, self._accepted(tasks[0]))
         if seconds is None:
             return answer(request, 202, *accepted)
         request.setHeader("Preference-Applied", f"wait={seconds}")
@@ -155,7 +157,7 @@ class Api:
         try:
             body = parse_batch(given, self._kinds)
         except Invalid as invalid:
-            return answer(request, 202, *await self._repeated(request, given, invalid))
+            return answer(request, 202, *await self._repeated(request, given, list, invalid))
         tasks = self._tasks(request, body)
         each = [self._accepted(task) for task in tasks]
         wait = max(int(more["Retry-After"]) for _, more in each)
@@ -217,20 +219,19 @@ class Api:
             raise Mismatch("This Idempotency-Key was used with another body; take a new key")
         return _first(known)
 
-    async def _repeated(self, request: Request, given: bytes, invalid: Invalid) -> Accepted:
-        """What was answered to the same body and key before: its kind may be gone since, or another one.
+    async def _repeated(self, request: Request, given: bytes, shape: type, invalid: Invalid) -> Accepted:
+        """What was answered to the same body, of this shape, and key before: its kind may be gone since.
 
         :raises Invalid: nothing was.
         """
-        try:
+        with suppress(Invalid, Unavailable):  # of which the body has more to say
             key = headers.parse_key(fields(request, "idempotency-key"))
-            digest = digest_of(wire.parse_json(given))
-            if key is not None:
+            value = None if key is None else wire.parse_json(given)
+            if key is not None and isinstance(value, shape):
+                digest = digest_of(value)
                 known = await self._store.add_once([], [], Key(key, digest, "", 0.0), self._now())
                 if known is not None and known.digest == digest:
                     return _first(known)
-        except (Invalid, Unavailable):  # of which the body has more to say
-            pass
         raise invalid
 
     async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:

@@ -71,7 +71,7 @@ class Heart:
         self._leash = database.keeper.leash()
         self._steady: float | None = None
         self._last = 0.0
-        self._heard: dict[str, tuple[float, float]] = {}
+        self._heard: dict[str, tuple[float, float, bool]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asynctask-heart", daemon=True)
         self._thread.start()
@@ -133,10 +133,13 @@ class Heart:
         before, self._heard = self._heard, {}
         silent = []
         for owner, seen, is_silent in rows:
-            last, since = before.get(owner, (seen, now))
-            since = since if last == seen else now
-            self._heard[owner] = seen, since
-            if now - since >= (lease / 2 if is_silent else lease):
+            last, since, found = before.get(owner, (seen, now, not before))
+            if last != seen:
+                since, found = now, False
+            self._heard[owner] = seen, since, found
+            # Those that were there before us have most likely been gone for long.
+            by_both = min(lease / 2, COMING_BACK) if found else lease / 2
+            if now - since >= (by_both if is_silent else lease):
                 silent.append((owner, seen))
         return silent
 

@@ -154,9 +154,10 @@ class Options(usage.Options):
         twistd = getattr(self, "parent", None) or {}
         if twistd.get("pidfile"):
             # twistd looks at its PID file after the options, and before anything else of ours.
-            pid_file = Path(twistd["pidfile"])
+            pid_file = Path(twistd["pidfile"])  # from here, whatever --rundir says
             forget_if_stale(pid_file)
-            if why := why_not_written(pid_file):
+            why = None if twistd.get("chroot") else why_not_written(pid_file)
+            if why is not None:
                 raise usage.UsageError(
                     f"--pidfile {pid_file} cannot be written ({why}); --pidfile= writes none"
                 )

@@ -23,6 +23,9 @@ PAGE: Final = 64 * 1024
 LARGE: Final = 4
 """Commits of more than a page that are kept: who follows takes such a one in pieces, and is not alone."""
 
+RECOUNTS: Final = 10
+"""Times that tasks are counted after a failed commit came back, until it is a sure count."""
+
 T = TypeVar("T")
 
 
@@ -47,7 +50,17 @@ class Reading:
     def came_back(self, news: Sequence[News]) -> None:
         """What failed transactions have changed after all: look for what waits, and count anew."""
         self.waiting([one for one in news if isinstance(one, Task) and one.status in WAITING])
-        self.recount().addErrback(lambda failure: failure.trap(Unavailable))
+        self._recount(RECOUNTS)
+
+    def _recount(self, times: int) -> None:
+        """Count until nothing was on its way meanwhile, or so often."""
+        quiet = self.asked == self.settled
+
+        def again(_: None) -> None:
+            if times > 1 and not (quiet and self.asked == self.settled):
+                self._recount(times - 1)
+
+        self.recount().addCallback(again).addErrback(lambda failure: failure.trap(Unavailable))
 
     def recount(self) -> Deferred[None]:
         """Take over how many tasks have not ended, where that differs by more than what is on its way."""

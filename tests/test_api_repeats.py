@@ -496,6 +496,21 @@ class ChangedKindTests(RepeatTestCase):
             self.assert_problem(refused, 400, "Unknown kind 'shout'")
             self.kinds["shout"] = shout  # type: ignore[index]
 
+    def test_it_waits_by_its_own_wish(self) -> None:
+        body = {"name": "a", "kind": "shout", "input": {"duration": 0}}
+        self.post(body, Idempotency_Key="k")
+        self.settle()
+        del self.kinds["shout"]  # type: ignore[attr-defined]
+        again = self.post(body, Idempotency_Key="k", Prefer="wait=9")
+        self.assertEqual((again.status, again.header("Preference-Applied")), (200, "wait=9"))
+
+    def test_what_belongs_to_the_other_path_is_no_answer_here(self) -> None:
+        body = {"name": "a", "delay": 60}
+        self.assertEqual(self.post([body], "/api/tasks/batch", Idempotency_Key="k").status, 202)
+        self.assertEqual(self.post([body], Idempotency_Key="k").status, 400)
+        self.assertEqual(self.post(body, Idempotency_Key="one").status, 202)
+        self.assertEqual(self.post(body, "/api/tasks/batch", Idempotency_Key="one").status, 400)
+
 
 class MaxWaitingTests(RepeatTestCase):
     """--max-waiting."""

@@ -147,6 +147,18 @@ class StartErrorTests(CommandTestCase):
         os.mkfifo(self.folder / "s")
         self.assert_refused("is a device or a pipe, not a file", "--store", "sqlite:///s")
 
+    def test_a_pid_file_is_written_here_wherever_twistd_goes(self) -> None:
+        (self.folder / "there").mkdir()
+        (self.folder / "run").mkdir()
+        given = ("--rundir=there", "--pidfile=run/pid", "asynctask", "--port=0", "--store=sqlite://")
+        self.assertEqual(self.run_twistd(*given), (0, ""))
+        pid = self.folder / "run" / "pid"
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        until = time.monotonic() + PATIENCE
+        while pid.exists():
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.02)
+
     def test_a_pid_file_that_cannot_be_written(self) -> None:
         for front in (["-n"], []):
             status, text = self.run_twistd(*front, "--pidfile=none/pid", "asynctask", "--port", "0")

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import heart, pulse, statements
 from asynctask.batches import End
-from asynctask.heart import Heart
+from asynctask.heart import COMING_BACK, Heart
 from asynctask.istore import Key
 from asynctask.model import (
     ACCEPTED,
@@ -430,6 +430,27 @@ class Silence(FaultTestCase):
         last = 19 * LEASE / 4
         self.assertEqual(self.silent(last + LEASE * 0.49), [])
         self.assertEqual(self.silent(last + LEASE * 0.5), ["other"])
+
+    def test_who_is_found_silent_at_the_start_has_a_few_seconds_however_long_the_lease(self) -> None:
+        self.heart._server = Server("", lease=50.0)
+
+        class Rows:
+            """A connection to a server that has long been up."""
+
+            def execute(self, *_: object) -> "Rows":
+                return self
+
+            def fetchall(self) -> list[tuple[str, float, bool]]:
+                return [("other", seen[0], True)]
+
+        seen = [1.0]
+        self.connection.close()
+        self.connection = cast(Any, Rows())
+        self.assertEqual((self.silent(0), self.silent(COMING_BACK - 0.1)), ([], []))
+        self.assertEqual(self.silent(COMING_BACK), ["other"])
+        seen[0] = 2.0  # it lives, and beats
+        self.assertEqual((self.silent(60), self.silent(84.9)), ([], []))
+        self.assertEqual(self.silent(85), ["other"])
 
     def test_a_clock_that_makes_a_step_back_keeps_no_dead_process_alive(self) -> None:
         self.heard(ago=-1_000)

@@ -146,22 +146,22 @@ class SqliteTroubleTests(OnFile):
     def test_what_else_came_back_may_have_been_done_and_is_looked_for(self) -> None:
         self.fail_commits(1, reach_disk=True)
         self.assertRaises(OutcomeUnknown, self.add_once, [self.new("waits")], [])
-        self.settle()
+        self.until_counted(1)
         self.assertIn("waits", [task.name for task in self.waiting])
-        self.assertEqual(self.store.unfinished, 1)
         task = self.run_one()
         self.wait(self.store.end(fail(task, Error("E", "no"), NOW), NOW))
         del self.waiting[:]
         self.fail_commits(1, reach_disk=True)
         retried = self.store.retry(task.task_id, NOW)
         self.assertRaises(OutcomeUnknown, self.wait, retried)
-        self.settle()
+        self.until_counted(2)
         self.assertEqual([one.task_id for one in self.waiting], [task.task_id])
-        self.assertEqual(self.store.unfinished, 2)
 
-    def settle(self) -> None:
-        """Let what was found out be taken in: it is counted anew."""
-        for _ in range(3):
+    def until_counted(self, unfinished: int) -> None:
+        """Wait until the store knows how many tasks have not ended."""
+        until = monotonic() + PATIENCE
+        while self.store.unfinished != unfinished:
+            self.assertLess(monotonic(), until)
             self.wait(self.store.count())
 
     def test_a_failing_store_refuses_at_once(self) -> None:
