@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
@@ -60,7 +60,8 @@ class Reading:
             if times > 1 and not (quiet and self.asked == self.settled):
                 self._recount(times - 1)
 
-        self.recount().addCallback(again).addErrback(lambda failure: failure.trap(Unavailable))
+        counted = maybeDeferred(self.recount)
+        counted.addCallback(again).addErrback(lambda failure: failure.trap(Unavailable))
 
     def recount(self) -> Deferred[None]:
         """Take over how many tasks have not ended, where that differs by more than what is on its way."""

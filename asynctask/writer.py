@@ -305,12 +305,15 @@ class Writer:
             return False
         self._unknown.clear()
         self._unknown_starts.clear()
+        returned: list[News] = []
         for number, body in came_back:
             self._seq = number
-            self._answer([], Committed(number, changes.read(body)))
+            told = changes.read(body)
+            returned += told
+            self._answer([], Committed(number, told))
         self._seq = seq or self._seq
         self._answer([], Committed(seq, news))
-        self._came_back_news = [one for _, body in came_back for one in changes.read(body)] + news
+        self._came_back_news = returned + news
         return True
 
     def _tell_what_came_back(self) -> None:
