@@ -16,6 +16,7 @@ answers        HTTP requests read, answers rendered
 dispatch       from a request to its route's handler, and back
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
+front          the HTTP server
 channel        the HTTP connection: its ``heads``, its ``incoming`` body, its ``request``, what is
                ``ticking``; twisted.web's is ``stock``
 access         a line in the log for every request
@@ -66,6 +67,7 @@ context        what a handler is given
 recorder       the flight recorder: which task was at work when the process died
 client         for Twisted programs: sends again what was lost (``sending``), goes on where
                events were cut off (``stream``), tells what came (``answered``)
+cookies        none, neither here nor there
 wire           bytes to model and back
 model          what a task is, and what may happen to it
 =============  =========================================================================

@@ -28,6 +28,9 @@ MAX_BODY: Final = 64 * 1024
 MAX_BATCH_BODY: Final = 1024 * 1024
 """Bytes of a batch's body, which is parsed in one go on the reactor."""
 
+LIMITS: Final = {b"/api/tasks": MAX_BODY, b"/api/tasks/batch": MAX_BATCH_BODY}
+"""Where a body is JSON of so many bytes at most."""
+
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
@@ -84,6 +87,11 @@ class Guarded(Resource):
             self._check(request)
         except Problem:
             return False
+        if request.path in LIMITS:
+            try:
+                _check_body(request, request.head.length, LIMITS[request.path])
+            except Problem:
+                return False
         inner: Any = self._inner
         taken: bool = inner.takes(request)
         return taken
@@ -157,6 +165,12 @@ def has_left(request: Request) -> bool:
     return bool(request._disconnected)
 
 
+def if_leaving(request: Request, hurry: Callable[[], object]) -> None:
+    """Have this called when the request should be answered now, see `asynctask.request.Request`."""
+    if isinstance(request, OwnRequest):
+        request.hurry = hurry
+
+
 def json_body(request: Request, limit: int) -> bytes:
     """The body of a request that says that it is JSON, or says nothing.
 
@@ -164,16 +178,23 @@ def json_body(request: Request, limit: int) -> bytes:
     :raises UnsupportedMediaType: it says that it is something else.
     :raises TooLarge: it is over the limit.
     """
+    if isinstance(request, OwnRequest):
+        # What was not asked for has not come: its head tells how long it would have been.
+        body = request.body
+        length = max(len(body), request.head.length)
+    else:
+        body = request.content.read() if request.content else b""
+        length = len(body)
+    _check_body(request, length, limit)
+    return body
+
+
+def _check_body(request: Request, length: int, limit: int) -> None:
     for given in raw_fields(request, b"content-type"):
         if given and given.split(b";")[0].strip().lower() != JSON.encode():
             raise UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")
-    if isinstance(request, OwnRequest):
-        body = request.body
-    else:
-        body = request.content.read() if request.content else b""
-    if len(body) > limit:
+    if length > limit:
         raise TooLarge(f"The body must have at most {limit} bytes")
-    return body
 
 
 def answer(

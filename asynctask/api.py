@@ -10,12 +10,10 @@ from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
-from werkzeug.routing import BaseConverter
 
 from asynctask import headers, sse, wire
 from asynctask.answers import (
@@ -28,10 +26,11 @@ from asynctask.answers import (
     answer_tagged,
     fields,
     has_left,
+    if_leaving,
     json_body,
 )
 from asynctask.description import describe
-from asynctask.dispatch import Routes
+from asynctask.dispatch import Routes, Segment
 from asynctask.feed import Feed
 from asynctask.followers import EVENT_STREAM, Follower, OfAll, OfOne
 from asynctask.istore import IStore, Key, Known
@@ -67,13 +66,6 @@ MAX_FOLLOWERS: Final = 10_000
 LAST: Final = "last-event-id"
 
 Accepted = tuple[bytes, dict[str, str]]
-
-
-class Segment(BaseConverter):
-    """A part of a path that is no name of ours: a batch is not the task ``batch``, and has no GET."""
-
-    part_isolating = True
-    regex = r"(?!batch\Z)[^/]+"
 
 
 class Api:
@@ -261,11 +253,19 @@ class Api:
     async def _wait_for(self, request: Request, task_id: str, seconds: int) -> Task | None:
         """The task when it has ended, or as it is after so many seconds, or as soon as nobody waits."""
         ended = self._feed.ended(task_id)
+        reasons: list[type[Exception]] = [defer.TimeoutError]
+
+        def hurry() -> None:
+            reasons.append(CancelledError)
+            ended.cancel()
+
         try:
             task = await self._store.get(task_id)
             if task is None or task.status in ENDED or has_left(request):
                 return task
-            await ended.addTimeout(seconds, self._clock).addErrback(_ignore_timeout)
+            ended.addTimeout(seconds, self._clock)
+            if_leaving(request, hurry)
+            await ended.addErrback(lambda failure: failure.trap(*reasons))
             return await self._store.get(task_id)
         finally:
             ended.addErrback(lambda failure: failure.trap(CancelledError))
@@ -296,17 +296,18 @@ class Api:
     def _show(self, request: Request, task: Task | None, status: int = 200) -> bytes:
         if task is None:
             raise NotFound(wire.NO_TASK)
-        more = {} if task.status in ENDED else {"Retry-After": str(self._left(task))}
+        more = {} if task.status in ENDED else {"Retry-After": str(self._left(task, status))}
         body = bytes(wire.task_json(task, whole=True))
         if request.method not in (b"GET", b"HEAD"):
             return answer(request, status, body, more)
         return answer_tagged(request, body, more)
 
-    def _left(self, task: Task) -> int:
-        """Seconds until the task can have ended, at least 1."""
+    def _left(self, task: Task, status: int) -> int:
+        """Seconds until the task can have ended, at least 1; for a 202 as in `_accepted`."""
         begins = task.started_at if task.status is RUNNING else task.run_at
-        ends = (begins or task.run_at) + (self._seconds(task) or 0)
-        return max(1, math.ceil(ends - self._now()))
+        seconds = self._seconds(task)
+        ends = (begins or task.run_at) + (seconds or 0)
+        return max(0 if status == 202 and seconds is not None else 1, math.ceil(ends - self._now()))
 
     @app.route("/api/tasks/<task_id>/cancel", methods=["POST"])
     async def cancel(self, request: Request, task_id: str) -> bytes:
@@ -438,10 +439,6 @@ class Api:
         """Answer what should not happen; the log has its traceback, the client has not."""
         log.failure("Request failed", failure, path=request.path.decode("latin-1"))
         return answer_problem(request, Problem("Something went wrong here; the log tells what"))
-
-
-def _ignore_timeout(failure: Failure) -> None:
-    failure.trap(defer.TimeoutError)
 
 
 def _first(known: Known) -> Accepted:

@@ -44,7 +44,7 @@ class Attempt:
     def succeeded(self, result: str, now: float, backoff: Callable[[], float]) -> Task:
         """The handler returned; too late, or although it was cancelled."""
         if self.timed_out:
-            return after_failure(self._now(), self.timeout(), now, backoff())
+            return _after_failure(self._now(), self.timeout(), now, backoff)
         return complete(self._now(), result, now)
 
     def failed(self, failure: Failure, now: float, backoff: Callable[[], float]) -> Task:
@@ -53,12 +53,12 @@ class Attempt:
         if self.cancelled:
             return cancel(task, now)
         if self.timed_out:
-            return after_failure(task, self.timeout(), now, backoff())
+            return _after_failure(task, self.timeout(), now, backoff)
         if self.releasing:
             return interrupt(task, now)
         if failure.check(Permanent):
             return fail(task, error_of(failure), now)
-        return after_failure(task, error_of(failure), now, backoff())
+        return _after_failure(task, error_of(failure), now, backoff)
 
     def given_up(self, now: float, backoff: Callable[[], float]) -> Task:
         """The handler did not unwind in time."""
@@ -66,12 +66,18 @@ class Attempt:
         if self.cancelled:
             return cancel(task, now)
         if self.timed_out:
-            return after_failure(task, self.timeout(), now, backoff())
+            return _after_failure(task, self.timeout(), now, backoff)
         return interrupt(task, now)
 
     def timeout(self) -> Error:
         """What a task says of an attempt that took too long."""
         return Error("Timeout", f"The attempt took longer than {self.task.timeout:g} seconds")
+
+
+def _after_failure(task: Task, error: Error, now: float, backoff: Callable[[], float]) -> Task:
+    """See `asynctask.model.after_failure`; a rule is asked only for attempts that may come."""
+    delay = backoff() if task.failures < task.retries else 0.0
+    return after_failure(task, error, now, delay)
 
 
 def error_of(failure: Failure) -> Error:

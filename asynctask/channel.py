@@ -5,8 +5,6 @@ asks for much without reading is not read either. Heads are read by `heads`, bod
 what may wait, for how long, and when a connection ends.
 """
 
-import time
-from collections.abc import Callable
 from functools import cached_property
 from math import inf
 from typing import Any, Final, cast
@@ -15,24 +13,21 @@ from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
-    IProtocolNegotiationFactory,
     IPushProducer,
-    IReactorTime,
     ISSLTransport,
     ITCPTransport,
 )
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Connection as Socket
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from asynctask.access import GONE, Access
+from asynctask.access import GONE
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized
 from asynctask.model import CLOSE, Problem, TooLarge, TooSlow
 from asynctask.request import Request, refusal
-from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, Ticking, unsent
+from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unsent
 
 EAGER: Final = 16 * 1024
 """Bytes that are read ahead while a request is answered, since who does not read sees no client leave."""
@@ -48,10 +43,11 @@ MAX_REMEMBERED: Final = 1_024
 class Connection(Protocol):
     """One client's connection.
 
+    :ivar factory: the `asynctask.front.Front` that it came to.
     :ivar persistent: whether it may have another request after the one that is answered.
     """
 
-    factory: "Front"
+    factory: Any
     transport: Any
 
     def __init__(self) -> None:
@@ -98,7 +94,6 @@ class Connection(Protocol):
         """See `twisted.internet.interfaces.IProtocol`."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self._direct = isinstance(self.transport, Socket) and not self.transport.TLS
         self._watch()
         self.factory.add(self)
         self.deadline = self.factory.ticks + IDLE
@@ -160,7 +155,9 @@ class Connection(Protocol):
             self.refuse(problem)
         finally:
             self._advancing = False
-        if self._request is None and not (self._clogged or self._closing):
+        if self._request is not None and len(self._buffer) <= EAGER and not self._closing:
+            self._resume()  # to see it leave
+        elif self._request is None and not (self._clogged or self._closing):
             if self._left:
                 self.loseConnection()
             else:
@@ -272,7 +269,7 @@ class Connection(Protocol):
     def refuse(self, problem: Problem) -> None:
         """Answer what is not even a request, and listen to nothing else."""
         head = self._head
-        bodyless = head is not None and head.method == b"HEAD"
+        bodyless = self._buffer.startswith(b"HEAD ") if head is None else head.method == b"HEAD"
         self.send(refusal(problem, self.factory.date, bodyless=bodyless))
         if self.factory.access is not None:
             request = None if head is None else Request(self, head)
@@ -305,6 +302,14 @@ class Connection(Protocol):
         before, self._unsent = self._unsent, unsent(self.transport)
         if 0 < self._unsent < before:  # who reads slowly reads all the same
             self.deadline = self.factory.ticks + FLUSH
+        elif self._closing and self.isSecure() and not self._unsent:
+            # The system has it all; without a goodbye of TLS, for which who reads slowly has no time yet.
+            self.deadline = NEVER
+            self.transport.transport.loseConnection()
+        elif self._left and self._request is not None and self._request.hurry is not None:
+            hurry, self._request.hurry = self._request.hurry, None
+            self.deadline = self.factory.ticks + LEAVING
+            hurry()
         elif self._closing or self._left:
             self.abort()
         elif self._dropping:
@@ -347,6 +352,9 @@ class Connection(Protocol):
         """See `twisted.internet.interfaces.IConsumer`: what writes is told by the transport itself."""
         self._let_go()
         self._registered = True
+        self._direct = (
+            self._direct and streaming
+        )  # who is asked for each piece is asked by the reactor's write
         self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
@@ -358,6 +366,7 @@ class Connection(Protocol):
     def _watch(self) -> None:
         """Be told from now on whether the client reads."""
         self._registered = True
+        self._direct = isinstance(self.transport, Socket) and not self.transport.TLS
         self._clogged = False
         self.transport.registerProducer(self, True)
 
@@ -391,60 +400,3 @@ class Connection(Protocol):
         if self._paused and not self._left:
             self._paused = False
             self.transport.resumeProducing()
-
-
-@implementer(IProtocolNegotiationFactory)
-class Front(Ticking[Connection], ServerFactory):
-    """The HTTP server.
-
-    :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body
-        of a request will be taken, if the client waits to know.
-    :param limit: bytes that a body may have.
-    :param clock: for the deadlines.
-    :param access: is told of every request that is over.
-    :param now: wall time, seconds since the epoch.
-    """
-
-    noisy = False
-    protocol = Connection  # type: ignore[assignment]
-    displayTracebacks = False
-
-    def __init__(
-        self,
-        resource: IResource,
-        limit: int,
-        clock: IReactorTime,
-        access: Access | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(clock, now)
-        self.resource = resource
-        self.limit = limit
-        self.access = access
-        self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """See `twisted.internet.interfaces.IProtocolNegotiationFactory`: what TLS may agree on."""
-        return [b"http/1.1"]
-
-    def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell on how many something is, or has
-        still to go out."""
-        busy = 0
-        for connection in list(self.connections):
-            if connection.busy:
-                busy += 1
-            else:
-                busy += unsent(connection.transport) > 0
-                connection.loseConnection()
-        return busy
-
-    def log(self, connection: Connection, request: Request | None, status: int) -> None:
-        """Tell `access` of a request that is over; None was none."""
-        assert self.access is not None
-        if request is None:
-            self.access(b"", b"", status, 0, 0.0, connection.peer)
-        else:
-            seconds = self.now() - request.arrived if request.arrived else 0.0
-            method = request.head.method  # as it came
-            self.access(method, request.uri, status, request.sentLength, seconds, connection.peer)

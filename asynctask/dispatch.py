@@ -20,7 +20,7 @@ from twisted.web.resource import IResource, Resource, getChildForRequest
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.template import renderElement
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import BaseConverter, RequestRedirect
 from zope.interface import implementer
 
 from asynctask.request import Request as OwnRequest
@@ -31,6 +31,13 @@ Handler = Callable[..., Any]
 
 REST: Final = "__rest__"
 """Klein's own name for what is left of the path at a branch."""
+
+
+class Segment(BaseConverter):
+    """A part of a path that is no name of ours: a batch is not the task ``batch``, and has no GET."""
+
+    part_isolating = True
+    regex = r"(?!batch\Z)[^/]+"
 
 
 @implementer(IResource)
@@ -133,6 +140,9 @@ class Answering:
         if self._is_over():
             if not failure.check(CancelledError):
                 log.failure("Unhandled error after the end of a request", failure)
+            return
+        if self._request.startedWriting:  # the client sees that it broke off, and no second answer in it
+            self._request.processingFailed(failure)
             return
         handlers = self._app._error_handlers
         while self._errors < len(handlers):

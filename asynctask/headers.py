@@ -17,7 +17,8 @@ MAX_WAIT: Final = 50
 _TRACEPARENT: Final = re.compile(
     "(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-_WAIT: Final = re.compile(r'wait\s*=\s*"?([0-9]+)"?', re.IGNORECASE)
+_PREFERENCE: Final = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^",])+')
+_WAIT: Final = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE | re.DOTALL)
 _QUALITY: Final = re.compile(r"q=[01](\.[0-9]{0,3})?")
 _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 
@@ -57,9 +58,10 @@ def parse_key(values: Sequence[str]) -> str | None:
 def parse_wait(values: Sequence[str]) -> int | None:
     """The seconds of ``Prefer: wait=N`` (RFC 7240 §4.3), at most `MAX_WAIT`; other preferences pass."""
     for value in values:
-        for preference in re.split("[,;]", value):
+        for preference in _PREFERENCE.findall(value):
             if found := _WAIT.fullmatch(preference.strip()):
-                return min(int(found[1].lstrip("0")[:9] or 0), MAX_WAIT)  # more digits are no less
+                digits = (found[1] or found[2]).lstrip("0")[:9]  # more are no less
+                return min(int(digits or 0), MAX_WAIT)
     return None
 
 

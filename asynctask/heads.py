@@ -68,7 +68,8 @@ class Head:
         parts = _ABSOLUTE.fullmatch(uri)
         if parts is None:
             raise malformed("its target is neither a path nor a URL")
-        if len(self.fields.get(b"host", ())) == 1:
+        hosts = len(self.fields.get(b"host", ()))
+        if hosts == 1 or (hosts == 0 and self.version == b"HTTP/1.0"):
             self.fields[b"host"] = [parts[1]]
         return parts[2] if parts[2].startswith(b"/") else b"/" + parts[2]
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -26,13 +27,10 @@ class Input:
     :ivar schema: JSON Schema of the input, complete in itself.
     """
 
-    def __init__(
-        self, context: str | None, schema: dict[str, Any], fields: Fields, defaults: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, context: str | None, schema: dict[str, Any], fields: Fields) -> None:
         self.context = context
         self.schema = schema
         self._fields = fields
-        self._defaults = defaults
 
     def check(
         self, value: dict[str, Any], path: Path = ("input",), hints: Hints | None = None
@@ -60,7 +58,7 @@ class Input:
         return checked, found.errors
 
     def arguments(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Keyword arguments for the handler: without the context, with the defaults.
+        """Keyword arguments for the handler: without its context, and without its defaults, which it has.
 
         :param value: what `check` gave, perhaps that of an earlier version of the handler.
         :raises ValidationError: it does not fit any more.
@@ -72,8 +70,7 @@ class Input:
         for name in self._fields.required:
             if name not in value:
                 raise ValidationError(f"Field 'input.{name}' is required")
-        given = {name: _argument(name, shapes[name], value[name]) for name in value}
-        return {**self._defaults, **given}
+        return {name: _argument(name, shapes[name], value[name]) for name in value}
 
 
 def _argument(name: str, shape: Shape, value: Any) -> Any:
@@ -98,7 +95,7 @@ def read_signature(function: Callable[..., Any]) -> Input:
     """
     try:
         parameters = inspect.signature(function).parameters.values()
-        names = getattr(inspect.unwrap(function), "__globals__", {})
+        names = getattr(_innermost(function), "__globals__", {})
     except (TypeError, ValueError) as error:
         raise UnusableError("its signature cannot be read") from error
     annotations = {parameter.name: _annotation(parameter, names) for parameter in parameters}
@@ -110,7 +107,20 @@ def read_signature(function: Callable[..., Any]) -> Input:
         fields.shapes[parameter.name] = _shape(parameter, annotations[parameter.name])
     fields.required = [name for name in fields.shapes if name not in defaults]
     schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
-    return Input(context, schema, fields, defaults)
+    return Input(context, schema, fields)
+
+
+def _innermost(function: Any) -> Any:
+    """The function that was written, behind decorators, partials and objects that can be called."""
+    while True:
+        inner = inspect.unwrap(function)
+        if isinstance(inner, partial):
+            inner = inner.func
+        elif not inspect.isroutine(inner):
+            inner = type(inner).__call__
+        if inner is function:
+            return inner
+        function = inner
 
 
 def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Where an attempt runs: on the reactor, in a thread, on the asyncio loop, or in a process."""
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Final
 
 from twisted.internet.defer import maybeDeferred
@@ -69,7 +70,7 @@ class Places:
         run = Elsewhere(task, deadline, watcher)
         try:
             self._start[kind.place](run, kind)
-        except Exception:
+        except BaseException:  # what it is given may have code of its own
             watcher.raised(Failure())
         return run
 
@@ -82,7 +83,7 @@ class Places:
     def _on_reactor(self, run: Stepped, kind: Kind) -> Run:
         before = self._recorder.swap(run.record)  # what it is given may have code of its own
         try:
-            given = run.with_context(kind, self._clock, run.watcher.progressed)
+            given = run.with_context(kind, self._clock, run.reporter(self._from_thread))
             steps = kind.steps(**given) if kind.is_stepped else _plain(kind.steps, given)
         except BaseException:
             self._recorder.swap(before)
@@ -94,11 +95,12 @@ class Places:
 
     def _in_thread(self, run: Elsewhere, kind: Kind) -> None:
         given = run.with_context(kind, None, self._reporter(run))
+        context = copy_context()  # as on the reactor: what a handler sets there is not for the next one
 
         def call() -> str:
             slot = self._recorder.hold(run.record)
             try:
-                return wire.dump_result(kind.function(**given))
+                return context.run(lambda: wire.dump_result(kind.function(**given)))
             finally:
                 self._recorder.let_go(slot)
 

@@ -34,6 +34,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from asynctask.addresses import Allowed, normal_host
+from asynctask.cookies import WithoutCookies
 from asynctask.deliveries import Answer, NoAnswer, Refused
 
 DEADLINE: Final = 15.0
@@ -120,8 +121,8 @@ class _Exchange:
                 timer.cancel()
             if self._connection is not None:
                 await self._connection.close(self._clock)
-        retry_after = response.headers.getRawHeaders("Retry-After")
-        return Answer(response.code, retry_after[0] if retry_after else None)
+        retry_after = response.headers.getRawHeaders(b"Retry-After")
+        return Answer(response.code, retry_after[0].decode("latin-1") if retry_after else None)
 
     @property
     def _connection(self) -> "_Connection | None":
@@ -130,8 +131,7 @@ class _Exchange:
     def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> Deferred[Any]:
         pool = HTTPConnectionPool(self._clock, persistent=False)
         agent = Agent.usingEndpointFactory(self._clock, self, pool)
-        # A client of its own, since clients keep cookies.
-        client = HTTPClient(_AsItComes(agent))
+        client = HTTPClient(WithoutCookies(_AsItComes(agent)))
         return client.post(
             AsGiven.from_text(url),
             headers=Headers({name: [value] for name, value in headers.items()}),
@@ -240,9 +240,15 @@ class _Checked:
         kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
         endpoint: Any = kind(self._poster.reactor, address, self._uri.port, timeout=CONNECT)
         if self._uri.scheme == b"https":
-            endpoint = wrapClientTLS(self._poster.tls(normal_host(self._host)), endpoint)
+            endpoint = wrapClientTLS(self._tls(), endpoint)
         counted = await endpoint.connect(connection)
         return counted.wrappedProtocol
+
+    def _tls(self) -> Any:
+        try:
+            return self._poster.tls(normal_host(self._host))
+        except UnicodeError:
+            raise NoAnswer("TLS knows no host of this name") from None
 
 
 class _Counted(ProtocolWrapper):
@@ -309,9 +315,8 @@ EXPECTED: Final = (
     SSL.Error,
     VerificationError,
     CancelledError,
-    UnicodeError,
 )
-"""What a receiver, or its name, may make of an exchange. The last one: a name that TLS cannot have."""
+"""What a receiver, or its name, may make of an exchange."""
 
 
 def _told(error: BaseException) -> str:
@@ -329,8 +334,6 @@ def _told(error: BaseException) -> str:
             return "The TLS certificate is not the host's"
         case SSL.Error():
             return f"TLS failed ({_of_openssl(error)})"
-        case UnicodeError():
-            return "TLS knows no host of this name"
         case ConnectionClosed() | CancelledError():
             return "The connection was closed before there was an answer"
         case _:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
@@ -162,7 +163,8 @@ def task(
             concurrency_total=concurrency_total,
             backoff=backoff,
         )
-        marked.__asynctask__ = settings  # type: ignore[attr-defined]
+        others = [one for one in _marks(marked) if one.name != settings.name]
+        marked.__asynctask__ = (*others, settings)  # type: ignore[attr-defined]
         return marked
 
     return mark if function is None else mark(function)
@@ -187,6 +189,14 @@ def _check_settings(
         raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, not {name!r}")
 
 
+def _marks(function: Callable[..., Any]) -> tuple[Settings, ...]:
+    """What `task` was told of it already: a function may be several kinds."""
+    marks: tuple[Settings, ...] = getattr(function, "__dict__", {}).get("__asynctask__", ())
+    inner = getattr(function, "__wrapped__", None)
+    # Those of the function inside it, ``functools.wraps`` has copied.
+    return () if marks is getattr(inner, "__asynctask__", None) else marks
+
+
 def _check_limits(**limits: int | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not (isinstance(limit, int) and limit > 0):
@@ -198,13 +208,18 @@ def _place_of(function: Callable[..., Any]) -> str:
 
     :raises ValueError: it may be anywhere: a plain function that is put around an ``async def``.
     """
-    if inspect.iscoroutinefunction(function) or any(map(_is_inline_callbacks, _layers(function))):
+    if _is_async(function) or any(map(_is_inline_callbacks, _layers(function))):
         return "reactor"
-    if any(map(inspect.iscoroutinefunction, _layers(function))):
+    if any(map(_is_async, _layers(function))):
         raise ValueError(
             f"{function.__name__} is an async def in a decorator that is none: say where it runs, by place="
         )
     return "thread"
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether it is an ``async def``, or an object that is called like one."""
+    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
@@ -229,12 +244,15 @@ def _generator_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
     return inner if inspect.isgeneratorfunction(inspect.unwrap(inner)) else None
 
 
-def kind_of(function: Callable[..., Any]) -> Kind:
-    """The kind that a marked function is.
+def kinds_of(function: Callable[..., Any]) -> list[Kind]:
+    """The kinds that a marked function is: mostly one.
 
     :raises RegistryError: it cannot be a handler.
     """
-    settings: Settings = function.__asynctask__  # type: ignore[attr-defined]
+    return [_kind(function, settings) for settings in function.__asynctask__]  # type: ignore[attr-defined]
+
+
+def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
     try:
         _check_place(function, settings.place)
         read = read_signature(function)
@@ -252,18 +270,22 @@ def kind_of(function: Callable[..., Any]) -> Kind:
         concurrency_total=settings.concurrency_total,
         backoff=settings.backoff,
         steps=_generator_of(function) or function,
-        is_stepped=_generator_of(function) is not None or inspect.iscoroutinefunction(function),
+        is_stepped=_generator_of(function) is not None or _is_async(function),
     )
 
 
 def _check_place(function: Callable[..., Any], place: str) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UnusableError("it yields; decorate it with inlineCallbacks, or let it return")
-    is_async = inspect.iscoroutinefunction(function)
-    if place == "asyncio" and not any(map(inspect.iscoroutinefunction, _layers(function))):
+    if place == "asyncio" and not any(map(_is_async, _layers(function))):
         raise UnusableError("in place 'asyncio' it must be an async def")
-    if place in ("thread", "process") and (is_async or _is_inline_callbacks(function)):
+    if place in ("thread", "process") and (_is_async(function) or _is_inline_callbacks(function)):
         raise UnusableError(f"in place '{place}' it must be a plain function")
+    if place == "process":
+        try:
+            pickle.dumps(function)
+        except Exception as error:
+            raise UnusableError(f"no process could find it by its name: {text_of(error)}") from error
 
 
 def load(modules: Iterable[str]) -> dict[str, Kind]:
@@ -308,21 +330,22 @@ def _where(error: BaseException) -> str:
 def _handlers(loaded: Any) -> list[Callable[..., Any]]:
     values = vars(loaded).values() if isinstance(loaded, ModuleType) else [loaded]
     # Some objects, such as proxies, have every attribute that they are asked for.
-    marked = [one for one in values if isinstance(getattr_static(one, "__asynctask__", None), Settings)]
-    return list(dict.fromkeys(value for value in marked if callable(value)))
+    marked = [one for one in values if isinstance(getattr_static(one, "__asynctask__", None), tuple)]
+    # By their identity: objects that can be called may be equal, or have no hash.
+    return list({id(value): value for value in marked if callable(value)}.values())
 
 
 def _collect(
     found: dict[str, tuple[Kind, str]], handlers: Iterable[Callable[..., Any]], source: str
 ) -> None:
-    for function in handlers:
-        try:
-            kind = kind_of(function)
-        except RegistryError as error:
-            raise RegistryError(f"{source}: {error}") from None
+    try:
+        kinds = [kind for function in handlers for kind in kinds_of(function)]
+    except RegistryError as error:
+        raise RegistryError(f"{source}: {error}") from None
+    for kind in kinds:
         if kind.name in found:
             other, first = found[kind.name]
-            if other.function is function:
+            if other.function is kind.function:
                 continue
             raise RegistryError(f"{source} has a handler '{kind.name}', and so has {first}")
         found[kind.name] = (kind, source)
@@ -342,5 +365,5 @@ def simulate(
         context.progress(step, duration)
 
 
-KINDS: Final[Mapping[str, Kind]] = {"simulate": kind_of(simulate)}
+KINDS: Final[Mapping[str, Kind]] = {"simulate": kinds_of(simulate)[0]}
 """What there is without any module."""

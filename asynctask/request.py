@@ -123,10 +123,12 @@ class Request(server.Request):
     :ivar began: free for whoever answers it.
     :ivar over: called once the answer is complete or the client has gone, see `status`.
     :ivar lost: called as soon as the client has gone.
+    :ivar hurry: called when it should be answered now: its client sends no more, and may have gone.
     """
 
     over: Over | None = None
     lost: Callable[[Failure], object] | None = None
+    hurry: Callable[[], object] | None = None
     arrived = 0.0
     began = 0.0
 

@@ -224,7 +224,7 @@ class Runner:
         running.timer = self._clock.callLater(UNWIND, self._give_up, running)
         try:
             running.run.cancel()
-        except Exception:  # of what it waits for, which may be anybody's
+        except BaseException:  # of what it waits for, which may be anybody's
             log.failure("Task cannot be asked to end", task_id=running.task.task_id)
 
     def _give_up(self, running: Running) -> None:
@@ -262,7 +262,7 @@ class Runner:
                 return model.backoff(number, self._chance())
             try:
                 return max(0.0, min(float(running.kind.backoff(number)), LONGEST_TIMER))
-            except Exception:
+            except BaseException:
                 log.failure("The backoff of kind {kind} failed", kind=running.kind.name)
                 return model.backoff(number, self._chance())
 

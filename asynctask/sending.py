@@ -15,6 +15,7 @@ from twisted.web.iweb import IResponse
 
 from asynctask import wire
 from asynctask.answered import Answer, Unavailable, Unexpected, Unreachable
+from asynctask.cookies import WithoutCookies
 from asynctask.stream import Body
 
 WAIT: Final = 50
@@ -54,7 +55,7 @@ class Sender:
             self._pool.maxPersistentPerHost = 10
             self._pool.retryAutomatically = False  # whoever asks has to know that it may have been served
             self._pool.cachedConnectionTimeout = IDLE
-            http = HTTPClient(Agent(reactor, pool=self._pool))
+            http = HTTPClient(WithoutCookies(Agent(reactor, pool=self._pool)))
         self._http = http
         self._chance = random.random
         self._waiting: set[Deferred[Any]] = set()
@@ -187,10 +188,10 @@ class Sender:
                 return None
             raise answer.error()
         body = Body(response)
-        types = response.headers.getRawHeaders("content-type", [""])
-        if not types[0].startswith("text/event-stream"):
+        [given] = response.headers.getRawHeaders(b"content-type", [b""])[:1]
+        if not given.startswith(b"text/event-stream"):
             body.stop()
-            raise Unexpected(200, f"These are no events but {wire.shown(types[0])}")
+            raise Unexpected(200, f"These are no events but {wire.shown(given.decode('latin-1'))}")
         return body
 
     async def read(self, body: Body) -> bytes:
@@ -217,8 +218,8 @@ async def _whole(response: IResponse) -> Answer:
         if len(content) > MAX_ANSWER:
             body.stop()
             raise Unexpected(response.code, f"The answer has more than {MAX_ANSWER} bytes")
-    [after] = response.headers.getRawHeaders("retry-after", ["0"])[:1]
-    return Answer(response.code, float(after) if after.isdecimal() else 0, bytes(content))
+    [after] = response.headers.getRawHeaders(b"retry-after", [b"0"])[:1]
+    return Answer(response.code, float(after) if after.isdigit() else 0, bytes(content))
 
 
 def _unreachable(error: Exception) -> Unreachable:

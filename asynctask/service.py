@@ -21,10 +21,10 @@ from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.callbacks import Callbacks
-from asynctask.channel import Front
 from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of
 from asynctask.feed import Feed
+from asynctask.front import Front
 from asynctask.loop import EXECUTOR
 from asynctask.member import Spawner
 from asynctask.metrics import Metrics

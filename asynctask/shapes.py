@@ -153,7 +153,7 @@ class Shape:
         """Whether msgspec and the type's own code take it."""
         try:
             convert((value,), self._box, str_keys=True)
-        except Exception:  # A `__post_init__` may raise anything.
+        except BaseException:  # A `__post_init__` may raise anything.
             return False
         return True
 
@@ -169,11 +169,11 @@ class Shape:
         """:raises ValidationError: whatever goes wrong."""
         try:
             return convert((value,), self._box, str_keys=True).value
-        except Exception as error:  # As above.
+        except BaseException as error:  # As above.
             raise ValidationError(_reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What a type's own code says, where it says it in the way of msgspec: by a ValueError or TypeError."""
     cause = error.__cause__ if isinstance(error, ValidationError) else None
     if cause is None:

@@ -4,15 +4,18 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
+from threading import get_ident
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python import threadable
 from twisted.python.failure import Failure
 
 from asynctask import wire
+from asynctask.model import Progress
 from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder
 from asynctask.runs import Run
 
@@ -43,12 +46,27 @@ class Stepped(Run):
     Like `twisted.internet.defer.inlineCallbacks`, in a tenth of the objects: a million of them may wait.
     """
 
-    __slots__ = ("_context", "_recorder", "_steps", "_waits")
+    __slots__ = ("_context", "_from_thread", "_recorder", "_steps", "_waits")
 
     _steps: Steps | None
+    _from_thread: Callable[..., object]
     _recorder: FlightRecorder
     _context: Context
     _waits: Any
+
+    def reporter(self, from_thread: Callable[..., object]) -> Callable[[Progress], None]:
+        """What takes its progress, also from the threads that it waits for.
+
+        :param from_thread: runs a function in the reactor's thread.
+        """
+        self._from_thread = from_thread
+        return self._report
+
+    def _report(self, progress: Progress) -> None:
+        if threadable.ioThread in (get_ident(), None):  # there is none before the reactor runs
+            self.watcher.progressed(progress)
+        else:
+            self._from_thread(self.watcher.progressed, progress)
 
     def begin(self, steps: Steps, recorder: FlightRecorder) -> None:
         """Take the first step, and all that need no waiting."""
@@ -87,7 +105,8 @@ class Stepped(Run):
                 self._end(Failure())
                 return
             if not isinstance(waits_for, Deferred):
-                if hasattr(waits_for, "_asyncio_future_blocking"):
+                # What only a loop of asyncio understands, ``sleep(0)`` among it.
+                if isinstance(self._steps, Coroutine) or hasattr(waits_for, "_asyncio_future_blocking"):
                     self._end(Failure(WrongPlaceError(WRONG_PLACE)))
                     return
                 if not iscoroutine(waits_for):  # inlineCallbacks may yield whatever is there already

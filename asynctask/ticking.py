@@ -57,7 +57,7 @@ class Ticking(Generic[T]):
     :param clock: any will do: no step of a wall clock moves a deadline.
     :param now: wall time, seconds since the epoch.
     :ivar connections: all that are open.
-    :ivar ticks: seconds, roughly, in which there was a connection.
+    :ivar ticks: whole seconds in which there was a connection; a deadline comes up to one later.
     :ivar date: the field ``Date`` of answers, as a line, about a second old at most.
     """
 
@@ -86,5 +86,5 @@ class Ticking(Generic[T]):
         self._timer = self.clock.callLater(1, self._tick)
         self.ticks += 1
         self.date = b"Date: %b\r\n" % datetimeToString(self.now())
-        for connection in [each for each in self.connections if each.deadline <= self.ticks]:
+        for connection in [each for each in self.connections if each.deadline < self.ticks]:
             connection.expire()

@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import copy_context
 from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, Final, NamedTuple, cast
@@ -94,7 +95,10 @@ def serve_handlers(pipe: Connection, parent: int) -> None:
             asked = pipe.recv_bytes()
         except EOFError:
             return
-        mouth.end(_answer(asked, mouth.reporter()))
+        end = _answer(asked, mouth.reporter())
+        if not mouth.is_ours():  # a child that the handler has forked, and whose code has come to its end
+            os._exit(_leave(end))
+        mouth.end(end)
 
 
 class _Mouth:
@@ -106,9 +110,13 @@ class _Mouth:
         self._pid = os.getpid()
         self._calls = 0
 
+    def is_ours(self) -> bool:
+        """Whether this is the process that it was made in."""
+        return os.getpid() == self._pid
+
     def say(self, word: Begun | Reported | Logged | Returned | Raised, call: int | None = None) -> None:
         """Say it, unless it is about a call that has ended."""
-        if os.getpid() != self._pid:
+        if not self.is_ours():
             return
         said = pickle.dumps(word)
         with self._lock:
@@ -117,7 +125,7 @@ class _Mouth:
 
     def log(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
-        if os.getpid() != self._pid and "log_io" in event:
+        if not self.is_ours() and "log_io" in event:
             print(event["log_io"], file=sys.__stdout__, flush=True)
         elif "log_level" in event:
             self.say(_logged(event))
@@ -149,9 +157,18 @@ def _answer(asked: bytes, report: Callable[[Progress], None]) -> Returned | Rais
         given = call.arguments
         if call.context_name is not None:
             given = given | {call.context_name: Context(call.facts, None, report)}
-        return Returned(wire.dump_result(call.function(**given)))
+        # Of its own: what it sets there is not for the next call.
+        result = copy_context().run(call.function, **given)
+        return Returned(wire.dump_result(result))
     except BaseException as error:
         return _raised(error)
+
+
+def _leave(end: Returned | Raised) -> int:
+    """The exit code of a forked child, which tells what went wrong in it as any program does."""
+    if isinstance(end, Raised):
+        print(end.traceback, end="", file=sys.__stderr__, flush=True)
+    return int(isinstance(end, Raised))
 
 
 def _raised(error: BaseException) -> Raised:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.model import RUNNING, Submission, Task, accept
 from asynctask.places import Places
 from asynctask.recorder import FlightRecorder
-from asynctask.registry import KINDS, Kind, kind_of, task
+from asynctask.registry import KINDS, Kind, kinds_of, task
 from asynctask.runner import Runner
 from asynctask.seats import Seats
 from asynctask.sqlite import Place
@@ -54,7 +54,7 @@ class RunnerTestCase(SynchronousTestCase):
 
     def with_handler(self, function: Callable[..., Any], seats: int = 100, **settings: Any) -> None:
         """Let tasks of the one kind that there is run this."""
-        self.kind = kind_of(task(name="simulate", **settings)(function))
+        self.kind = kinds_of(task(name="simulate", **settings)(function))[-1]
         self.make(seats, {"simulate": self.kind})
 
     @property

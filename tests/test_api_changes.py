@@ -8,7 +8,7 @@ from msgspec import Meta
 from twisted.internet.defer import CancelledError, Deferred
 
 from asynctask.context import Context
-from asynctask.registry import KINDS, Kind, kind_of, task
+from asynctask.registry import KINDS, Kind, kinds_of, task
 from tests.test_api import Answer, ApiTestCase
 
 NOBODY = "task_" + "0" * 30
@@ -50,7 +50,7 @@ async def hang() -> None:
 
 
 FUNCTIONS: tuple[Callable[..., Any], ...] = (greet, refuse, trace, linger, hang)
-HANDLERS = {kind.name: kind for kind in map(kind_of, FUNCTIONS)}
+HANDLERS = {kind.name: kind for function in FUNCTIONS for kind in kinds_of(function)}
 ALL: Mapping[str, Kind] = {**KINDS, **HANDLERS}
 
 

@@ -7,7 +7,7 @@ from twisted.web.resource import Resource
 
 from asynctask.answers import MAX_BATCH_BODY
 from asynctask.api import Api
-from asynctask.channel import Front
+from asynctask.front import Front
 from tests import (
     test_api,
     test_api_changes,

@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from asynctask.channel import BURST, EAGER, Front
+from asynctask.channel import BURST, EAGER
+from asynctask.front import Front
 from asynctask.heads import MAX_FIELDS, MAX_HEAD
 from asynctask.request import Request
 from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER

@@ -14,7 +14,7 @@ from twisted.web.static import Data
 from twisted.web.template import Element, TagLoader, tags
 from werkzeug.exceptions import HTTPException, ImATeapot
 
-from asynctask import channel, stock
+from asynctask import front, stock
 from asynctask.dispatch import Routes
 from tests.wires import Answer, Wire
 
@@ -357,7 +357,7 @@ class OwnDispatch(DispatchContract, SynchronousTestCase):
     """Our own connection, our own way to the handlers."""
 
     def front_of(self, app: Klein) -> Any:
-        return channel.Front(Routes(app), LIMIT, Clock())
+        return front.Front(Routes(app), LIMIT, Clock())
 
     def expect(self, line: str) -> int:
         """The first status that a client sees who asks before it sends a body."""
@@ -409,5 +409,5 @@ class WithoutAnInstance(SynchronousTestCase):
         def function(request: Any) -> bytes:
             return bytes(request.method)
 
-        wire = Wire(channel.Front(Routes(app), LIMIT, Clock()))
+        wire = Wire(front.Front(Routes(app), LIMIT, Clock()))
         self.assertEqual(wire.send(b"GET /function HTTP/1.1\r\nHost: a\r\n\r\n").answers[0].body, b"GET")

@@ -20,7 +20,7 @@ from asynctask.api import Api
 from asynctask.headers import wants_openmetrics
 from asynctask.metrics import METHODS, OTHER, Metrics
 from asynctask.model import ACCEPTED, COMPLETED
-from asynctask.registry import KINDS, Kind, kind_of
+from asynctask.registry import KINDS, Kind, kinds_of
 from asynctask.service import AsyncTask
 from asynctask.sqlite import Place
 from tests.test_api import BASE, START, ApiTestCase
@@ -77,7 +77,7 @@ class MetricsTestCase(ApiTestCase):
         async def waits() -> None:
             await deferLater(self.clock, 100)
 
-        own = [kind_of(task(function)) for function in (fails, holds, waits)]
+        own = [kinds_of(task(function))[-1] for function in (fails, holds, waits)]
         self.kinds: Mapping[str, Kind] = {**KINDS, **{kind.name: kind for kind in own}}
         super().setUp()
 
@@ -429,7 +429,7 @@ class ServiceTests(SynchronousTestCase):
             pass
 
         reactor = Reactor()
-        kinds = {name: kind_of(task(name=name)(handler)) for name in names}
+        kinds = {name: kinds_of(task(name=name)(handler))[-1] for name in names}
         seats = {"reactor": 5, "asyncio": 4, "thread": 3, "process": 2}
         service = AsyncTask(Place(None), "tcp:0", reactor, kinds=kinds, seats=seats, now=lambda: START)
         service._store.open([], START, kinds)

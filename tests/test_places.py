@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.model import Submission, accept, start
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder, Suspect
-from asynctask.registry import kind_of, task
+from asynctask.registry import kinds_of, task
 from asynctask.runs import Run
 from tests.turns import PATIENCE, Turns
 from tests.watching import Watching
@@ -31,7 +31,7 @@ class PlacesTests(SynchronousTestCase):
         self.watching = Watching()
 
     def start(self, function: Callable[..., Any], place: str, given: str = "{}") -> Run:
-        kind = kind_of(task(place=place)(function))
+        kind = kinds_of(task(place=place)(function))[-1]
         accepted = accept(Submission("a", kind.name, given), TASK, 100.0)
         self.watching = Watching()
         return self.places.start(start(accepted, 101.0), kind, None, self.watching)

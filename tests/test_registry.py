@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.context import Context, Facts
 from asynctask.model import Progress
-from asynctask.registry import KINDS, PLACES, kind_of, simulate, task
+from asynctask.registry import KINDS, PLACES, kinds_of, simulate, task
 
 FACTS = Facts("task_17388800000002k4qz7m0a9x3c8v5t", "a", 2)
 
@@ -122,7 +122,7 @@ class Marking(SynchronousTestCase):
             self.assertIs(mark(function), function)
 
     def test_without_settings_it_has_the_defaults(self) -> None:
-        kind = kind_of(task(plain))
+        kind = kinds_of(task(plain))[-1]
         self.assertEqual((kind.name, kind.function, kind.description), ("plain", plain, "Fetch it."))
         self.assertEqual((kind.timeout, kind.retries), (None, 0))
         self.assertEqual((kind.concurrency, kind.backoff), (None, None))
@@ -135,29 +135,29 @@ class Marking(SynchronousTestCase):
         marked = task(
             retries=3, timeout=0.5, concurrency=2, place="process", backoff=backoff, name="make-it-small"
         )(plain)
-        kind = kind_of(marked)
+        kind = kinds_of(marked)[-1]
         self.assertEqual((kind.name, kind.place), ("make-it-small", "process"))
         self.assertEqual((kind.timeout, kind.retries), (0.5, 3))
         self.assertEqual((kind.concurrency, kind.backoff), (2, backoff))
 
     def test_a_handler_needs_no_description(self) -> None:
-        self.assertIsNone(kind_of(task(coroutine)).description)
+        self.assertIsNone(kinds_of(task(coroutine))[-1].description)
 
     def test_a_function_that_waits_runs_on_the_reactor_and_another_in_a_thread(self) -> None:
-        places = [kind_of(task(function)).place for function in (coroutine, generator, plain)]
+        places = [kinds_of(task(function))[-1].place for function in (coroutine, generator, plain)]
         self.assertEqual(places, ["reactor", "reactor", "thread"])
 
     def test_each_place_can_be_asked_for(self) -> None:
         for place in PLACES:
             function: Callable[..., Any] = coroutine if place == "asyncio" else plain
-            self.assertEqual(kind_of(task(place=place)(function)).place, place)
+            self.assertEqual(kinds_of(task(place=place)(function))[-1].place, place)
 
     def test_a_wrapped_function_is_what_its_wrapper_is(self) -> None:
         @functools.wraps(plain)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return plain(*args, **kwargs)
 
-        kind = kind_of(task(wrapper))
+        kind = kinds_of(task(wrapper))[-1]
         self.assertEqual((kind.name, kind.place, kind.function), ("plain", "thread", wrapper))
         self.assertEqual(list(kind.input.schema["properties"]), ["url"])
 
@@ -177,12 +177,12 @@ class Marking(SynchronousTestCase):
             yield succeed(None)
             return one
 
-        kind = kind_of(task(guarded(steps)))
+        kind = kinds_of(task(guarded(steps)))[-1]
         self.assertEqual((kind.place, kind.is_stepped), ("reactor", False))
         self.assertEqual(self.successResultOf(kind.steps(one=2)), 2)
         self.assertEqual(called, ["steps"])
-        self.assertTrue(kind_of(task(steps)).is_stepped)
-        inner = kind_of(task(inlineCallbacks(guarded(steps.__wrapped__))))  # type: ignore[attr-defined]
+        self.assertTrue(kinds_of(task(steps))[-1].is_stepped)
+        inner = kinds_of(task(inlineCallbacks(guarded(steps.__wrapped__))))[-1]  # type: ignore[attr-defined]
         self.assertEqual((inner.place, inner.is_stepped), ("reactor", True))
 
     def test_a_plain_function_around_a_generator_is_called(self) -> None:
@@ -194,7 +194,7 @@ class Marking(SynchronousTestCase):
         def listed() -> list[int]:
             return list(numbers())
 
-        kind = kind_of(task(listed))
+        kind = kinds_of(task(listed))[-1]
         self.assertEqual((kind.place, kind.is_stepped, kind.function()), ("thread", False, [1, 2]))
 
     def test_a_plain_function_around_an_async_def_says_where_it_runs(self) -> None:
@@ -208,14 +208,14 @@ class Marking(SynchronousTestCase):
             "coroutine is an async def in a decorator that is none: say where it runs, by place=",
         )
         for place in ("reactor", "asyncio", "thread"):
-            kind = kind_of(task(place=place)(wrapper))
+            kind = kinds_of(task(place=place)(wrapper))[-1]
             self.assertEqual((kind.place, kind.is_stepped), (place, False))
 
     def test_settings_at_their_limits_are_taken(self) -> None:
         for settings in ({"retries": 100}, {"timeout": 1e-9}, {"concurrency": 1}, {"name": "n" * 255}):
             task(**settings)(plain)
             for name, value in settings.items():
-                self.assertEqual(getattr(kind_of(plain), name), value)
+                self.assertEqual(getattr(kinds_of(plain)[-1], name), value)
 
     def test_settings_that_nobody_can_have_are_refused_where_they_are_written(self) -> None:
         wrong: list[tuple[str, object]] = [

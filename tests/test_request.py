@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface.verify import verifyClass, verifyObject
 
 from asynctask import request
-from asynctask.channel import Front
+from asynctask.front import Front
 from asynctask.request import MOST_CACHED, Request, status_line
 from tests.wires import CLIENT, SERVER, Answer, Wire
 

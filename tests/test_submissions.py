@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import Invalid, Submission
-from asynctask.registry import KINDS, Kind, kind_of, task
+from asynctask.registry import KINDS, Kind, kinds_of, task
 from asynctask.shapes import MAX_TOLD
 from asynctask.submissions import Body, parse_batch, parse_one
 from asynctask.wire import MAX_HINTS
@@ -41,8 +41,8 @@ def numbers(each: list[int]) -> None:
     """Takes integers."""
 
 
-LOOSE: Mapping[str, Kind] = {"loose": kind_of(loose), "numbers": kind_of(numbers)}
-ALL: Mapping[str, Kind] = {**KINDS, "resize": kind_of(resize), "duration": kind_of(duration)}
+LOOSE: Mapping[str, Kind] = {"loose": kinds_of(loose)[-1], "numbers": kinds_of(numbers)[-1]}
+ALL: Mapping[str, Kind] = {**KINDS, "resize": kinds_of(resize)[-1], "duration": kinds_of(duration)[-1]}
 SOUND = {"url": "u", "size": {"width": 2}}
 
 
@@ -349,4 +349,4 @@ def anything(value: Any) -> None:
     """Take whatever comes."""
 
 
-FREE = {"free": kind_of(anything)}
+FREE = {"free": kinds_of(anything)[-1]}

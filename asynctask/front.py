@@ -1,0 +1,71 @@
+"""The HTTP server: it has the connections, and closes them when it ends."""
+
+import time
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
+from twisted.internet.protocol import ServerFactory
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from asynctask.access import Access
+from asynctask.channel import Connection
+from asynctask.request import Request
+from asynctask.ticking import Ticking, unsent
+
+
+@implementer(IProtocolNegotiationFactory)
+class Front(Ticking[Connection], ServerFactory):
+    """The HTTP server.
+
+    :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body
+        of a request will be taken, if the client waits to know.
+    :param limit: bytes that a body may have.
+    :param clock: for the deadlines.
+    :param access: is told of every request that is over.
+    :param now: wall time, seconds since the epoch.
+    """
+
+    noisy = False
+    protocol = Connection
+    displayTracebacks = False
+
+    def __init__(
+        self,
+        resource: IResource,
+        limit: int,
+        clock: IReactorTime,
+        access: Access | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock, now)
+        self.resource = resource
+        self.limit = limit
+        self.access = access
+        self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """See `twisted.internet.interfaces.IProtocolNegotiationFactory`: what TLS may agree on."""
+        return [b"http/1.1"]
+
+    def close_idle(self) -> int:
+        """Close the connections on which nothing is being answered; tell on how many something is, or has
+        still to go out."""
+        busy = 0
+        for connection in list(self.connections):
+            if connection.busy:
+                busy += 1
+            else:
+                busy += unsent(connection.transport) > 0
+                connection.loseConnection()
+        return busy
+
+    def log(self, connection: Connection, request: Request | None, status: int) -> None:
+        """Tell `access` of a request that is over; None was none."""
+        assert self.access is not None
+        if request is None:
+            self.access(b"", b"", status, 0, 0.0, connection.peer)
+        else:
+            seconds = self.now() - request.arrived if request.arrived else 0.0
+            method = request.head.method  # as it came
+            self.access(method, request.uri, status, request.sentLength, seconds, connection.peer)
