@@ -22,11 +22,18 @@ FEWEST: Final = 20
 many as it has new tasks, or those that wait would become ever more."""
 
 MOST: Final = 200
-"""Ends of attempts of one transaction at all: a batch of a thousand tasks takes as long as these."""
+"""Ends of attempts of one transaction: a batch of a thousand tasks takes as long as these."""
+
+PART: Final = 8
+"""Of the ends that wait, a transaction has an eighth where that is more: else tasks that begin in other
+ways than as new ones without a key would end ever later."""
 
 LARGEST: Final = 1024 * 1024
-"""Bytes of new tasks from which on a transaction takes no more of them: what it tells those who follow is
-read and decoded in one go."""
+"""Bytes of new tasks, and of results, from which on a transaction takes no more of them: what it tells
+those who follow is read and decoded in one go, and a server has a second for each statement."""
+
+BEHIND: Final = 5_000
+"""Ends that wait, or a quarter of the bytes that may, from which on no further task begins."""
 
 GIVEN: Final = 0.05
 """Seconds that the writer waits until its answers are given: more than a turn under full load, and so short
@@ -73,6 +80,10 @@ class Backlog:
             return monotonic() - self._asked[0].at > LONGEST_WAIT
         except IndexError:  # nobody waits, or not any more
             return False
+
+    def is_behind(self) -> bool:
+        """Whether so many ends of attempts wait that no more should begin."""
+        return len(self._saves) > BEHIND or self._kept > self.most_kept // 4
 
     def put(self, work: Work, size: int = 0, kept: int = 0) -> bool:
         """Keep this until it is handed over; tell whether it is the first since the last time.
@@ -144,9 +155,13 @@ class Backlog:
         with self._wakeup:
             batch = self.take_asked(LARGEST)
             added = sum(len(work.rows) for work in batch if isinstance(work, Add))
-            room = min(FEWEST + added if batch else BATCH, MOST)
-            saves = [self._saves.popleft() for _ in range(min(room, len(self._saves)))]
-            self._kept -= _bytes(saves)
+            room = max(min(FEWEST + added if batch else BATCH, MOST), len(self._saves) // PART)
+            saves: list[Save] = []
+            size = 0
+            while self._saves and len(saves) < room and size < LARGEST:
+                saves.append(self._saves.popleft())
+                size += len(saves[-1].end.task.result or "")
+            self._kept -= size
         return batch + saves
 
     def take_asked(self, most: float = inf) -> list[Work]:

@@ -31,6 +31,9 @@ LOOK_AGAIN: Final = 60.0
 PAUSE: Final = 0.02
 """Seconds until due tasks are looked for again that another process may be about to take."""
 
+BEHIND: Final = 0.1
+"""Seconds until due tasks are looked for again when the store was behind with what has ended."""
+
 AFTER_FAILURE: Final = 1.0
 """Seconds until due tasks are looked for again when the store failed, or too many threads hang."""
 
@@ -116,6 +119,9 @@ class Claims:
             return
         if self._seats.closed(kind.place):
             self._look_at(kind, self._now() + AFTER_FAILURE)
+            return
+        if self._seats.behind():
+            self._look_at(kind, self._now() + BEHIND)
             return
         seats = min(seats, self._batch())
         self.looking.add(kind.name)

@@ -130,6 +130,9 @@ class IStore(Interface):
     def close() -> Deferred[None]:
         """Write what waits, and let go."""
 
+    def is_behind() -> bool:
+        """Whether so many ends of attempts are still to be written that no more should begin."""
+
     def add(waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """Keep accepted tasks, all or none, and claim those that start at once by the same commit.
 

@@ -35,6 +35,7 @@ class Live:
         told = self._latest.get(task.task_id)
         if told is not None and told[0] == task.attempt:
             del self._latest[task.task_id]
+            self._since.pop(task.task_id, None)
 
     def fresh(self, limit: int) -> list[tuple[str, int, Progress]]:
         """What some attempts have told since the last time: their tasks, their numbers, their progress."""

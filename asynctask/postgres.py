@@ -19,6 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from asynctask import __version__, pgbatches, statements
 from asynctask.batches import End
 from asynctask.leash import Keeper, Leash
+from asynctask.migrations import UnreadableSchemaError
 from asynctask.model import News, Status
 from asynctask.pgreaders import Readers
 from asynctask.sqlite import StartError
@@ -215,8 +216,14 @@ class Postgres:
         return bool(found)
 
     def prepare(self, connection: Connection) -> None:
-        """Before the schema is brought up: one process after another."""
+        """Before the schema is brought up: one process after another.
+
+        :raises UnreadableSchemaError: it cannot keep all text.
+        """
         _take_time(connection)
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding not in ("UTF8", "SQL_ASCII"):  # the latter keeps whatever it is given
+            raise UnreadableSchemaError(f"keeps text as {encoding}; make one with ENCODING 'UTF8'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
 
     def start(self, connection: Connection) -> None:

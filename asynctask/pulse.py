@@ -94,6 +94,7 @@ class Pulse:
         self._deaf = False
         self._listening: psycopg.Connection[Any] | None = None
         self._leash = database.keeper.leash()
+        self._listening_leash = database.keeper.leash()
         self._name = token_hex(8)
         # Nothing of it needs to be on disk.
         self._hint = (
@@ -143,9 +144,6 @@ class Pulse:
         listen = poll = look = monotonic()
         while not self._ending:
             now = monotonic()
-            if self._listening is None and now >= listen:
-                self._listen()
-                listen = now + LISTEN_AGAIN
             if self._wanted and now >= self._hinted + HINTS:
                 self._wanted = False
                 self._hinted = now
@@ -157,6 +155,9 @@ class Pulse:
                 if now >= poll:
                     poll = now + POLL
                 look = poll
+            if self._listening is None and now >= listen:
+                self._listen()
+                listen = now + LISTEN_AGAIN
             pause = look - monotonic()
             if self._wanted:
                 pause = min(pause, self._hinted + HINTS - now)
@@ -167,7 +168,9 @@ class Pulse:
         """Be told of hints from now on. Where that cannot be, others are heard of by the looks alone."""
         try:
             self._listening = connect(self._server.listen or self._server.url, autocommit=True)
-            self._listening.execute(f"LISTEN {CHANNEL}".encode())
+            self._listening_leash.hold(self._listening)
+            with self._listening_leash.waiting():  # a pooler may have no connection to a server for us
+                self._listening.execute(f"LISTEN {CHANNEL}".encode())
             self._deaf = False
         except psycopg.errors.FeatureNotSupported:
             log.info("Store has no LISTEN; others are heard of within {seconds} s", seconds=POLL)
@@ -187,6 +190,7 @@ class Pulse:
 
     def _stop_listening(self) -> None:
         listening, self._listening = self._listening, None
+        self._listening_leash.let_go()
         if listening is not None:
             listening.close()
 

@@ -1,15 +1,16 @@
 """What an earlier process left running: who is charged with its death, and what is not to run again."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, Select
 from twisted.logger import Logger
 
 from asynctask import model, statements
 from asynctask.changes import listed
 from asynctask.metrics import Metrics
-from asynctask.model import ENDED, FAILED, News, Task, crash, interrupt
+from asynctask.model import ENDED, FAILED, RETRYING, News, Task, crash, interrupt
 from asynctask.recorder import Suspect
 from asynctask.rows import changed_row, task_of
 from asynctask.wire import dump
@@ -83,3 +84,18 @@ def running_of(connection: Connection, kind: str) -> int:
     """How many tasks of a kind run in all processes; nobody else starts one before the commit."""
     connection.execute(statements.LOCK_KIND, {"of_kind": kind})
     return connection.execute(statements.RUNNING_OF, {"of_kind": kind}).scalar_one()
+
+
+def orphans_of(
+    connection: Connection, orphans: Select[Any], given: Mapping[str, Any], news: list[News]
+) -> list[Task]:
+    """Tasks of a kind that a process left which is gone: they go on here.
+
+    :param orphans: the statement that finds them.
+    :param given: what that takes, and `asynctask.statements.CLAIM_ORPHANS`.
+    """
+    rows = connection.execute(orphans, given)
+    found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, rows)]
+    news += found
+    task_ids = dump([task.task_id for task in found])
+    return list(map(task_of, connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})))

@@ -14,7 +14,13 @@ from asynctask.model import Unavailable
 log = Logger(namespace="asynctask.retention")
 
 BATCH: Final = 500
-"""Tasks of one transaction: some milliseconds."""
+"""Tasks of one transaction at most: some milliseconds, if they are small."""
+
+FEWEST: Final = 20
+"""Tasks of one transaction at least: a second, if each has the largest result and the disk is slow."""
+
+LONG: Final = 0.2
+"""Seconds from which on the next transaction has half as many; else it has twice as many."""
 
 PAUSE: Final = 0.02
 """Seconds between two batches while there is more; or as many as the last one took, if these are more."""
@@ -45,6 +51,7 @@ class Retention:
         self._now = now
         self._next: IDelayedCall | None = None
         self._stopped = True
+        self._batch = FEWEST
 
     def start(self) -> None:
         """Look now and then."""
@@ -66,12 +73,15 @@ class Retention:
 
     async def _forget(self) -> float:
         """Forget some; how long to wait for the next look."""
-        now, began = self._now(), self._clock.seconds()
-        most = await self._store.forget(now - self._keep, now, BATCH)
-        commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, BATCH)
-        return max(PAUSE, self._clock.seconds() - began) if BATCH in (most, commits) else IDLE
+        now, began, batch = self._now(), self._clock.seconds(), self._batch
+        most = await self._store.forget(now - self._keep, now, batch)
+        commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, batch)
+        took = self._clock.seconds() - began
+        self._batch = max(FEWEST, batch // 2) if took > LONG else min(2 * batch, BATCH)
+        return max(PAUSE, took) if batch in (most, commits) else IDLE
 
     def _failed(self, failure: Failure) -> float:
+        self._batch = FEWEST
         if not failure.check(Unavailable):
             log.failure("Old tasks cannot be forgotten", failure)
         return IDLE

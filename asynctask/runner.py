@@ -115,6 +115,7 @@ class Runner:
         self._drained: Deferred[None] | None = None
         self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
         seats.freed = self._claims.seat_is_free
+        seats.behind = store.is_behind
         store.started = self.begin
         store.waiting = self._claims.wait
         store.cancelling = self.cancel

@@ -17,6 +17,7 @@ class Seats:
     :ivar asked: for how many new tasks a seat was asked for.
     :ivar shared: whether other processes run tasks of the same store.
     :ivar closed: tells whether a place takes no more tasks at all.
+    :ivar behind: tells whether the store has to write ends first, before more tasks begin.
     :ivar freed: is told of a place where the front door has given seats back.
     """
 
@@ -25,6 +26,7 @@ class Seats:
         self.shared = False
         self.asked = 0
         self.closed: Callable[[str], bool] = lambda _place: False
+        self.behind: Callable[[], bool] = lambda: False
         self.freed: Callable[[str], object] = lambda _place: None
         self._free = dict(places)
         self._taken: dict[str, int] = {}
@@ -46,7 +48,7 @@ class Seats:
     def take(self, kind: Kind) -> bool:
         """Take a seat for a new task, unless an older one of its kind waits for one."""
         self.asked += 1
-        if self.draining or self.waits(kind.name) or not self.free(kind):
+        if self.draining or self.waits(kind.name) or not self.free(kind) or self.behind():
             return False
         if self.shared and kind.concurrency_total is not None:
             return False  # only the store knows how many run elsewhere

@@ -80,7 +80,7 @@ class Sharing:
         self._next = store.seq + 1
         self._goal = store.seq
         self._reading = False
-        self._processes: frozenset[str] = frozenset()
+        self._processes: frozenset[str] | None = None
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
         self._heard: dict[str, tuple[int, Progress]] = {}
         self._polls = 0
@@ -111,7 +111,9 @@ class Sharing:
     def _look(self, seen: Seen) -> None:
         if self._stopped:
             return
-        gone, self._processes = self._processes - seen.processes, seen.processes
+        # Before the first look, some may have gone that a claim has still found.
+        gone = self._processes is None or not self._processes <= seen.processes
+        self._processes = seen.processes
         if gone:
             self._store.orphaned()
         if due := self._kinds if gone else [kind for kind in self._kinds if kind in seen.due]:

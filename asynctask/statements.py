@@ -356,7 +356,8 @@ ELSEWHERE_OF: Final = ELSEWHERE.where(task.c.task_id.in_(bindparam("task_ids", e
 """What attempts of other processes have told, for those here who follow them."""
 
 LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")
-RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING)
+RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING, ~_ownerless)
+"""How many run: an orphan takes no seat from those that would go on with it."""
 
 CUT_OFF: Final = select(*_WHOLE).where(
     _RUNNING,
@@ -376,6 +377,21 @@ CUT_OFF_ABANDONED: Final = (
 )
 """The same where many share a database: those of processes that are gone. Another process may have the
 kinds that this one has not."""
+
+LEFT: Final = (
+    select(task.c.task_id)
+    .where(
+        _RUNNING,
+        _ownerless,
+        or_(
+            task.c.kind == bindparam("of_kind"),
+            task.c.cancel_requested,
+            task.c.kind.not_in(bindparam("kinds", expanding=True)),
+        ),
+    )
+    .limit(1)
+)
+"""Whether there are such, or orphans of the kind, that somebody has locked just now."""
 
 SUSPECT: Final = (
     select(*_WHOLE)

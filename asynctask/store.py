@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred, succeed
@@ -25,7 +25,6 @@ from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
     ENDED,
-    RETRYING,
     RUNNING,
     Deleted,
     InvalidTransition,
@@ -41,8 +40,8 @@ from asynctask.model import (
 from asynctask.outbox import Outbox
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
-from asynctask.recovery import blame, charged, ends_in, note_ends, running_of, settled
-from asynctask.rows import changed_row, claimed_row, new_row, size_of, task_of
+from asynctask.recovery import blame, charged, ends_in, note_ends, orphans_of, running_of, settled
+from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.works import Database, why
 from asynctask.writer import TRY_AGAIN, Writer
@@ -204,6 +203,10 @@ class SqlStore(Hooks, Reading):
         """See `IStore`."""
         return self._writer.healthy
 
+    def is_behind(self) -> bool:
+        """See `IStore`."""
+        return self._writer.is_behind()
+
     def add(self, waiting: Sequence[Task], starting: Sequence[Task]) -> Deferred[None]:
         """See `IStore`."""
         rows, started = self._new_rows(waiting, starting)
@@ -305,28 +308,26 @@ class SqlStore(Hooks, Reading):
     ) -> Claim:
         if total is not None and self._database.shared:
             limit = min(limit, total - running_of(connection, kind))
-            if limit <= 0:
-                return Claim([], more=False, next_due=None, orphans=True, full=True)
         given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
         claimed: list[Task] = []
         orphans = kind not in self._without_orphans
-        unsettled, before, ended = False, len(news), []
+        unsettled, locked, before = False, False, len(news)
+        if orphans and self._database.shared:
+            ends = [End(task, now) for task in self._settled(connection, now)]
+            self._database.end(connection, ends, news)
+            unsettled = len(ends) == statements.SETTLED
+        ended = ends_in(news[before:])
+        if limit <= 0:
+            return Claim([], more=False, next_due=None, orphans=orphans, full=True, ended=ended)
         if orphans:
-            if self._database.shared:
-                ends = [End(task, now) for task in self._settled(connection, now)]
-                self._database.end(connection, ends, news)
-                ended = ends_in(news[before:])
-                unsettled = len(ends) == statements.SETTLED
-            left = connection.execute(self._database.orphans, {**given, "limit": limit})
-            found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, left)]
-            task_ids = wire.dump([task.task_id for task in found])
-            rows = connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})
-            claimed += map(task_of, rows)
-            news += found
+            claimed += orphans_of(connection, self._database.orphans, {**given, "limit": limit}, news)
             orphans = unsettled or len(claimed) == limit
+            if self._database.shared and not orphans:
+                given_kinds = {"of_kind": kind, "kinds": self._kinds}
+                orphans = locked = connection.scalar(statements.LEFT, given_kinds) is not None
         claimed += self._database.claim(connection, {**given, "limit": limit - len(claimed)})
         news += map(changes.listed, claimed)
-        next_due = connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
+        next_due = now if locked else connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
         return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans, ended=ended)
 
     def report(self, task: Task, progress: Progress) -> None:

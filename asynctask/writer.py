@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,12 +29,14 @@ from asynctask.batches import End
 from asynctask.model import (
     RUNNING,
     Deleted,
+    Error,
     News,
     OutcomeUnknown,
     Problem,
     Status,
     Task,
     Unavailable,
+    fail,
     interrupt,
 )
 from asynctask.patient import Patient
@@ -74,6 +76,8 @@ REPEATS: Final = 3
 
 CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
 MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
+UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
+
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 T = TypeVar("T")
@@ -91,6 +95,7 @@ class Writer:
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
+    :ivar is_behind: see `Backlog`.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class Writer:
         self._database = database
         self._from_thread = from_thread
         self._backlog = Backlog(patient=not database.shared)
+        self.is_behind = self._backlog.is_behind
         self._stage = ""
         self._told: list[News] = []
         self._answers: deque[tuple[Any, ...]] = deque()
@@ -221,7 +227,7 @@ class Writer:
             elif len(batch) > 1:
                 self._one_by_one(batch)
             else:
-                self._answer([(batch[0], Failure(error))], NOTHING)
+                self._blame(batch[0], error)
         else:
             works = sum(len(work.rows) if isinstance(work, Add) else 1 for work in batch)
             self._stored(works, monotonic() - began)
@@ -235,6 +241,18 @@ class Writer:
                 self._write([work])
             else:
                 self._refuse([work], unknown=False)
+
+    def _blame(self, work: Work, error: Exception) -> None:
+        """It cannot be done. An attempt must end all the same: its task would be running for ever."""
+        if not isinstance(work, Save) or not isinstance(error, DBAPIError) or work.end.task.error is UNFIT:
+            self._answer([(work, Failure(error))], NOTHING)
+        elif isinstance(error, ProgrammingError):  # such as a right that is missing, perhaps for a while
+            self._failed([work], error)
+        else:
+            log.warn("Store cannot take how a task ended", task_id=work.end.task.task_id, error=why(error))
+            running = replace(work.end.task, status=RUNNING, result=None, progress=None, finished_at=None)
+            work.end = work.end._replace(task=fail(running, UNFIT, work.end.at))
+            self._write([work])
 
     def _transact(self, batch: list[Work]) -> tuple[list[Any], Committed]:
         """Do the batch, which is `_in_turn`, in one transaction; the results, and what it changed."""

@@ -25,7 +25,7 @@ from asynctask.model import (
     complete,
     start,
 )
-from asynctask.retention import BATCH, DAY, IDLE, PAUSE, Retention
+from asynctask.retention import BATCH, DAY, FEWEST, IDLE, LONG, PAUSE, Retention
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
@@ -115,16 +115,16 @@ class RetentionTests(SynchronousTestCase):
         self.assertEqual(len(self.kept()), 1)
 
     def test_many_are_forgotten_in_batches_with_pauses_between_them(self) -> None:
-        self.keep(BATCH)
+        self.keep(FEWEST)
         self.clock.advance(1)
-        newest = [task.task_id for task in self.keep(BATCH // 2)]
+        newest = [task.task_id for task in self.keep(FEWEST // 2)]
         self.clock.advance(7 * DAY + 1)
         self.retention.start()
         self.advance(PAUSE)
         self.assertEqual(sorted(task.task_id for task in self.kept()), newest)
         self.clock.advance(PAUSE - 0.01)
         self.settle()
-        self.assertEqual(len(self.kept()), BATCH // 2)
+        self.assertEqual(len(self.kept()), FEWEST // 2)
         self.advance(0.01)
         self.assertEqual(self.kept(), [])
         (planned,) = self.clock.getDelayedCalls()
@@ -145,10 +145,10 @@ class RetentionTests(SynchronousTestCase):
         store = Forgetful(succeed(0))
         Retention(cast(IStore, store), 7, self.clock, self.now).start()
         self.clock.advance(PAUSE)
-        self.assertEqual(store.events, [(START + PAUSE - DAY, 256 * 1024 * 1024, BATCH)])
+        self.assertEqual(store.events, [(START + PAUSE - DAY, 256 * 1024 * 1024, FEWEST)])
 
     def test_much_of_it_is_forgotten_in_batches_with_pauses_between_them(self) -> None:
-        store = Forgetful(*map(succeed, [0, 0, 0]), commits=[BATCH, 3, 0])
+        store = Forgetful(*map(succeed, [0, 0, 0]), commits=[FEWEST, 3, 0])
         Retention(cast(IStore, store), 7, self.clock, self.now).start()
         for pause, asked in ((PAUSE, 1), (PAUSE, 2), (PAUSE, 2), (IDLE - PAUSE, 3)):
             self.clock.advance(pause)
@@ -224,6 +224,41 @@ class Forgetful:
         return succeed(self.commits.pop(0))
 
 
+class Full(Forgetful):
+    """One in which there is always more."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.seconds = 0.0
+
+    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+        self.asked.append((before, now, limit))
+        self.clock.rightNow += self.seconds
+        return succeed(limit)
+
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+        return succeed(0)
+
+
+class Pace(SynchronousTestCase):
+    """How many are forgotten at once: tasks may have large results, and others wait meanwhile."""
+
+    def test_it_goes_by_how_long_the_last_ones_took(self) -> None:
+        clock = Clock()
+        store = Full(clock)
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        for _ in range(6):
+            clock.advance(PAUSE)
+        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, 80, 160, 320, BATCH])
+        store.seconds = LONG + 0.01
+        for _ in range(7):
+            clock.advance(store.seconds)
+        self.assertEqual(
+            [limit for _, _, limit in store.asked[6:]], [BATCH, 250, 125, 62, 31, FEWEST, FEWEST]
+        )
+
+
 class Failing(SynchronousTestCase):
     """What goes wrong while it is asked."""
 
@@ -233,6 +268,6 @@ class Failing(SynchronousTestCase):
         Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
         for seconds in (PAUSE, IDLE, IDLE):
             clock.advance(seconds)
-        self.assertEqual(store.asked, [(9 * DAY, 10 * DAY, BATCH)] * 3)
+        self.assertEqual(store.asked, [(9 * DAY, 10 * DAY, FEWEST)] * 3)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(len(clock.getDelayedCalls()), 1)

@@ -11,7 +11,7 @@ READABLE_FROM: Final = "SELECT value FROM meta WHERE key = 'readable_from'"
 
 
 class UnreadableSchemaError(Exception):
-    """The database was written by a version of the program that this one cannot read."""
+    """This version cannot use the database: another one wrote it, or it cannot keep all text."""
 
 
 def upgrade(connection: Connection) -> None:
