@@ -352,9 +352,8 @@ class Connection(Protocol):
         """See `twisted.internet.interfaces.IConsumer`: what writes is told by the transport itself."""
         self._let_go()
         self._registered = True
-        self._direct = (
-            self._direct and streaming
-        )  # who is asked for each piece is asked by the reactor's write
+        # Who gives a piece when he is asked is asked where the reactor has written the one before.
+        self._direct = self._direct and streaming
         self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:

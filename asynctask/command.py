@@ -104,8 +104,7 @@ class OfCommand(Service):
             self.observer.start()
         seen: list[int] = []
 
-        def watch(number: int) -> None:
-            stop = signal.getsignal(number)
+        def watch(number: int, stop: Any) -> None:
             if not callable(stop):  # ignored, as in the background of a script
                 return
 
@@ -119,8 +118,14 @@ class OfCommand(Service):
 
             signal.signal(number, handle)
 
-        watch(signal.SIGTERM)
-        watch(signal.SIGINT)
+        watch(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup: the terminal was closed
+            watch(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+            # By it, twistd's own log is rotated; ours does that itself, and nobody is to be killed by it. A
+            # function, since the programs that a handler starts would inherit SIG_IGN.
+            signal.signal(signal.SIGUSR1, lambda *_: None)
         if supervised:
             signal.signal(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
 

@@ -17,7 +17,8 @@ MAX_WAIT: Final = 50
 _TRACEPARENT: Final = re.compile(
     "(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-_PREFERENCE: Final = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^",])+')
+_PREFERENCE: Final = re.compile(r'(?:"(?:\\.|[^"\\])*(?:"|\\?\Z)|[^",])+', re.DOTALL)
+"""Up to a comma outside of quotes; one without an end goes on to the end, and is not looked for again."""
 _WAIT: Final = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE | re.DOTALL)
 _QUALITY: Final = re.compile(r"q=[01](\.[0-9]{0,3})?")
 _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 import stat
+from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct
@@ -61,7 +62,8 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
 
 
 def check(description: str, *, insecure: bool, shared: bool = False) -> None:
-    """Look whether it could be listened on now, and leave everything as it is.
+    """Look whether it could be listened on now, and leave everything as it is, but for a socket in the file
+    system of which nothing but its name is left.
 
     :param shared: whether many processes are to listen on it.
     :raises StartError: it could not, or it may not.
@@ -69,6 +71,7 @@ def check(description: str, *, insecure: bool, shared: bool = False) -> None:
     recorder = MemoryReactor()
     asked = endpoint(recorder, description)
     if isinstance(asked, AdoptedStreamServerEndpoint):
+        _check_adopted(description, asked)
         if shared and asked.addressFamily not in (socket.AF_INET, socket.AF_INET6):
             raise StartError(UNSHARED.format(description))
         return
@@ -83,6 +86,18 @@ def check(description: str, *, insecure: bool, shared: bool = False) -> None:
         _check_tcp(number, interface, insecure=insecure)
     for path, *_ in recorder.unixServers:
         _check_unix(os.fspath(path))
+
+
+def _check_adopted(description: str, asked: AdoptedStreamServerEndpoint) -> None:
+    """Twisted reads addresses as the family says, and never asks the socket."""
+    try:
+        with socket.socket(fileno=os.dup(asked.fileno)) as adopted:
+            family = adopted.family
+    except OSError as error:
+        raise StartError(f"--listen {description}: that is no socket ({error.strerror})") from None
+    if family != asked.addressFamily:
+        name = socket.AddressFamily(family).name.removeprefix("AF_")
+        raise StartError(f"--listen {description}: that socket is of another domain; say domain={name}")
 
 
 def _tcp_ports(recorder: MemoryReactor) -> list[tuple[int, str]]:
@@ -186,8 +201,22 @@ def _check_unix(path: str) -> None:
         raise StartError(f"--listen: cannot make a socket in the folder {folder}")
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise StartError(f"--listen: the path of a socket has at most {LONGEST_PATH} bytes, not {path}")
-    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise StartError(f"--listen: {path} is there, and is no socket")
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:
+            # Of a process that was killed. Its lock may name any process by now, in a container above all.
+            for left in (path, f"{path}.lock"):
+                with suppress(FileNotFoundError):
+                    os.unlink(left)
+        except OSError:  # whatever it is, who listens finds out
+            pass
+        else:
+            raise StartError(f"--listen: {path} is taken; stop what listens there, or choose another")
 
 
 def is_loopback(host: str) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from twisted.python import usage
 
+import twisted
+from asynctask import __version__
 from asynctask.addresses import Allowed, NotAnAddressError
 from asynctask.guard import split_host
 from asynctask.pidfile import forget_if_stale, why_not_written
@@ -110,6 +112,12 @@ class Options(usage.Options):
         self["spawned"] = None
         self._environment = environment
         self._from_variables: dict[str, int] = {}
+        self._concurrency: list[str] = []
+
+    def opt_version(self) -> None:
+        """print the versions of asynctask and Twisted, and end"""
+        sys.stdout.write(f"asynctask {__version__}, Twisted {twisted.__version__}\n")
+        sys.exit(0)
 
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
@@ -127,6 +135,9 @@ class Options(usage.Options):
     def opt_concurrency(self, value: str) -> None:
         """attempts at once: N on the reactor (1000000; 0 only accepts, everywhere), threads=N (32),
         processes=N (the CPUs, shared by --processes); repeatable"""
+        self._concurrency.append(value)
+
+    def _set_concurrency(self, value: str) -> None:
         place, separator, number = value.rpartition("=")
         highest = {"": MOST_SEATS, "threads": MOST_THREADS, "processes": MOST_PROCESSES}
         if bool(separator) != bool(place) or place not in highest:
@@ -166,6 +177,8 @@ class Options(usage.Options):
         self["max-waiting"] = self._number("max-waiting", int, 0, 10**9)
         self["keep"] = self._number("keep", float, 0, LONGEST_KEPT)
         self["processes"] = self._number("processes", int, 1, MOST_PROCESSES)
+        for value in self._overriding("concurrency", self._concurrency):
+            self._set_concurrency(value)
         if self["spawned"] is None:
             self["spawned"] = max(1, len(os.sched_getaffinity(0)) // self["processes"])
         if self["concurrency"] == 0:

@@ -28,7 +28,8 @@ class Body(Protocol):
     """
 
     def __init__(self, response: IResponse) -> None:
-        [self.position] = response.headers.getRawHeaders("last-event-id", [None])[:1]
+        [position] = response.headers.getRawHeaders(b"last-event-id", [b""])[:1]
+        self.position = position.decode("utf-8", "replace") or None
         self._parts: list[bytes] = []
         self._reader: Deferred[bytes] | None = None
         self._ended: Failure | None = None

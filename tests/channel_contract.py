@@ -7,27 +7,59 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.python.filepath import FilePath
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.static import File
+from zope.interface import implementer
+
+from tests.wires import parse_answers
 
 LIMIT = 1_000
 
 T = TypeVar("T")
 
 
+@implementer(IPullProducer)
+class Pieces:
+    """Writes a piece of the answer whenever it is asked for one."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.left = [b"one ", b"two ", b"three"]
+
+    def resumeProducing(self) -> None:
+        self.request.write(self.left.pop(0))
+        if not self.left:
+            self.request.unregisterProducer()
+            self.request.finish()
+
+    def stopProducing(self) -> None:
+        """See `IPullProducer`."""
+
+
 class Echo(Resource):
-    """Answers how many bytes came; at ``/slow`` only when it is told to."""
+    """Answers how many bytes came; at ``/slow`` only when it is told to, at ``/pieces`` in pieces, and at
+    ``/file`` with a file."""
 
     isLeaf = True
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[Request] = []
+        self.file = Resource()
 
     def render(self, request: Request) -> bytes | int:
+        if request.path == b"/file":
+            rendered: bytes | int = self.file.render(request)
+            return rendered
+        if request.path == b"/pieces":
+            request.registerProducer(Pieces(request), False)
+            return NOT_DONE_YET
         if request.path == b"/slow":
             self.waiting.append(request)
             return NOT_DONE_YET
@@ -52,10 +84,12 @@ class ChannelContract(Base):
     def setUp(self) -> None:
         self.echo = Echo()
         self.front = self.front_of(self.echo)
-        tcp: Any = reactor
-        listening = tcp.listenTCP(0, self.front, interface="127.0.0.1")
-        self.port: int = listening.getHost().port
-        self.addCleanup(listening.stopListening)
+        listens: Any = reactor
+        tcp = listens.listenTCP(0, self.front, interface="127.0.0.1")
+        self.port: int = tcp.getHost().port
+        self.path = self.mktemp()
+        for listening in (tcp, listens.listenUNIX(self.path, self.front)):
+            self.addCleanup(listening.stopListening)
         self.addCleanup(self._close_all)
 
     async def _close_all(self) -> None:
@@ -71,8 +105,18 @@ class ChannelContract(Base):
 
     def raw(self, *pieces: bytes) -> bytes:
         """Send pieces, and read until the server closes or falls silent."""
+        return self.read(socket.create_connection(("127.0.0.1", self.port)), *pieces)
+
+    def raw_unix(self, *pieces: bytes) -> bytes:
+        """The same over a unix socket."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.path)
+        return self.read(connection, *pieces)
+
+    def read(self, connection: socket.socket, *pieces: bytes) -> bytes:
         answer = b""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+        with connection:
+            connection.settimeout(1)
             try:
                 for piece in pieces:
                     connection.sendall(piece)
@@ -152,3 +196,18 @@ class ChannelContract(Base):
         ask = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n"
         answer = await self.client(self.raw, ask * 2)
         self.assertEqual(answer.count(b"HTTP/1.1 200"), 1)
+
+    async def assert_comes_whole(self, path: bytes, expected: bytes) -> None:
+        ask = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path
+        for way in (self.raw, self.raw_unix):
+            [answer] = parse_answers(await self.client(way, ask))
+            self.assertEqual((answer.status, answer.body == expected), (200, True), len(answer.body))
+
+    async def test_what_is_asked_for_each_piece_comes_whole(self) -> None:
+        await self.assert_comes_whole(b"/pieces", b"one two three")
+
+    async def test_a_file_comes_whole(self) -> None:
+        path, content = FilePath(self.mktemp()), bytes(range(250)) * 1_200
+        path.setContent(content)
+        self.echo.file = File(path.path)
+        await self.assert_comes_whole(b"/file", content)

@@ -200,6 +200,10 @@ class RetryTests(ChangeTestCase):
         found = self.get(path).json
         self.assertEqual((found["status"], found["attempt"]), ("completed", 2))
 
+    def test_it_can_have_ended_at_once_where_it_takes_no_time(self) -> None:
+        answer = self.change(self.ended("cancelled"), "retry")
+        self.assertEqual((answer.status, answer.header("Retry-After")), (202, "0"))
+
     def test_what_has_neither_failed_nor_been_cancelled_cannot_be_retried(self) -> None:
         for path, status in (
             (self.path(delay=60), "accepted"),

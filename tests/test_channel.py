@@ -3,31 +3,35 @@
 import socket
 import ssl
 from itertools import pairwise
+from threading import Event
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.ssl import KeyPair
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import directlyProvides
 
 from asynctask.channel import BURST, EAGER
 from asynctask.front import Front
 from asynctask.heads import MAX_FIELDS, MAX_HEAD
 from asynctask.request import Request
-from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER
+from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, unsent
 from tests.channel_contract import LIMIT, ChannelContract
-from tests.wires import Answer, Wire, parse_answers
+from tests.wires import CLIENT, Answer, Transport, Wire, parse_answers
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 BAD = b"GET /\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nConnection: close\r\nHost: a\r\n\r\n"
 
 
 class OverSockets(ChannelContract, TestCase):
@@ -42,25 +46,35 @@ class OverTls(TestCase):
     """The same server behind `ssl:`."""
 
     def setUp(self) -> None:
-        self.app = Answers()
+        self.serve(reactor)
+
+    def serve(self, clock: Any, *given: Any) -> None:
         tcp: Any = reactor
-        self.front = Front(self.app, LIMIT, tcp)
+        self.app = Answers()
+        self.front = Front(self.app, LIMIT, clock, *given)
         certificate = KeyPair.generate(size=2048).selfSignedCert(1, CN="localhost")
         listening = tcp.listenSSL(0, self.front, certificate.options(), interface="127.0.0.1")
         self.port: int = listening.getHost().port
         self.addCleanup(listening.stopListening)
 
-    def ask(self, raw: bytes) -> tuple[str | None, bytes]:
-        """What was agreed on, and all that is answered."""
+    def ask(self, raw: bytes, reads: Event | None = None) -> tuple[str | None, bytes]:
+        """What was agreed on, and all that is answered.
+
+        :param reads: waited for before any of the answer is read.
+        """
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2", "http/1.1"])
         answer = b""
-        with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection,
-            context.wrap_socket(connection) as encrypted,
-        ):
+        connection = socket.socket()
+        if reads is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(5)
+        connection.connect(("127.0.0.1", self.port))
+        with connection, context.wrap_socket(connection) as encrypted:
             encrypted.sendall(raw)
+            if reads is not None:
+                reads.wait()
             while chunk := encrypted.recv(65_536):
                 answer += chunk
             return encrypted.selected_alpn_protocol(), answer
@@ -73,15 +87,30 @@ class OverTls(TestCase):
         return parse_answers(answer)
 
     async def test_requests_are_answered(self) -> None:
-        last = GET.replace(b"Host", b"Connection: close\r\nHost")
-        answers = await self.answers(POST + last)
+        answers = await self.answers(POST + LAST)
         self.assertEqual([answer.body for answer in answers], [b"POST / abc", b"GET / "])
         self.assertTrue(self.app.secure)
 
     async def test_a_large_answer_comes_whole(self) -> None:
-        last = GET.replace(b"/", b"/big", 1).replace(b"Host", b"Connection: close\r\nHost")
-        [answer] = await self.answers(last)
+        [answer] = await self.answers(LAST.replace(b"/", b"/big", 1))
         self.assertEqual(len(answer.body), 2**20)
+
+    async def test_who_reads_it_slowly_has_the_whole_last_answer(self) -> None:
+        clock, reads, told = Clock(), Event(), list[Any]()
+        self.addCleanup(reads.set)
+        self.serve(clock, lambda *request: told.append(request))
+        answered = deferToThread(self.ask, LAST.replace(b"/", b"/some", 1), reads)
+        while not told:
+            await deferLater(reactor, 0.01)
+        [connection] = self.front.connections
+        while unsent(connection.transport):
+            await deferLater(reactor, 0.01)
+        clock.pump([1] * (FLUSH + 2))
+        while self.front.connections:
+            await deferLater(reactor, 0.01)
+        reads.set()
+        _, answer = await answered
+        self.assertEqual(len(parse_answers(answer)[0].body), 2**17)
 
     async def test_what_is_refused_is_answered_too(self) -> None:
         for raw, status in ((BAD, 400), (POST.replace(b"3", b"3000") + b"x" * 2_997, 413)):
@@ -90,7 +119,8 @@ class OverTls(TestCase):
 
 
 class Answers(Resource):
-    """Answers method, path and body; at ``/slow`` when the test does so; at ``/big`` with a MiB."""
+    """Answers method, path and body; at ``/slow`` when the test does so; at ``/big`` with a MiB, at
+    ``/some`` with an eighth of it."""
 
     isLeaf = True
 
@@ -107,6 +137,8 @@ class Answers(Resource):
             return NOT_DONE_YET
         if request.path == b"/big":
             return b"x" * 2**20
+        if request.path == b"/some":
+            return b"x" * 2**17
         if request.path == b"/bug":
             raise ZeroDivisionError
         return b" ".join((request.method, request.uri, request.content.read()))
@@ -195,8 +227,7 @@ class Exchanges(InMemory):
         self.assertEqual(self.send(b"\r\n\r\n"), [200, 200, 400])
 
     def test_close_is_honoured_and_nothing_else_is_answered(self) -> None:
-        last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        self.assertEqual(self.send(last + GET, GET), [200])
+        self.assertEqual(self.send(LAST + GET, GET), [200])
         self.assertEqual(self.wire.answers[0].fields[b"connection"], b"close")
         self.assertTrue(self.wire.transport.disconnecting)
 
@@ -301,7 +332,21 @@ class Refusals(InMemory):
         self.assert_refused(413, chunked)
 
     def test_a_refused_head_request_has_no_body(self) -> None:
-        self.send(b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n")
+        for raw, status in (
+            (b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n", 413),
+            (b"HEAD /\r\n\r\n", 400),
+            (b"\r\nHEAD / HTTP/1.1\r\nX : y\r\n\r\n", 400),
+            (b"HEAD / HTTP/1.1\nHost: a\n", 400),
+            (b"HEAD / HTTP/1.1\r\n" + b"X: y\r\n" * (MAX_FIELDS + 1) + b"\r\n", 431),
+        ):
+            wire = Wire(self.front).send(raw)
+            self.assertEqual(wire.statuses, [status], raw)
+            self.assertTrue(wire.raw.endswith(b"\r\n\r\n"), raw)
+
+    def test_nor_has_one_that_does_not_come_to_its_end(self) -> None:
+        self.send(b"HEAD / HT")
+        self.pass_seconds(HEAD_TIME + 2)
+        self.assertEqual(self.wire.statuses, [408])
         self.assertTrue(self.wire.raw.endswith(b"\r\n\r\n"))
 
     def test_the_rest_of_a_refused_body_is_read_for_a_moment(self) -> None:
@@ -382,6 +427,18 @@ class Times(InMemory):
         self.pass_seconds(2)
         self.assert_refused(408)
 
+    def test_a_head_has_the_whole_of_it_between_two_ticks_too(self) -> None:
+        for begun in (0, 0.125, 0.5, 0.875):
+            whole, broken = Wire(self.front), Wire(self.front)
+            self.clock.pump([begun])
+            whole.send(GET[:1])
+            broken.send(GET[:1])
+            self.clock.pump([0.125] * 79)
+            self.assertEqual(whole.send(GET[1:]).statuses, [200], begun)
+            self.clock.pump([0.125] * 9)
+            self.assert_refused(408, broken)
+            self.clock.pump([1 - begun])
+
     def test_a_body_has_its_time(self) -> None:
         self.send(POST[:-2])
         self.pass_seconds(IDLE - 1)
@@ -415,7 +472,7 @@ class Times(InMemory):
     def test_one_that_reads_slowly_is_not(self) -> None:
         transport: Any = self.wire.transport
         transport.dataBuffer = b"x" * 4
-        self.send(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        self.send(LAST)
         self.assertTrue(self.wire.closed)
         for left in (3, 2, 1):
             transport.dataBuffer = b"x" * left
@@ -424,12 +481,42 @@ class Times(InMemory):
         self.pass_seconds(FLUSH)
         self.assertTrue(transport.ended)
 
+    def test_nor_is_one_over_tls_that_has_not_said_goodbye(self) -> None:
+        reading, deaf = Encrypted(), Encrypted()
+        for transport in (reading, deaf):
+            transport.transport.dataBuffer = b"x" * 2
+            protocol: Any = self.front.buildProtocol(CLIENT)
+            protocol.makeConnection(transport)
+            protocol.dataReceived(LAST)
+            self.assertTrue(transport.disconnecting)
+        reading.transport.dataBuffer = b"x"
+        self.pass_seconds(FLUSH + 1)
+        self.assertEqual((reading.ended, deaf.ended), (False, True))
+        reading.transport.dataBuffer = b""
+        self.pass_seconds(FLUSH)
+        self.assertFalse(reading.transport.disconnecting)
+        self.pass_seconds(2 * FLUSH)
+        self.assertTrue(reading.transport.disconnecting)
+        self.assertEqual((reading.ended, reading.transport.ended), (False, False))
+
     def test_the_timer_ends_with_the_last_connection(self) -> None:
         other = Wire(self.front)
         self.wire.leave()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         other.leave()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Encrypted(Transport):
+    """One over TLS, and the one below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transport: Any = Transport()
+        directlyProvides(self, ISSLTransport)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """See `ITCPTransport`."""
 
 
 class Leaving(InMemory):
@@ -473,6 +560,22 @@ class Leaving(InMemory):
         stream.close_half()
         self.assertTrue(stream.transport.ended)
 
+    def test_who_sends_no_more_has_what_can_be_answered_by_then(self) -> None:
+        wires = [Wire(self.front).send(SLOW) for _ in range(2)]
+        heard: list[int] = []
+        soon, later = self.app.asked
+        soon.hurry, later.hurry = soon.finish, lambda: heard.append(1)
+        for wire in wires:
+            wire.close_half()
+        self.clock.pump([1] * LEAVING)
+        self.assertEqual((wires[0].statuses, heard), ([], []))
+        self.clock.pump([1])
+        self.assertEqual((wires[0].statuses, heard), ([200], [1]))
+        self.assertEqual([wire.closed for wire in wires], [True, False])
+        self.clock.pump([1] * (LEAVING + 1))
+        self.assertEqual([wire.transport.ended for wire in wires], [False, True])
+        self.assertEqual(heard, [1])
+
     def test_a_request_hears_of_its_end(self) -> None:
         self.send(SLOW)
         heard: list[Any] = []
@@ -515,6 +618,21 @@ class Leaving(InMemory):
             self.clock.advance(0)
         self.assertEqual(self.wire.transport.producerState, "producing")
         self.assertEqual(len(self.wire.answers), EAGER // len(GET) + 3)
+
+    def test_who_waits_after_very_many_others_is_seen_to_leave(self) -> None:
+        for count in (BURST, 2 * BURST + 1):
+            wire = Wire(self.front).send(GET * count + SLOW)
+            self.clock.pump([0] * 3)
+            self.assertEqual(len(wire.answers), count)
+            self.assertEqual(wire.transport.producerState, "producing", count)
+
+    def test_who_waits_after_much_else_is_seen_to_leave(self) -> None:
+        long = b"GET / HTTP/1.1\r\nX: " + b"y" * EAGER
+        self.send(SLOW, long[: MAX_HEAD - 4] + b"\r\n\r\n" + SLOW)
+        self.assertEqual(self.wire.transport.producerState, "paused")
+        self.app.asked[0].finish()
+        self.assertEqual((len(self.wire.answers), len(self.app.asked)), (2, 3))
+        self.assertEqual(self.wire.transport.producerState, "producing")
 
     def test_a_producer_is_told_by_the_transport(self) -> None:
         self.send(SLOW)

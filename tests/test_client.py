@@ -277,18 +277,24 @@ class Fake(Resource):
         return [headers.get(name) for _, _, headers, _ in self.asked]
 
 
-def answer(status: int, body: object = b"", **headers: str) -> Step:
+def answer(status: int, body: object = b"", **headers: str | bytes) -> Step:
     def step(request: Request) -> None:
         request.setResponseCode(status)
         for name, value in headers.items():
-            request.setHeader(name.replace("_", "-"), value)
+            given = value.encode() if isinstance(value, str) else value
+            request.setHeader(name.replace("_", "-").encode(), given)
         request.write(body if isinstance(body, bytes) else json.dumps(body).encode())
         request.finish()
 
     return step
 
 
-def problem(status: int, detail: str, type: str = "about:blank", **headers: str) -> Step:  # noqa: A002
+def problem(
+    status: int,
+    detail: str,
+    type: str = "about:blank",  # noqa: A002
+    **headers: str | bytes,
+) -> Step:
     return answer(status, {"type": type, "detail": detail, "status": status}, **headers)
 
 
@@ -378,6 +384,15 @@ class LostTests(SocketTestCase):
         self.assertTrue(0.5 <= second <= 1)
         self.assertTrue(8 <= third <= 9)
 
+    async def test_a_pause_that_is_no_number_is_none_that_is_asked_for(self) -> None:
+        client = self.serve(
+            *(problem(503, "full", Retry_After=value) for value in (b"\xe9", "\u0667", "-7")),
+            answer(202, ACCEPTED),
+        )
+        self.assertEqual((await client.submit("a")).task_id, "task_1")
+        for pause, longest in zip(self.hurried.pauses(), (0.5, 1, 2), strict=True):
+            self.assertLessEqual(pause, longest)
+
     async def test_it_is_given_up_after_so_many_attempts(self) -> None:
         client = self.serve(lose, lose, attempts=2)
         with self.assertRaisesRegex(api.Unreachable, "No whole answer came") as lost:
@@ -460,6 +475,17 @@ class AnswerTests(SocketTestCase):
         for _ in range(3):
             with self.assertRaisesRegex(api.Unexpected, "This is no answer of asynctask"):
                 await client.get("task_1")
+
+    async def test_a_cookie_is_passed_over_whatever_it_is(self) -> None:
+        odd = answer(202, ACCEPTED, Set_Cookie=b"a=\xe9; Path=/")
+        client = self.serve(odd, answer(202, ACCEPTED, Set_Cookie="a=b; Path=/"), odd)
+        for _ in range(3):
+            self.assertEqual((await client.submit("a")).task_id, "task_1")
+        self.assertEqual(self.fake.header("cookie"), [None] * 3)
+
+    async def test_so_is_a_position_that_is_no_text(self) -> None:
+        client = self.serve(answer(202, ACCEPTED, Last_Event_ID=b"\xe9"))
+        self.assertEqual((await client.submit("a")).task_id, "task_1")
 
     async def test_an_answer_has_a_limit_also_unpacked(self) -> None:
         bomb = gzip.compress(b" " * (MAX_ANSWER + 1))
@@ -631,12 +657,14 @@ class EventTests(SocketTestCase):
         client = self.serve(
             problem(404, "There is no such task"),
             answer(200, b"<html>", Content_Type="text/html"),
+            answer(200, b"<html>", Content_Type=b"text/\xe9"),
             tell(event("change", {"task_id": 5}, "1")),
         )
         with self.assertRaises(api.NotFound):
             await self.collect(client.events("task_1"))
-        with self.assertRaisesRegex(api.Unexpected, "These are no events but text/html"):
-            await self.collect(client.events())
+        for shown in ("html", "\xe9"):
+            with self.assertRaisesRegex(api.Unexpected, f"These are no events but text/{shown}"):
+                await self.collect(client.events())
         with self.assertRaisesRegex(api.Unexpected, "no answer of asynctask"):
             await self.collect(client.events())
 

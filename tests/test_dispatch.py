@@ -30,6 +30,10 @@ class Unexpected(Exception):
     """Has none, where there is no handler for all."""
 
 
+class Broken(Exception):
+    """Has an error handler that notes that it is asked."""
+
+
 class Shop:
     """Handlers of every sort."""
 
@@ -104,6 +108,18 @@ class Shop:
             request.write(piece)
             await self.wait()
 
+    @app.route("/breaks")
+    async def breaks(self, request: Any) -> None:
+        if b"length" in request.args:
+            request.setHeader("Content-Length", request.args[b"length"][0])
+        request.write(b"begun")
+        await self.wait()
+
+    @app.route("/breaks/at/once")
+    def breaks_at_once(self, request: Any) -> None:
+        request.write(b"begun")
+        raise Broken
+
     @app.route("/refuses")
     async def refuses(self, request: Any) -> bytes:
         self.calls.append("refuses")
@@ -172,6 +188,11 @@ class Shop:
     async def refused(self, request: Any, failure: Failure) -> bytes:
         request.setResponseCode(409)
         return str(failure.value).encode()
+
+    @app.handle_errors(Broken)
+    def broken(self, request: Any, failure: Failure) -> bytes:
+        self.calls.append("broken")
+        return b"a second body"
 
     @app.handle_errors(ImATeapot)
     def fails_too(self, request: Any, failure: Failure) -> bytes:
@@ -374,6 +395,23 @@ class OwnDispatch(DispatchContract, SynchronousTestCase):
             ("GET /none", 404),
         ):
             self.assertEqual(self.expect(line), status, line)
+
+    def test_an_answer_that_breaks_off_is_cut_and_has_no_other_in_it(self) -> None:
+        for path, begun in (
+            ("/breaks?length=9", b"\r\n\r\nbegun"),
+            ("/breaks?length=99", b"\r\n\r\nbegun"),
+            ("/breaks", b"\r\n\r\n5\r\nbegun\r\n"),
+            ("/breaks/at/once", b"\r\n\r\n5\r\nbegun\r\n"),
+        ):
+            self.wire = Wire(self.front_of(self.shop.app))
+            self.ask(path)
+            while self.shop.waiting:
+                self.shop.waiting.pop().errback(Broken())
+            self.assertTrue(self.wire.transport.ended, path)
+            self.assertTrue(self.wire.raw.endswith(begun), self.wire.raw)
+            self.assertEqual(self.wire.raw.count(b"HTTP/1.1"), 1)
+            self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.assertEqual(self.shop.calls, [])
 
     def test_a_body_after_the_end_is_dropped(self) -> None:
         self.assertEqual(self.said("/ends/late"), (200, b"by itself"))

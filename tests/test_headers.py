@@ -54,6 +54,7 @@ class Waits(SynchronousTestCase):
             "wait=7; a=b",
             "return=minimal,wait=7,handling=lenient",
             "waiting=3, await=4, wait=7",
+            'note="a, \\", wait=1", wait=7; b="c, d"',
             "wait=soon, wait=-1, wait=7",
         ):
             self.assertEqual(parse_wait([field]), 7, field)
@@ -77,6 +78,8 @@ class Waits(SynchronousTestCase):
             'wait=1"',
             "handling=lenient; wait=1",
             'note="a, wait=1"',
+            'note="\\", wait=1"',
+            'note="a, wait=1',
             "waits=1",
             "=1",
         ):
@@ -88,6 +91,10 @@ class Waits(SynchronousTestCase):
         for field, seconds in (("0", 0), ("00", 0), ("007", 7), (zeros, 0), (zeros + "7", 7)):
             self.assertEqual(parse_wait([f"wait={field}"]), seconds)
         self.assertIsNone(parse_wait([f"wait={zeros}x"]))
+
+    def test_quotes_that_never_end_take_no_longer(self) -> None:
+        for field in ('"\\' * 8_000, '"' * 15_999, 'wait="' * 3_000):  # as above
+            self.assertIsNone(parse_wait([field]))
 
     @given(st.integers(0, 999_999_999))
     def test_nobody_waits_longer_than_50_seconds(self, seconds: int) -> None:

@@ -51,6 +51,12 @@ class Reading(SynchronousTestCase):
         self.assertNotIn(b"host", head_of(line=line).fields)
         self.assertEqual(head_of(b"Host: a", b"Host: a", line=line).fields[b"host"], [b"a", b"a"])
 
+    def test_over_http_1_0_it_is_the_host_where_there_is_none(self) -> None:
+        line = b"GET http://b/ HTTP/1.0"
+        self.assertEqual(head_of(line=line).fields[b"host"], [b"b"])
+        self.assertEqual(head_of(b"Host: a", line=line).fields[b"host"], [b"b"])
+        self.assertEqual(head_of(b"Host: a", b"Host: a", line=line).fields[b"host"], [b"a", b"a"])
+
     def test_options_may_be_of_the_whole_server(self) -> None:
         self.assertEqual(head_of(line=b"OPTIONS * HTTP/1.1").path, b"*")
 

@@ -184,6 +184,12 @@ class AnswerTests(PostingTestCase):
         found = await self.post(answers(answer(503, "Retry-After: 7", "Retry-After: 9")))
         self.assertEqual(found, Answer(503, "7"))
 
+    async def test_it_may_say_what_is_no_text(self) -> None:
+        for name, asked in (("Retry-After", "\xe9"), ("Set-Cookie", None), ("Content-Type", None)):
+            said = answer(200, f"{name}: value").replace(b"value", b"\xe9")
+            self.assertEqual(await self.post(answers(said)), Answer(200, asked), name)
+            self.assertEqual(len(self.receivers.requests), 1)
+
     async def test_a_redirect_is_not_followed(self) -> None:
         for location in ("http://169.254.169.254/latest/meta-data", "/elsewhere"):
             found = await self.post(answers(answer(302, f"Location: {location}")))
@@ -346,6 +352,13 @@ class TlsTests(PostingTestCase):
         with self.assertRaises(NoAnswer) as caught:
             await self.post_tls(port)
         self.assertEqual(str(caught.exception), "The TLS certificate is not the host's")
+        self.assertEqual(self.receivers.requests, [])
+
+    async def test_a_name_that_tls_cannot_have_is_no_answer(self) -> None:
+        port = self.serve_tls("receiver.example")
+        with self.assertRaises(NoAnswer) as caught:
+            await self.poster().post(f"https://{'x' * 64}.example:{port}/", HEADERS, b"{}")
+        self.assertEqual(str(caught.exception), "TLS knows no host of this name")
         self.assertEqual(self.receivers.requests, [])
 
     async def test_a_certificate_that_nobody_trusts_is_refused(self) -> None:

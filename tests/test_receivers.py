@@ -113,6 +113,17 @@ class ReceiversTests(TestCase):
                 return float(reactor.seconds() - began)
             await deferLater(reactor, 0.01)
 
+    async def test_an_answer_with_fields_that_are_no_text_is_one(self) -> None:
+        said = answer(200, "Set-Cookie: a=value", "Retry-After: value").replace(b"value", b"\xe9")
+        self.serve("odd", answers(said))
+        task = await self.end("odd")
+        while (found := await self.store.get(task.task_id)) and found.callback and not found.callback.tries:
+            await deferLater(reactor, 0.01)
+        assert found is not None
+        assert found.callback is not None
+        self.assertEqual((found.callback.state, found.callback.error), ("delivered", None))
+        self.assertEqual(len(self.served["odd"].requests), 1)
+
     async def test_others_do_not_wait_for_them_and_nothing_internal_is_reached(self) -> None:
         for name, act in BAD.items():
             self.serve(name, act)
