@@ -118,10 +118,16 @@ class OfCommand(Service):
 
             signal.signal(number, handle)
 
-        watch(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
+        terminate: Any = signal.getsignal(signal.SIGTERM)
+
+        def hang_up(number: int, frame: FrameType | None) -> None:
+            log.info("Received SIGHUP, which is taken for a SIGTERM")
+            terminate(number, frame)
+
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup: the terminal was closed
-            watch(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+            watch(signal.SIGHUP, hang_up)
+        watch(signal.SIGTERM, terminate)
+        watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
         if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
             # By it, twistd's own log is rotated; ours does that itself, and nobody is to be killed by it. A
             # function, since the programs that a handler starts would inherit SIG_IGN.

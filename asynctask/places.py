@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextvars import copy_context
+from inspect import iscoroutine
 from typing import Any, Final
 
 from twisted.internet.defer import maybeDeferred
@@ -129,5 +130,6 @@ class Places:
 
 
 async def _plain(function: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """A plain function on the reactor, which may return a Deferred."""
-    return await maybeDeferred(function, **given)
+    """A plain function on the reactor, which may return a Deferred, or a coroutine to take the steps of."""
+    result = function(**given)
+    return await (result if iscoroutine(result) else maybeDeferred(lambda: result))

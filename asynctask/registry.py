@@ -194,7 +194,8 @@ def _marks(function: Callable[..., Any]) -> tuple[Settings, ...]:
     marks: tuple[Settings, ...] = getattr(function, "__dict__", {}).get("__asynctask__", ())
     inner = getattr(function, "__wrapped__", None)
     # Those of the function inside it, ``functools.wraps`` has copied.
-    return () if marks is getattr(inner, "__asynctask__", None) else marks
+    copied = getattr(inner, "__asynctask__", ())
+    return tuple(one for one in marks if not any(one is other for other in copied))
 
 
 def _check_limits(**limits: int | None) -> None:
@@ -219,7 +220,7 @@ def _place_of(function: Callable[..., Any]) -> str:
 
 def _is_async(function: Callable[..., Any]) -> bool:
     """Whether it is an ``async def``, or an object that is called like one."""
-    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+    return any(map(inspect.iscoroutinefunction, (function, _called(function))))
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
@@ -233,7 +234,14 @@ def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 def _is_inline_callbacks(function: Callable[..., Any]) -> bool:
     """Whether it is what ``inlineCallbacks`` itself makes of a function."""
-    return getattr(function, "__code__", None) is _INLINE_CALLBACKS
+    return getattr(_called(function), "__code__", None) is _INLINE_CALLBACKS
+
+
+def _called(function: Callable[..., Any]) -> Any:
+    """What a call of it calls: behind partials, the function, or that of an object that can be called."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _generator_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -285,7 +293,8 @@ def _check_place(function: Callable[..., Any], place: str) -> None:
         try:
             pickle.dumps(function)
         except Exception as error:
-            raise UnusableError(f"no process could find it by its name: {text_of(error)}") from error
+            why = " ".join(text_of(error).split())
+            raise UnusableError(f"no process could find it by its name: {why}") from error
 
 
 def load(modules: Iterable[str]) -> dict[str, Kind]:

@@ -1,5 +1,6 @@
 """Threads of our own: the reactor's are shared with its resolver, and a stuck one holds up the exit."""
 
+import os
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
@@ -9,6 +10,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
+from asynctask.forked import leave
 from asynctask.patient import Patient
 
 
@@ -108,8 +110,11 @@ class Threads:
 
     def _work(self) -> None:
         """What each thread does."""
+        ours = os.getpid()
         while (work := self._next()) is not None:
             outcome = work._outcome()
+            if os.getpid() != ours:
+                leave(outcome.value if isinstance(outcome, Failure) else None)
             if not self._ended(work):
                 return
             self._from_thread(work._end, outcome)

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.context import Context, Facts
+from asynctask.forked import leave
 from asynctask.model import Progress
 
 PR_SET_PDEATHSIG: Final = 1
@@ -95,10 +96,7 @@ def serve_handlers(pipe: Connection, parent: int) -> None:
             asked = pipe.recv_bytes()
         except EOFError:
             return
-        end = _answer(asked, mouth.reporter())
-        if not mouth.is_ours():  # a child that the handler has forked, and whose code has come to its end
-            os._exit(_leave(end))
-        mouth.end(end)
+        mouth.end(_answer(asked, mouth))
 
 
 class _Mouth:
@@ -151,7 +149,8 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _answer(asked: bytes, report: Callable[[Progress], None]) -> Returned | Raised:
+def _answer(asked: bytes, mouth: _Mouth) -> Returned | Raised:
+    report = mouth.reporter()
     try:
         call: Call = pickle.loads(asked)  # noqa: S301  # from our own parent
         given = call.arguments
@@ -159,16 +158,13 @@ def _answer(asked: bytes, report: Callable[[Progress], None]) -> Returned | Rais
             given = given | {call.context_name: Context(call.facts, None, report)}
         # Of its own: what it sets there is not for the next call.
         result = copy_context().run(call.function, **given)
+        if not mouth.is_ours():
+            leave()
         return Returned(wire.dump_result(result))
     except BaseException as error:
+        if not mouth.is_ours():
+            leave(error)
         return _raised(error)
-
-
-def _leave(end: Returned | Raised) -> int:
-    """The exit code of a forked child, which tells what went wrong in it as any program does."""
-    if isinstance(end, Raised):
-        print(end.traceback, end="", file=sys.__stderr__, flush=True)
-    return int(isinstance(end, Raised))
 
 
 def _raised(error: BaseException) -> Raised:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 
@@ -17,6 +18,11 @@ from asynctask.context import Context, Permanent
 
 marked: list[str] = []
 """What a forked process would have from its parent, and a spawned one has not."""
+
+NOTHING: Final = object()
+LOCK: Final = threading.Lock()
+
+own: ContextVar[int] = ContextVar("own", default=0)
 
 
 class Awkward(Permanent):
@@ -116,6 +122,33 @@ def leave_child_and_die(context: Context) -> None:
         time.sleep(1000)
     context.progress(child, 0)
     os._exit(4)
+
+
+def fork(how: str, context: Context) -> Any:
+    """How a child ends that does not leave by itself, and what it writes to stderr."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writing, 2)
+        context.progress(2, 2)
+        if how == "raise":
+            raise ValueError("of the child")
+        if how == "exit":
+            sys.exit(3)
+        return "the child's"
+    os.close(writing)
+    with open(reading) as stderr:
+        told = stderr.read()
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told]
+
+
+def defaults(one: object = NOTHING, *, lock: object = LOCK) -> list[bool]:
+    return [one is NOTHING, lock is LOCK]
+
+
+def count() -> list[int]:
+    own.set(own.get() + 1)
+    return [own.get(), os.getpid()]
 
 
 def late(context: Context) -> str:

@@ -1,5 +1,6 @@
 """What a task is after an attempt, for every way in which one can end."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Final
 
@@ -49,13 +50,13 @@ def attempt(
     return made
 
 
-def ended(attempt: Attempt, outcome: str) -> Task:
+def ended(attempt: Attempt, outcome: str, backoff: Callable[[], float] = lambda: LATER) -> Task:
     """What its task is after that."""
     if outcome == "returned":
-        return attempt.succeeded("[1]", NOW, lambda: LATER)
+        return attempt.succeeded("[1]", NOW, backoff)
     if outcome == "given up":
-        return attempt.given_up(NOW, lambda: LATER)
-    return attempt.failed(Failure(RAISED[outcome]), NOW, lambda: LATER)
+        return attempt.given_up(NOW, backoff)
+    return attempt.failed(Failure(RAISED[outcome]), NOW, backoff)
 
 
 def meaning(outcome: str, cancelled: bool, timed_out: bool, releasing: bool) -> str:
@@ -137,6 +138,20 @@ class EveryEnd(SynchronousTestCase):
             (task.status, error, task.failures, task.run_at, has_ended), expected(means, under_way.task)
         )
         self.assertEqual(task.result, "[1]" if means == "completed" else None)
+
+    def test_a_backoff_is_asked_only_for_an_attempt_that_may_come(self) -> None:
+        yes_or_no = (False, True)
+        for outcome, timed_out, retries, failures in product(OUTCOMES, yes_or_no, range(3), range(3)):
+            asked: list[float] = []
+
+            def backoff(asked: list[float] = asked) -> float:
+                asked.append(LATER)
+                return LATER
+
+            under_way = attempt(timed_out=timed_out, retries=retries, failures=failures)
+            task = ended(under_way, outcome, backoff)
+            comes_later = task.status is RETRYING and task.failures > failures
+            self.assertEqual(asked, [LATER] if comes_later else [], task)
 
     @given(st.sampled_from(OUTCOMES), st.sampled_from(sorted(set(model.Status) - {model.RUNNING})))
     def test_only_a_running_task_has_an_attempt_to_end(self, outcome: str, status: model.Status) -> None:

@@ -240,6 +240,18 @@ class LifeTests(CommandTestCase):
         with self.start().client() as client:
             self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
 
+    def test_a_closed_terminal_is_a_stop_and_nobody_dies_of_a_log_that_is_to_rotate(self) -> None:
+        server = self.start("--grace", "0")
+        with server.client() as client:
+            client.post("/api/tasks", {"name": "a", "duration": 60})
+            self.wait_for("Task started")
+            os.kill(server.pid, signal.SIGUSR1)
+            self.assertEqual(client.get("/health/live").status, 200)
+        os.kill(server.pid, signal.SIGHUP)
+        self.assertEqual(server.wait(), -signal.SIGHUP)
+        self.wait_for("Received SIGHUP, which is taken for a SIGTERM")
+        self.wait_for("Task retrying")
+
     def test_a_callback_that_a_kill_cut_off_is_sent_again(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as receiver:
             receiver.settimeout(20)

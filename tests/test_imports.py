@@ -57,6 +57,7 @@ ORDER: Final = (
         "backlog",
         "works",
         "patient",
+        "forked",
         "sharing",
         "heart",
         "pulse",

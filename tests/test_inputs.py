@@ -460,6 +460,30 @@ class Errors(SynchronousTestCase):
         value = {"url": "a", "spans": [{"first": 13, "last": 14}]}
         self.assertEqual(details(EVERYTHING, value), ["Field 'input.spans.0' is not valid"])
 
+    def test_a_type_that_would_end_the_program_refuses_its_field(self) -> None:
+        def leave() -> int:
+            raise SystemExit(3)
+
+        @dataclass
+        class Code:
+            number: int
+
+            def __post_init__(self) -> None:
+                leave()
+
+        @dataclass
+        class Lacking:
+            number: int = field(default_factory=leave)
+
+        def handler(code: Code | None = None, lacking: Lacking | None = None) -> None: ...
+
+        taken = read_signature(handler)
+        for name, value in (("code", {"number": 1}), ("lacking", {})):
+            told = f"Field 'input.{name}' is not valid"
+            self.assertEqual(details(taken, {name: value}), [told])
+            error = self.assertRaises(ValidationError, taken.arguments, {name: value})
+            self.assertEqual(str(error), told)
+
     def test_a_default_that_cannot_be_made_is_an_error_of_its_parameter(self) -> None:
         def fail() -> int:
             raise RuntimeError("a bug")

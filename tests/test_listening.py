@@ -9,6 +9,7 @@ from typing import Final
 
 from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import KeyPair
@@ -211,10 +212,22 @@ class UnixSockets(ListeningTestCase):
         path.write_text("mine")
         self.assertIn(f"{path} is there, and is no socket", self.complaint(f"unix:{path}"))
         self.assertEqual(path.read_text(), "mine")
+
+    def test_what_a_killed_process_left_is_taken_away_whomever_its_lock_names(self) -> None:
         left = self.folder / "a.sock"
         with socket.socket(socket.AF_UNIX) as before:
             before.bind(str(left))
+        os.symlink(str(os.getpid()), f"{left}.lock")
         listening.check(f"unix:{left}", insecure=False)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_one_that_somebody_listens_on_is_taken(self) -> None:
+        path = self.folder / "a.sock"
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            other.listen()
+            self.assertIn(f"{path} is taken", self.complaint(f"unix:{path}"))
+        self.assertTrue(path.exists())
 
     def test_a_path_has_so_many_bytes(self) -> None:
         longest = f"{self.folder}/{'a' * (LONGEST_PATH - len(str(self.folder)) - 1)}"
@@ -302,6 +315,17 @@ class Together(ListeningTestCase):
         [port] = dealing.adopted
         self.addCleanup(port.close)
         self.assertEqual(port.getsockname(), given.getsockname())
+
+    def test_its_domain_is_the_one_that_is_said(self) -> None:
+        given = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(given.close)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            adopted = AdoptedStreamServerEndpoint(MemoryReactor(), given.fileno(), family)
+            self.patch(listening, "endpoint", lambda *_, found=adopted: found)
+            if family == given.family:
+                listening.check("systemd:domain=INET:index=0", insecure=False)
+            else:
+                self.assertIn("say domain=INET", self.complaint("systemd:domain=INET6:index=0"))
 
     def test_what_has_no_tcp_port_cannot_be_shared(self) -> None:
         for description in ("unix:/tmp/a.sock", "stdio:"):

@@ -87,6 +87,43 @@ class Modules(LoadingTestCase):
         (package / "jobs.py").write_text(GOOD)
         self.assertEqual(list(load([f"{package.name}.jobs"])), ["simulate", "thumbnail"])
 
+    def test_a_function_that_is_marked_twice_is_two_kinds(self) -> None:
+        kinds = self.load(GOOD + "patient = task(name='patient', retries=9)(thumbnail)\n")
+        self.assertEqual(list(kinds), ["simulate", "thumbnail", "patient"])
+        self.assertEqual([kinds[name].retries for name in ("thumbnail", "patient")], [3, 9])
+
+    def test_names_in_annotations_are_those_of_the_module_that_the_function_is_in(self) -> None:
+        name = self.module(
+            "from __future__ import annotations\nfrom decimal import Decimal\n"
+            "from asynctask import Context\n"
+            "def scale(url: str, factor: Decimal, context: Context) -> None: ...\n"
+            "class Scale:\n"
+            "    def __call__(self, url: str, factor: Decimal, context: Context) -> None: ...\n"
+        )
+        kinds = self.load(
+            f"from functools import partial\nfrom asynctask import task\nfrom {name} import Scale, scale\n"
+            "one = task(name='one')(partial(scale, 'a'))\n"
+            "two = task(name='two')(partial(partial(Scale(), url='a'), url='b'))\n"
+            "three = task(name='three')(Scale())\n"
+        )
+        for kind, parameters in (
+            ("one", ["factor"]),
+            ("two", ["url", "factor"]),
+            ("three", ["url", "factor"]),
+        ):
+            read = kinds[kind].input
+            self.assertEqual((read.context, list(read.schema["properties"])), ("context", parameters))
+            self.assertEqual(read.schema["properties"]["factor"]["format"], "decimal")
+
+    def test_objects_that_are_equal_and_have_no_hash_are_handlers(self) -> None:
+        kinds = self.load(
+            "from dataclasses import dataclass\nfrom asynctask import task\n\n"
+            "@dataclass\nclass Scale:\n    factor: int\n"
+            "    def __call__(self, url: str) -> int:\n        return self.factor\n\n"
+            "one = alias = task(name='one')(Scale(2))\nother = task(name='other')(Scale(2))\n"
+        )
+        self.assertEqual(list(kinds), ["simulate", "one", "other"])
+
     def test_objects_that_have_every_attribute_are_no_handlers(self) -> None:
         kinds = self.load(
             GOOD
@@ -183,6 +220,20 @@ class Refusals(LoadingTestCase):
         for source, why in unusable.items():
             sentence = self.refused(f"{head}{source}\n")
             self.assertTrue(sentence.startswith(": handler 'handler' cannot be used: "), sentence)
+            self.assertIn(why, sentence)
+
+    def test_a_handler_that_no_process_could_find(self) -> None:
+        head = "from asynctask import task\n\n"
+        unfound = {
+            "@task(place='process')\ndef handler(): ...\nother, handler = handler, 1": "the same object",
+            "handler = task(place='process', name='handler')(lambda: None)": "<lambda>",
+            "def make():\n    @task(place='process')\n    def handler(): ...\n    return handler\n"
+            "handler = make()": "make.<locals>.handler",
+        }
+        for source, why in unfound.items():
+            sentence = self.refused(f"{head}{source}\n")
+            told = ": handler 'handler' cannot be used: no process could find it by its name: "
+            self.assertTrue(sentence.startswith(told), sentence)
             self.assertIn(why, sentence)
 
 

@@ -337,6 +337,14 @@ class Destinations(SynchronousTestCase):
         self.assertEqual(self.path.read_text(), HEAD + "Task started\n")
         self.assertEqual(self.path.with_name("asynctask.log.1").stat().st_size, ROTATE_AT)
 
+    def test_it_is_full_by_what_was_written_to_it(self) -> None:
+        file = self.file()
+        file.write(bytes(ROTATE_AT - 1))
+        file.write(b"\n")
+        file.write(b"a line\n")
+        self.assertEqual(self.path.read_bytes(), b"a line\n")
+        self.assertEqual(self.path.with_name("asynctask.log.1").stat().st_size, ROTATE_AT)
+
     def test_a_log_that_nobody_looks_after_stays_bounded(self) -> None:
         self.assertLessEqual(ROTATE_AT * (FILES_KEPT + 1), 200_000_000)
         file = self.file()

@@ -13,7 +13,13 @@ def metrics(*, accepted: int = 0, waited: float = 0, step: float = 0, healthy: b
     """Those of one process, in which something has happened."""
     found = Metrics(["a"])
     found.longest_step = step
-    found.watch(not_ended=lambda: 7, healthy=lambda: healthy, free=lambda _: 3, abandoned=lambda: 0)
+    found.watch(
+        not_ended=lambda: 7,
+        healthy=lambda: healthy,
+        free=lambda _: 3,
+        abandoned=lambda: 0,
+        callbacks=lambda: 5,
+    )
     for _ in range(accepted):
         found.became("a", ACCEPTED)
         found.began("a", "thread", waited)
@@ -48,6 +54,7 @@ class Merging(SynchronousTestCase):
         parts = [metrics(step=0.2).families(), metrics(step=0.7, healthy=False).families()]
         text = self.shown(merge(parts)).encode()
         self.assertEqual(value(text, "tasks_not_ended"), 7)
+        self.assertEqual(value(text, "callbacks_pending"), 5)
         self.assertEqual(value(text, "longest_step_seconds"), 0.7)
         self.assertEqual(value(text, "store_healthy"), 0)
         self.assertIn(b"asynctask_build_info{", text)

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import twisted
+from asynctask import __version__
 from asynctask.guard import check_host
-from asynctask.options import Options
+from asynctask.options import SEATS, THREADS, Options
 
 DEFAULTS: Final[dict[str, Any]] = {
     "port": 8080,
@@ -288,6 +290,7 @@ class Variables(OptionsTestCase):
 
     def test_what_may_be_given_several_times_is_overridden_as_a_whole(self) -> None:
         variables = {"HOST": "a.example,b.example", "TASKS": "prod", "CALLBACKS_TO": "10.0.0.0/8"}
+        variables["CONCURRENCY"] = "0,threads=8"
         found = options(**variables)
         self.assertEqual(found["hosts"], ["a.example", "b.example"])
         self.assertEqual((found["modules"], found["callbacks-to"]), (["prod"], ["10.0.0.0/8"]))
@@ -295,6 +298,9 @@ class Variables(OptionsTestCase):
         found = options(*given, **variables)
         self.assertEqual(found["hosts"], ["a.example", "b.example"])
         self.assertEqual((found["modules"], found["callbacks-to"]), (["mine", "more"], ["192.0.2.1"]))
+        self.assertEqual((found["concurrency"], found["threads"]), (0, 0))
+        found = options("--concurrency=processes=2", **variables)
+        self.assertEqual((found["concurrency"], found["threads"], found["spawned"]), (SEATS, THREADS, 2))
 
     def test_what_kubernetes_says_of_a_service_of_that_name_is_no_port(self) -> None:
         self.assertEqual(options(PORT="tcp://10.43.1.2:8080")["port"], 8080)
@@ -342,6 +348,13 @@ class Help(SynchronousTestCase):
             options("--help")
         self.assertFalse(caught.exception.code)
         self.text = out.getvalue()
+
+    def test_the_version_is_ours_and_twisteds(self) -> None:
+        out = io.StringIO()
+        with redirect_stdout(out), self.assertRaises(SystemExit) as caught:
+            options("--version")
+        self.assertFalse(caught.exception.code)
+        self.assertEqual(out.getvalue(), f"asynctask {__version__}, Twisted {twisted.__version__}\n")
 
     def test_it_names_every_option(self) -> None:
         for flag in FLAGS:

@@ -2,13 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThreadPool
+from twisted.python import threadable
+from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.model import Submission, accept, start
+from asynctask.context import Context
+from asynctask.model import Progress, Submission, accept, start
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.registry import kinds_of, task
@@ -75,6 +80,39 @@ class PlacesTests(SynchronousTestCase):
         for place in ("reactor", "thread", "asyncio"):
             self.start(plain if place == "thread" else handler, place, '{"one":1}')
             self.assertEqual(self.turns.outcome(self.watching.outcome), "[1,2]")
+
+    def test_what_a_handler_keeps_for_itself_is_not_for_the_next_one(self) -> None:
+        """Its context variables; it begins with those of the reactor."""
+        own: ContextVar[int] = ContextVar("own")
+        own.set(7)
+
+        def plain() -> int:
+            own.set(own.get() + 1)
+            return own.get()
+
+        async def handler() -> int:
+            return plain()
+
+        for place in ("reactor", "thread", "asyncio"):
+            for _ in range(2):
+                self.start(plain if place == "thread" else handler, place)
+                self.assertEqual(self.turns.outcome(self.watching.outcome), "8", place)
+        self.assertEqual(own.get(), 7)
+
+    def test_progress_from_a_thread_that_a_handler_waits_for_arrives_in_the_reactors(self) -> None:
+        self.patch(threadable, "ioThread", threading.get_ident())
+        pool = ThreadPool(0, 1)
+        pool.start()
+
+        async def handler(context: Context) -> None:
+            context.progress(1, 2)
+            await deferToThreadPool(self.turns, pool, context.progress, 2, 2)
+
+        self.start(handler, "reactor")
+        pool.stop()
+        self.assertEqual(self.watching.told, [Progress(1, 2)])
+        self.turns.outcome(self.watching.outcome)
+        self.assertEqual(self.watching.told, [Progress(1, 2), Progress(2, 2)])
 
     def test_a_cancel_on_the_reactor_arrives_at_the_await(self) -> None:
         async def handler() -> None:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.context import Facts, Permanent
+from asynctask.inputs import read_signature
 from asynctask.model import Progress
 from asynctask.processes import ProcessDiedError, Processes
 from asynctask.wire import NotSerializable, ResultTooLarge
@@ -139,6 +140,14 @@ class Outcomes(ProcessesTestCase):
             self.assertLessEqual(len(failure.getErrorMessage()), 10_000)
             self.assertIsInstance(failure.value, above)
 
+    def test_its_defaults_are_its_own(self) -> None:
+        given = read_signature(handlers.defaults).arguments({})
+        self.assertEqual(self.outcome(handlers.defaults, **given), [True, True])
+
+    def test_what_a_call_keeps_for_itself_is_not_for_the_next_one(self) -> None:
+        """Its context variables, as in every place."""
+        self.assertEqual(self.outcome(handlers.count), self.outcome(handlers.count))
+
     def test_a_function_without_a_name_is_a_failure(self) -> None:
         failure = self.failure(self.begin(lambda: None))
         self.assertIn("pickle", failure.getErrorMessage())
@@ -192,6 +201,31 @@ class Told(ProcessesTestCase):
         self.told.clear()
         self.turns.outcome(self.begin_with_context(handlers.tell, steps=50))
         self.assertNotIn("late", [progress.message for progress in self.told])
+
+
+class Forked(ProcessesTestCase):
+    """A child of a handler's own that comes to the end of its code."""
+
+    def forked(self, how: str) -> Any:
+        return json.loads(self.turns.outcome(self.begin_with_context(handlers.fork, how=how)))
+
+    def test_one_that_raises_ends_with_its_traceback_as_any_program(self) -> None:
+        code, told = self.forked("raise")
+        self.assertEqual(code, 1)
+        self.assertTrue(told.startswith("Traceback (most recent call last):\n"), told)
+        self.assertTrue(told.endswith("\nValueError: of the child\n"), told)
+
+    def test_one_that_returns_ends_in_silence(self) -> None:
+        self.assertEqual(self.forked("return"), [0, ""])
+        self.assertEqual(self.forked("exit"), [3, ""])
+
+    def test_it_answers_for_nobody(self) -> None:
+        pid = self.outcome(handlers.pid)
+        for how in ("raise", "return"):
+            self.forked(how)
+            self.assertEqual(self.outcome(handlers.add, one=1, two=2), 3)
+            self.assertEqual(self.outcome(handlers.pid), pid)
+        self.assertEqual(self.told, [])
 
 
 class Killed(ProcessesTestCase):

@@ -211,6 +211,46 @@ class Marking(SynchronousTestCase):
             kind = kinds_of(task(place=place)(wrapper))[-1]
             self.assertEqual((kind.place, kind.is_stepped), (place, False))
 
+    def test_an_object_is_what_its_call_is(self) -> None:
+        class Plain:
+            def __call__(self) -> None: ...
+
+        class Waiting:
+            async def __call__(self) -> None: ...
+
+        for handler, place, is_stepped in ((Plain(), "thread", False), (Waiting(), "reactor", True)):
+            [kind] = kinds_of(task(name="object")(handler))
+            self.assertEqual((kind.place, kind.is_stepped, kind.function), (place, is_stepped, handler))
+        [kind] = kinds_of(task(name="object", place="asyncio")(Waiting()))
+        self.assertEqual(kind.place, "asyncio")
+
+    def test_one_function_may_be_several_kinds(self) -> None:
+        def function() -> None: ...
+
+        task(name="patient", retries=9)(task(name="hasty")(task(function)))
+        kinds = {kind.name: kind for kind in kinds_of(function)}
+        retries = {name: kind.retries for name, kind in kinds.items()}
+        self.assertEqual(retries, {"function": 0, "hasty": 0, "patient": 9})
+        self.assertEqual({kind.function for kind in kinds.values()}, {function})
+
+    def test_who_marks_a_function_again_by_the_same_name_replaces_its_settings(self) -> None:
+        def function() -> None: ...
+
+        task(name="other")(task(retries=1)(function))
+        found = [(kind.name, kind.retries) for kind in kinds_of(task(retries=2)(function))]
+        self.assertEqual(found, [("other", 0), ("function", 2)])
+
+    def test_what_is_put_around_a_handler_is_not_its_kind(self) -> None:
+        @task(name="inner", retries=3)
+        def function() -> None: ...
+
+        @task(name="outer")
+        @functools.wraps(function)
+        def wrapper() -> None: ...
+
+        self.assertEqual([kind.name for kind in kinds_of(wrapper)], ["outer"])
+        self.assertEqual([kind.name for kind in kinds_of(function)], ["inner"])
+
     def test_settings_at_their_limits_are_taken(self) -> None:
         for settings in ({"retries": 100}, {"timeout": 1e-9}, {"concurrency": 1}, {"name": "n" * 255}):
             task(**settings)(plain)

@@ -1,5 +1,6 @@
 """A handler's steps, each of them named in the flight recorder."""
 
+import asyncio
 import gc
 import json
 from collections.abc import Generator
@@ -167,6 +168,12 @@ class Results(StepsTestCase):
         failure = self.failureResultOf(self.run_steps(handler()))
         self.assertIsInstance(failure.value, WrongPlaceError)
         self.assertEqual(self.recorder.suspects(), [])
+
+    def test_one_that_only_lets_asyncio_go_on_is_in_the_wrong_place_too(self) -> None:
+        async def handler() -> None:
+            await asyncio.sleep(0)
+
+        self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
 
     def test_whatever_is_raised_is_its_failure(self) -> None:
         for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):

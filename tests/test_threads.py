@@ -148,6 +148,29 @@ class ThePool(ThreadsTestCase):
         ended = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, check=False)
         self.assertEqual(ended.returncode, 0)
 
+    def test_a_child_that_a_call_forks_ends_with_it_as_any_program(self) -> None:
+        code = (
+            "import os, sys\n"
+            "from threading import Event\n"
+            "from asynctask.threads import Threads\n"
+            "ended = Event()\n"
+            "def fork(end):\n"
+            "    if (child := os.fork()) == 0:\n"
+            "        return end()\n"
+            "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+            "    ended.set()\n"
+            "for end in (int, lambda: sys.exit(3), lambda: sys.exit('so'), lambda: 1 / 0):\n"
+            "    ended.clear()\n"
+            "    Threads(1, lambda *_: None).run(lambda: fork(end))\n"
+            "    ended.wait()\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code], timeout=PATIENCE, check=False, capture_output=True, text=True
+        )
+        self.assertEqual(ran.stdout.split(), ["0", "3", "1", "1"])
+        first, *_, last = ran.stderr.splitlines()
+        self.assertEqual((first, last), ("so", "ZeroDivisionError: division by zero"))
+
 
 class Cancelled(ThreadsTestCase):
     """A cancel cannot end a thread."""
