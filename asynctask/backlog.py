@@ -28,6 +28,10 @@ PART: Final = 8
 """Of the ends that wait, a transaction has an eighth where that is more: else tasks that begin in other
 ways than as new ones without a key would end ever later."""
 
+MANY: Final = 1_000
+"""But no more than these: a server that is slow has a second for them too, and those who follow are told of
+all in one go."""
+
 LARGEST: Final = 1024 * 1024
 """Bytes of new tasks, and of results, from which on a transaction takes no more of them: what it tells
 those who follow is read and decoded in one go, and a server has a second for each statement."""
@@ -155,7 +159,7 @@ class Backlog:
         with self._wakeup:
             batch = self.take_asked(LARGEST)
             added = sum(len(work.rows) for work in batch if isinstance(work, Add))
-            room = max(min(FEWEST + added if batch else BATCH, MOST), len(self._saves) // PART)
+            room = max(min(FEWEST + added if batch else BATCH, MOST), min(len(self._saves) // PART, MANY))
             saves: list[Save] = []
             size = 0
             while self._saves and len(saves) < room and size < LARGEST:

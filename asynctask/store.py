@@ -318,7 +318,7 @@ class SqlStore(Hooks, Reading):
             unsettled = len(ends) == statements.SETTLED
         ended = ends_in(news[before:])
         if limit <= 0:
-            return Claim([], more=False, next_due=None, orphans=orphans, full=True, ended=ended)
+            return Claim([], more=unsettled, next_due=None, orphans=orphans, full=True, ended=ended)
         if orphans:
             claimed += orphans_of(connection, self._database.orphans, {**given, "limit": limit}, news)
             orphans = unsettled or len(claimed) == limit

@@ -3,8 +3,10 @@
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.backlog import LARGEST, Backlog
-from asynctask.works import Add
+from asynctask.backlog import BEHIND, LARGEST, MOST, PART, Backlog
+from asynctask.batches import End
+from asynctask.model import COMPLETED, Task
+from asynctask.works import Add, Save
 
 
 class BacklogTests(SynchronousTestCase):
@@ -19,6 +21,15 @@ class BacklogTests(SynchronousTestCase):
             self.backlog.put(work, work.size)
         self.backlog.hand_over()
         return works
+
+    def end(self, *results: int) -> list[Save]:
+        """Attempts end, with results of so many bytes."""
+        tasks = [Task("", "", "", COMPLETED, 0, 0, 0, result="1" * size) for size in results]
+        saves = [Save(End(task, 0), Deferred()) for task in tasks]
+        for save, size in zip(saves, results, strict=True):
+            self.backlog.put(save, kept=size)
+        self.backlog.hand_over()
+        return saves
 
     def test_it_takes_all_that_waits(self) -> None:
         works = self.ask(1, 2, 3)
@@ -43,3 +54,39 @@ class BacklogTests(SynchronousTestCase):
         self.assertFalse(self.backlog.has_room(LARGEST + 1))
         self.backlog.take()
         self.assertTrue(self.backlog.has_room(LARGEST + 1))
+
+    def test_it_takes_about_so_many_bytes_of_results(self) -> None:
+        first, second, third, last = self.end(LARGEST // 2, LARGEST, 1, 1)
+        self.assertEqual(self.backlog.take(), [first, second])
+        self.assertEqual(self.backlog.take(), [third, last])
+
+    def test_a_result_that_is_larger_has_its_turn_too(self) -> None:
+        large, small = self.end(3 * LARGEST, 1)
+        asked = self.ask(LARGEST)
+        self.assertEqual((self.backlog.take(), self.backlog.take()), ([*asked, large], [small]))
+
+    def test_where_many_ends_wait_it_takes_an_eighth_of_them(self) -> None:
+        saves = self.end(*[1] * 2 * MOST * PART)
+        self.assertEqual(self.backlog.take(), saves[: 2 * MOST])
+        asked = self.ask(1)
+        left = saves[2 * MOST :]
+        self.assertEqual(self.backlog.take(), [*asked, *left[: len(left) // PART]])
+
+    def test_it_is_behind_with_so_many_ends(self) -> None:
+        self.end(*[1] * BEHIND)
+        self.assertFalse(self.backlog.is_behind())
+        self.end(1)
+        self.assertTrue(self.backlog.is_behind())
+        self.backlog.take()
+        self.assertFalse(self.backlog.is_behind())
+
+    def test_it_is_behind_with_a_quarter_of_the_bytes_that_may_wait(self) -> None:
+        self.backlog.most_kept = 40
+        self.end(4, 6)
+        self.assertFalse(self.backlog.is_behind())
+        last = self.end(1)
+        self.assertTrue(self.backlog.is_behind())
+        self.backlog.take()
+        self.assertFalse(self.backlog.is_behind())
+        self.backlog.put_back(last * 11)
+        self.assertTrue(self.backlog.is_behind())

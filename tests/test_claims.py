@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.claims import AFTER_FAILURE, BATCH, FEW, LOOK_AGAIN, Claims
+from asynctask.claims import AFTER_FAILURE, BATCH, BEHIND, FEW, LOOK_AGAIN, Claims
 from asynctask.istore import Claim
 from asynctask.model import Submission, Task, accept, complete
 from asynctask.registry import KINDS, Kind
@@ -428,4 +428,17 @@ class UnderWay(SynchronousTestCase):
         self.assertEqual(self.asked(), [])
         hang.clear()
         self.clock.advance(AFTER_FAILURE)
+        self.assertEqual(self.asked(), ["scale"])
+
+    def test_nothing_is_claimed_while_the_store_is_behind(self) -> None:
+        claims, behind = self.claims(SCALE), [True]
+        self.seats.behind = lambda: behind[0]
+        claims.look(["scale"])
+        self.clock.pump([BEHIND] * 3)
+        self.assertEqual((self.asked(), self.seats.free(SCALE)), ([], 1))
+        self.assertTrue(self.seats.waits("scale"))
+        behind[0] = False
+        self.clock.advance(BEHIND * 0.9)
+        self.assertEqual(self.asked(), [])
+        self.clock.advance(BEHIND * 0.1)
         self.assertEqual(self.asked(), ["scale"])

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from errno import EMFILE
 from functools import partial
@@ -20,7 +21,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import ILogObserver, LogEvent, capturedLogs, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import heart, pulse, statements
+from asynctask import heart, leash, pulse, statements
+from asynctask.backlog import LARGEST
 from asynctask.batches import End
 from asynctask.heart import COMING_BACK, Heart
 from asynctask.istore import Key
@@ -40,15 +42,17 @@ from asynctask.model import (
     interrupt,
 )
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
-from asynctask.postgres import Server
+from asynctask.postgres import Server, connect
 from asynctask.recorder import Suspect
 from asynctask.recovery import let_go
+from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.faults import cluster
 from tests.faults.proxy import Proxy
 from tests.store_contract import NOW
 from tests.test_postgres import BothOpen, OnServer
+from tests.turns import Turns
 
 LEASE = 1.0
 """Seconds; the server has been up for longer."""
@@ -291,6 +295,71 @@ class Orphans(BothOpen, FaultTestCase):
         self.assertEqual([one.task_id for one in claim.tasks], [task.task_id])
         self.assertEqual(self.wait(looking), [])
 
+    def test_one_has_no_seat_of_its_kind_and_is_given_one(self) -> None:
+        task = self.run_one()
+        self.execute("UPDATE task SET owner = 'gone'")
+        claim = self.wait(self.other.claim("simulate", 9, NOW, 1))
+        self.assertEqual([(one.task_id, one.attempt) for one in claim.tasks], [(task.task_id, 2)])
+        full = self.wait(self.store.claim("simulate", 9, NOW, 1))
+        self.assertEqual((full.tasks, full.full, full.more), ([], True, False))
+
+    def test_one_that_was_to_be_cancelled_is_cancelled_though_its_kind_is_full(self) -> None:
+        task, _ = self.run_one(), self.run_one()
+        self.wait(self.store.cancel(task.task_id, NOW))
+        self.execute("UPDATE task SET owner = 'gone' WHERE task_id = %s", task.task_id)
+        claim = self.wait(self.other.claim("simulate", 9, NOW, 1))
+        self.assertEqual((claim.tasks, claim.full), ([], True))
+        self.assertEqual([one.task_id for one in claim.ended], [task.task_id])
+        self.assertIs(self.get(task).status, CANCELLED)
+        self.assertEqual(self.counted(self.other, CANCELLED), 1)
+
+    def test_one_that_is_locked_at_the_moment_is_looked_for_again(self) -> None:
+        task = self.run_one()
+        self.execute("UPDATE task SET owner = 'gone'")
+        with self.outside() as changing:
+            changing.execute("SELECT FROM task FOR UPDATE")
+            claim = self.wait(self.other.claim("simulate", 9, NOW))
+            self.assertEqual((claim.tasks, claim.orphans, claim.next_due), ([], True, NOW))
+        claim = self.wait(self.other.claim("simulate", 9, NOW))
+        self.assertEqual([one.task_id for one in claim.tasks], [task.task_id])
+        claim = self.wait(self.other.claim("simulate", 9, NOW))
+        self.assertEqual((claim.orphans, claim.next_due), (False, None))
+
+    def test_nor_is_one_missed_that_is_just_cancelled(self) -> None:
+        task = self.run_one()
+        self.execute("UPDATE task SET owner = 'gone'")
+        with self.outside() as cancelling:
+            cancelling.execute("UPDATE task SET cancel_requested = true")
+            self.assertEqual(self.wait(self.other.claim("simulate", 9, NOW)).tasks, [])
+        claim = self.wait(self.other.claim("simulate", 9, NOW))
+        self.assertEqual([one.task_id for one in claim.ended], [task.task_id])
+        self.assertIs(self.get(task).status, CANCELLED)
+
+    def test_those_of_a_process_that_goes_before_the_first_look_are_not_missed(self) -> None:
+        task = self.run_one()
+        self.execute("INSERT INTO process (id, seen, version) SELECT 'going', max(seen), '' FROM process")
+        self.execute("UPDATE task SET owner = 'going'")
+        look = threading.Event()
+
+        def late(*args: Any, **named: Any) -> Any:
+            look.wait(PATIENCE)
+            return connect(*args, **named)
+
+        self.patch(pulse, "connect", late)
+        store = self.open()
+        self.addCleanup(lambda: self.wait(store.close()))
+        self.addCleanup(look.set)
+        due: list[Collection[str]] = []
+        store.due = due.append
+        claim = self.wait(store.claim("simulate", 9, NOW))
+        self.assertEqual((claim.tasks, claim.orphans), ([], False))
+        self.execute("DELETE FROM process WHERE id = 'going'")
+        look.set()
+        self.until(lambda: due)
+        self.assertEqual(due, [["simulate"]])
+        claim = self.wait(store.claim("simulate", 9, NOW))
+        self.assertEqual([one.task_id for one in claim.tasks], [task.task_id])
+
 
 class Results(FaultTestCase):
     """Results wait for a server that takes none."""
@@ -307,6 +376,47 @@ class Results(FaultTestCase):
             [(task.task_id, task.attempt) for task in self.claim().tasks], [(tasks[1].task_id, 2)]
         )
         self.assertEqual(self.wait(self.store.end(complete(tasks[0], "12345678", NOW), NOW)), None)
+
+    def test_large_ones_that_come_together_are_all_written_each_transaction_a_few(self) -> None:
+        self.wait(self.store.add([], [self.new() for _ in range(40)]))
+        before, size = len(self.told_of), LARGEST // 3 * 2
+        with self.logged() as lines:
+            with self.transaction_under_way():
+                ends = [self.store.end(complete(task, "1" * size, NOW), NOW) for task in self.started]
+            self.assertEqual([self.wait(end) for end in ends], [COMPLETED] * 40)
+        self.assertNotIn("Store failed", lines)
+        self.assertLessEqual({len(news) for _, news in self.told_of[before:]}, {0, 2})
+
+
+class Unfit(FaultTestCase):
+    """How an attempt ended cannot be written."""
+
+    def test_what_the_database_can_never_keep_fails_its_task_and_nobody_else_suffers(self) -> None:
+        before, bad, after = [self.run_one() for _ in range(3)]
+        with self.transaction_under_way():
+            ends = [
+                self.store.end(complete(task, result, NOW), NOW)
+                for task, result in ((before, "1"), (bad, '"\0"'), (after, "2"))
+            ]
+            added = self.store.add([self.new()], [])
+        self.assertEqual([self.wait(end) for end in ends], [COMPLETED, FAILED, COMPLETED])
+        self.wait(added)
+        found = self.get(bad)
+        self.assertEqual((found.result, found.error and found.error.type), (None, "NotSerializable"))
+        self.assertEqual(self.history(bad), [("accepted", 0), ("running", 1), ("failed", 1)])
+        self.assertEqual((self.counted(self.store, FAILED), self.store.unfinished), (1, 1))
+        self.assertTrue(self.store.healthy)
+
+    def test_what_it_cannot_take_for_a_while_waits_until_it_can(self) -> None:
+        task = self.run_one()
+        self.execute("ALTER TABLE task RENAME TO away")
+        end = self.store.end(complete(task, "1", NOW), NOW)
+        self.until(lambda: not self.store.healthy)
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        self.execute("ALTER TABLE away RENAME TO task")
+        self.assertIs(self.wait(end), COMPLETED)
+        self.until_healthy()
+        self.assertEqual(self.get(task).result, "1")
 
 
 class LostLeases(BothOpen, FaultTestCase):
@@ -398,6 +508,54 @@ class Deaf(BothOpen, FaultTestCase):
         self.wait(self.store.cancel(task.task_id, NOW))
         self.until(lambda: told)
         self.assertEqual(told[0].task_id, task.task_id)
+
+
+class Mute:
+    """A connection to a pooler that has none to the server for us."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._wire, self._other_end = socket.socketpair()
+        self._wire.settimeout(PATIENCE)
+
+    def fileno(self) -> int:
+        """Of its socket."""
+        return self._wire.fileno()
+
+    def execute(self, _statement: bytes) -> None:
+        """Wait for an answer that does not come."""
+        self.asked.set()
+        self._wire.recv(1)
+        raise psycopg.OperationalError("the connection was lost")
+
+    def close(self) -> None:
+        """Give up."""
+        self._wire.close()
+        self._other_end.close()
+
+
+class NoAnswer(FaultTestCase):
+    """Who is asked for hints does not answer."""
+
+    def test_looks_begin_before_and_go_on_after_it_is_cut_off(self) -> None:
+        self.add(self.new())
+        mute, listen = Mute(), "host=127.0.0.1 port=1"
+        self.patch(pulse, "connect", lambda url, **named: mute if url == listen else connect(url, **named))
+        self.patch(pulse, "POLL", 0.01)
+        store = SqlStore(Server(postgres.url_of(self.database), listen), self.turns)
+        due: list[Collection[str]] = []
+        store.due = due.append
+        store.open([], NOW)
+        self.addCleanup(lambda: self.wait(store.close()))
+        self.until(mute.asked.is_set)
+        self.turns.catch_up()
+        self.assertEqual(due, [["simulate"]])
+        with self.logged() as lines:
+            patched = self.patch(leash, "LONGEST", 0.1)
+            self.until(lambda: any(line.startswith("Store cannot be listened to") for line in lines))
+            patched.restore()
+        self.assertIn("Store takes too long, and was cut off", lines)
+        self.until(lambda: len(due) > 3)
 
 
 class Silence(FaultTestCase):
@@ -707,6 +865,22 @@ class Starts(SynchronousTestCase):
         epochs = {process.communicate()[0] for process in processes}
         self.assertEqual({process.returncode for process in processes}, {0})
         self.assertEqual(len(epochs), 1)
+
+    def test_a_database_that_cannot_keep_all_text_is_refused_in_a_sentence(self) -> None:
+        refused = self.assertRaises(StartError, self.open, "LATIN1")
+        self.assertIn("keeps text as LATIN1; make one with ENCODING 'UTF8'", str(refused))
+        for encoding in ("UTF8", "SQL_ASCII"):
+            self.open(encoding)
+
+    def open(self, encoding: str) -> None:
+        """Open a store, and close it, in a new database of this encoding."""
+        database = f"{postgres.TEMPLATE}_{encoding.lower()}"
+        postgres.execute(f"CREATE DATABASE {database} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        self.addCleanup(postgres.drop, database)
+        turns = Turns()
+        store = SqlStore(Server(postgres.url_of(database)), turns)
+        store.open([], NOW)
+        turns.outcome(store.close())
 
 
 def _failing_once(state: str) -> Callable[[Connection, list[News]], int]:

@@ -67,6 +67,10 @@ class Plans(OnServer):
         given = {"of_kind": "simulate", "limit": 50}
         self.plan(statements.ABANDONED, **given)
         self.plan(statements.CUT_OFF_ABANDONED, kinds=["simulate"])
+        self.plan(statements.LEFT, of_kind="simulate", kinds=["simulate"])
+
+    def test_those_that_run_are_counted_by_an_index(self) -> None:
+        self.assertRegex(self.plan(statements.RUNNING_OF, of_kind="simulate"), "task_(owner|running)")
 
     def test_ends_find_their_tasks_by_their_ids(self) -> None:
         self.assertIn("task_pkey", self.plan(pgbatches.RUNNING, asked="[]", owner="me"))

@@ -1,11 +1,17 @@
 """The runner, over a real store in memory and a clock that the test moves: starts, seats, drains."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
 
+from msgspec import ValidationError
+from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
-from asynctask.claims import AFTER_FAILURE
+from asynctask import backlog
+from asynctask.claims import AFTER_FAILURE, BEHIND
 from asynctask.context import Context
 from asynctask.model import (
     ACCEPTED,
@@ -14,6 +20,7 @@ from asynctask.model import (
     FAILED,
     RETRYING,
     RUNNING,
+    News,
     Progress,
     Submission,
     Task,
@@ -24,6 +31,18 @@ from asynctask.recorder import Suspect
 from asynctask.runner import PART, STARTS, UNWIND
 from asynctask.wire import NotSerializable
 from tests.running import START, RunnerTestCase
+from tests.turns import PATIENCE
+
+
+@dataclass
+class Code:
+    """A dataclass that may end the program."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number:
+            raise SystemExit(self.number)
 
 
 class RunnerTests(RunnerTestCase):
@@ -80,11 +99,9 @@ class RunnerTests(RunnerTestCase):
         begun = self.begun(20, *[1] * (PART * 5))
         self.assertEqual((begun[0], sum(begun)), (STARTS + 1, 20 + PART * 5))
 
-    def task(self) -> Task:
+    def task(self, given: str = '{"duration":1}') -> Task:
         """A new one, not in the store yet."""
-        return accept(
-            Submission("a", "simulate", '{"duration":1}'), self.ids.next(START, bytes(16)), self.now()
-        )
+        return accept(Submission("a", "simulate", given), self.ids.next(START, bytes(16)), self.now())
 
     def begun(self, *commits: int) -> list[int]:
         """How many tasks begin in each turn, after commits of so many."""
@@ -140,21 +157,23 @@ class RunnerTests(RunnerTestCase):
         waits: list[Deferred[None]] = []
 
         def refuse(_: Deferred[None]) -> None:
-            raise ZeroDivisionError
+            raise wrong
 
         async def handler() -> None:
             waits.append(Deferred(refuse if not waits else None))
             await waits[-1]
 
-        self.with_handler(handler)
-        stubborn, other = self.submit(None), self.submit(None)
-        self.assertTrue(self.cancel(stubborn).cancel_requested)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.runner.drain(0)
-        self.advance(1)
-        self.assertEqual(self.status(other), RETRYING)
-        self.advance(int(UNWIND))
-        self.assertEqual(self.status(stubborn), CANCELLED)
+        for wrong in (ZeroDivisionError, SystemExit):
+            waits.clear()
+            self.with_handler(handler)
+            stubborn, other = self.submit(None), self.submit(None)
+            self.assertTrue(self.cancel(stubborn).cancel_requested)
+            self.assertEqual(len(self.flushLoggedErrors(wrong)), 1)
+            self.runner.drain(0)
+            self.advance(1)
+            self.assertEqual(self.status(other), RETRYING)
+            self.advance(int(UNWIND))
+            self.assertEqual(self.status(stubborn), CANCELLED)
 
     def test_without_seats_tasks_are_only_kept(self) -> None:
         self.make(seats=0)
@@ -189,6 +208,73 @@ class RunnerTests(RunnerTestCase):
         (failed,) = self.logged("Task failed")
         self.assertEqual(self.flushLoggedErrors(ValueError), [failed["log_failure"]])
         self.assertEqual(self.free, 100)
+
+    def test_an_input_that_would_end_the_program_fails_its_task_and_no_other(self) -> None:
+        def plain(code: Code) -> int:
+            return code.number
+
+        async def handler(code: Code) -> int:
+            return code.number
+
+        for place in ("reactor", "thread", "asyncio"):
+            self.with_handler(plain if place == "thread" else handler, place=place)
+            tasks = [self.task(f'{{"code":{{"number":{number}}}}}') for number in (3, 0)]
+            self.seats.reserve(self.kind, 2)
+            self.turns.outcome(self.store.add([], tasks))
+            self.settle()
+            ending, other = [self.until_ended(task.task_id) for task in tasks]
+            assert ending.error is not None
+            self.assertEqual((ending.status, ending.error.type), (FAILED, "ValidationError"), place)
+            self.assertEqual(ending.error.message, "Field 'input.code' is not valid")
+            self.assertEqual((other.status, other.result), (COMPLETED, "0"), place)
+            self.assertEqual(len(self.flushLoggedErrors(ValidationError)), 1)
+
+    def test_an_object_that_is_called_like_an_async_def_is_a_handler(self) -> None:
+        class Handler:
+            async def __call__(self, duration: int) -> int:
+                await deferLater(clock, 1)
+                return duration
+
+        clock = self.clock
+        self.with_handler(Handler())
+        task_id = self.submit(duration=3)
+        self.assertEqual(self.status(task_id), RUNNING)
+        self.advance(1)
+        self.assertEqual((self.status(task_id), self.get(task_id).result), (COMPLETED, "3"))
+
+    def test_a_backoff_is_asked_only_for_attempts_that_may_come(self) -> None:
+        numbers: list[int] = []
+
+        def backoff(number: int) -> float:
+            numbers.append(number)
+            return 1
+
+        async def failing() -> None:
+            raise ValueError("no")
+
+        async def waiting() -> None:
+            await Deferred()
+
+        for handler in (failing, waiting):
+            self.with_handler(handler, backoff=backoff)
+            for retries, asked in ((2, [2, 3]), (0, [])):
+                numbers.clear()
+                task_id = self.submit(None, retries=retries, timeout=1.0)
+                self.advance(6)
+                self.assertEqual((self.status(task_id), numbers), (FAILED, asked))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+
+    def test_a_backoff_that_would_end_the_program_is_replaced_by_ours(self) -> None:
+        def backoff(number: int) -> float:
+            raise SystemExit(number)
+
+        async def handler() -> None:
+            raise ValueError("no")
+
+        self.with_handler(handler, backoff=backoff)
+        task = self.get(self.submit(None, retries=1))
+        self.assertEqual((task.status, task.run_at), (RETRYING, START + 2))
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
 
     def test_a_result_that_is_no_json_fails_its_task(self) -> None:
         for result in ({1, 2}, b"x", float("nan")):
@@ -280,3 +366,69 @@ class RunnerTests(RunnerTestCase):
         self.store._writer.healthy = False
         self.assertRaises(Unavailable, self.store.add, [], [])
         self.store._writer.healthy = True
+
+
+class BehindTests(RunnerTestCase):
+    """Attempts end faster than the store writes it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Each transaction waits for the answers of the last one, and has two ends beside a new task.
+        self.patch(backlog, "GIVEN", PATIENCE)
+        self.patch(backlog, "FEWEST", 1)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction of the store's takes as long as this."""
+        begun, over = Event(), Event()
+
+        def hold(_db: Connection, _news: list[News]) -> None:
+            begun.set()
+            over.wait(PATIENCE)
+
+        self.store._writer.call(hold)
+        self.turns.catch_up()
+        begun.wait(PATIENCE)
+        yield
+        self.turns.catch_up()
+        over.set()
+
+    def started(self, number: int) -> list[str]:
+        self.runner.start()
+        self.settle()
+        return [self.submit(duration=1) for _ in range(number)]
+
+    def assert_new_ones_wait(self, running: list[str]) -> None:
+        """Until the ends are written of those that run, which come together now; and all run once."""
+        new = Submission("a", "simulate", '{"duration":1}')
+        waiting = accept(new, self.ids.next(self.now(), bytes(16)), self.now())
+        with self.writing():
+            self.clock.advance(1)
+            self.turns.catch_up()
+            self.assertFalse(self.take())
+            added = self.store.add([waiting], [])
+        self.turns.outcome(added)
+        self.assertEqual(self.status(waiting.task_id), ACCEPTED)
+        self.settle()
+        self.assertEqual(self.status(waiting.task_id), ACCEPTED)
+        self.clock.advance(BEHIND)
+        self.settle()
+        self.assertEqual(self.status(waiting.task_id), RUNNING)
+        self.advance(1)
+        tasks = [self.get(task_id) for task_id in (*running, waiting.task_id)]
+        self.assertEqual({(task.status, task.attempt) for task in tasks}, {(COMPLETED, 1)})
+        self.assertTrue(self.take())
+
+    def test_ends_that_wait_hold_back_new_starts(self) -> None:
+        self.patch(backlog, "BEHIND", 2)
+        self.assert_new_ones_wait(self.started(5))
+
+    def test_so_do_results_before_there_is_no_room_for_more_of_them(self) -> None:
+        async def handler(duration: int) -> str:
+            await deferLater(clock, duration)
+            return "123456"
+
+        clock = self.clock
+        self.with_handler(handler)
+        self.store._writer._backlog.most_kept = 40
+        self.assert_new_ones_wait(self.started(5))

@@ -72,6 +72,13 @@ class SeatsTests(SynchronousTestCase):
         seats.draining = True
         self.assertFalse(seats.take(SIMULATE))
 
+    def test_while_the_store_is_behind_nothing_starts(self) -> None:
+        seats, behind = looked(reactor=2), [True]
+        seats.behind = lambda: behind[0]
+        self.assertEqual((seats.take(SIMULATE), seats.free(SIMULATE)), (False, 2))
+        behind[0] = False
+        self.assertTrue(seats.take(SIMULATE))
+
     def test_kinds_that_wait_share_the_free_seats(self) -> None:
         seats = looked(thread=10)
         self.assertEqual(seats.share(SCALE, ALL), 10)

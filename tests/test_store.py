@@ -9,6 +9,7 @@ from threading import Event
 from time import monotonic, sleep
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,6 +18,7 @@ from asynctask import backlog, batches, statements
 from asynctask.backlog import FEWEST, LONGEST_WAIT
 from asynctask.database import BUSY_LOG, Sqlite, _driver_of
 from asynctask.istore import Key, Known
+from asynctask.live import Live
 from asynctask.model import (
     ACCEPTED,
     COMPLETED,
@@ -26,6 +28,7 @@ from asynctask.model import (
     Error,
     News,
     OutcomeUnknown,
+    Progress,
     Query,
     Task,
     Unavailable,
@@ -588,6 +591,24 @@ class QueryPlanTests(SynchronousTestCase):
         self.assert_indexed(plan, "task_status (status=?)")
         plan = self.plan(statements.page(Query(statuses=(ACCEPTED, RUNNING))))
         self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
+
+
+class LiveTests(SynchronousTestCase):
+    """How far attempts are, as long as they run."""
+
+    def test_nothing_is_left_of_an_attempt_that_has_ended(self) -> None:
+        task = Task("task_x", "", "", RUNNING, 1, 0, 0)
+        for remembers in (False, True):
+            live = Live()
+            live.remembers = remembers
+            live.report(task, Progress(1, 3))
+            live.forget(replace(task, attempt=2))
+            self.assertEqual(live.shown(task).progress, Progress(1, 3))
+            self.assertEqual(len(live.fresh(9)), remembers)
+            live.report(task, Progress(2, 3))
+            live.forget(task)
+            self.assertIsNone(live.shown(task).progress)
+            self.assertEqual((len(live._latest), len(live._since)), (0, 0))
 
 
 class MemoryStore(StoreContract, ChangesContract, EventsContract, StoreTestCase):

@@ -1,17 +1,24 @@
-"""In which order the writer does things, and answers."""
+"""In which order the writer does things, and answers; and what it does with what cannot be done."""
 
+import sqlite3
 from threading import Event
 from time import monotonic, sleep
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DataError
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
-from asynctask.model import News
+from asynctask.database import _driver_of
+from asynctask.model import COMPLETED, FAILED, Error, News, Progress, after_failure, complete
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.writer import ANSWERS
 from tests.store_contract import NOW, StoreTestCase
 from tests.turns import PATIENCE
+
+LIMIT = 10_000
+"""Bytes of a text that the database keeps."""
 
 
 class Order(StoreTestCase):
@@ -89,3 +96,55 @@ class Order(StoreTestCase):
         while self.done[-1:] != [name]:
             self.assertLess(monotonic(), until)
             sleep(0.01)
+
+
+class Unfit(StoreTestCase):
+    """How an attempt ended cannot be kept."""
+
+    def open_store(self) -> SqlStore:
+        return SqlStore(Place(None), self.turns)
+
+    def setUp(self) -> None:
+        super().setUp()
+
+        def limit(connection: Connection, _news: list[News]) -> None:
+            _driver_of(connection).setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LIMIT)
+
+        self.wait(self.store._writer.call(limit))
+
+    def test_its_task_fails_and_nobody_else_suffers(self) -> None:
+        before, bad, after = [self.run_one() for _ in range(3)]
+        self.store.report(bad, Progress(1, 3))
+        results = ("1", "1" * LIMIT, "2")
+        ends = [
+            self.store.end(complete(task, result, NOW + 1), NOW + 1)
+            for task, result in zip((before, bad, after), results, strict=True)
+        ]
+        added = self.store.add([self.new()], [])
+        self.assertEqual([self.wait(end) for end in ends], [COMPLETED, FAILED, COMPLETED])
+        self.wait(added)
+        found = self.get(bad)
+        self.assertEqual(found.error and found.error.type, "NotSerializable")
+        self.assertEqual((found.result, found.progress, found.finished_at), (None, None, NOW + 1))
+        self.assertEqual(self.history(bad), [("accepted", 0), ("running", 1), ("failed", 1)])
+        self.assertEqual([self.get(task).result for task in (before, after)], ["1", "2"])
+        self.assertEqual((self.counted(self.store, FAILED), self.store.unfinished), (1, 1))
+        self.assertTrue(self.store.healthy)
+
+    def test_it_fails_whatever_attempts_were_to_come(self) -> None:
+        task = self.run_one(retries=3)
+        failed = after_failure(task, Error("E", "1" * LIMIT), NOW, 5)
+        self.assertIs(self.wait(self.store.end(failed, NOW)), FAILED)
+        self.assertEqual(self.claim(now=NOW + 9).tasks, [])
+
+    def test_what_even_so_cannot_be_kept_is_tried_no_more(self) -> None:
+        task = self.run_one()
+
+        def limit(connection: Connection, _news: list[News]) -> None:
+            _driver_of(connection).setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100)
+
+        self.wait(self.store._writer.call(limit))
+        with capturedLogs() as logged:
+            self.assertRaises(DataError, self.wait, self.store.end(complete(task, "1" * LIMIT, NOW), NOW))
+        told = [one["task_id"] for one in logged if one["log_format"].startswith("Store cannot take")]
+        self.assertEqual((told, self.store.healthy), ([task.task_id], True))
