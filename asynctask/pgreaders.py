@@ -20,6 +20,9 @@ READERS: Final = 4
 TRY_AGAIN: Final = 0.5
 """Seconds until a database that could not be reached is tried again by those who read."""
 
+EARLY: Final = 0.3
+"""Seconds that somebody may have waited until a connection is opened for him: that may take two more."""
+
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 T = TypeVar("T")
@@ -79,11 +82,11 @@ class Readers:
             raise Unavailable(NO_ANSWER)
         try:
             with self._mine.leash.waiting(since):
-                return self._read(run)
+                return self._read(run, since)
         except DBAPIError:
             raise Unavailable(NO_ANSWER) from None
 
-    def _read(self, run: Callable[[Connection], T]) -> T:
+    def _read(self, run: Callable[[Connection], T], since: float) -> T:
         """Read; once more on a new connection where the kept one was lost meanwhile."""
         kept = self._mine.connection
         if kept is not None:
@@ -93,6 +96,8 @@ class Readers:
                 self._close(kept)
                 if not error.connection_invalidated or self._mine.leash.is_cut:
                     raise
+        if monotonic() - since > EARLY:
+            raise Unavailable(NO_ANSWER)
         opened = self._open()
         try:
             return self._run(opened, run)
