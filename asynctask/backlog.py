@@ -33,8 +33,8 @@ MANY: Final = 1_000
 all in one go."""
 
 LARGEST: Final = 1024 * 1024
-"""Bytes of new tasks, and of results, from which on a transaction takes no more of them: what it tells
-those who follow is read and decoded in one go, and a server has a second for each statement."""
+"""Bytes of new tasks, and of results and errors, from which on a transaction takes no more of them: what it
+tells those who follow is read and decoded in one go, and a server has a second for each statement."""
 
 BEHIND: Final = 5_000
 """Ends that wait, or a quarter of the bytes that may, from which on no further task begins."""
@@ -164,8 +164,9 @@ class Backlog:
             size = 0
             while self._saves and len(saves) < room and size < LARGEST:
                 saves.append(self._saves.popleft())
-                size += len(saves[-1].end.task.result or "")
-            self._kept -= size
+                task = saves[-1].end.task
+                size += len(task.result or "") + (0 if task.error is None else len(task.error.message))
+            self._kept -= _bytes(saves)
         return batch + saves
 
     def take_asked(self, most: float = inf) -> list[Work]:

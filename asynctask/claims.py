@@ -20,7 +20,10 @@ BATCH: Final = 50
 
 FEW: Final = 12
 """Tasks of one claim while POSTs come, since one may have to wait for its transaction. And as many as came
-since the last claim, or those that wait would become ever more."""
+since the last claim, or those that wait would become ever more; up to `MANY`."""
+
+MANY: Final = 200
+"""Tasks of one claim at most: more than come between two transactions of a service that is busy."""
 
 QUIET: Final = 1.0
 """Seconds without a POST after which none is expected soon."""
@@ -139,7 +142,7 @@ class Claims:
             self._asked = self._seats.asked
             self._asked_at = self._clock.seconds()
         is_quiet = self._clock.seconds() - self._asked_at >= QUIET
-        return BATCH if is_quiet else min(FEW + new, BATCH)
+        return BATCH if is_quiet else min(FEW + new, MANY)
 
     def _found(self, claim: Claim, kind: Kind, seats: int) -> None:
         more = claim.more or kind.name in self._again

@@ -1,4 +1,7 @@
-"""A child that a handler has forked, and whose code has come to its end: it is no part of the service."""
+"""A child that a handler in a thread or a process has forked, and whose code has come to its end.
+
+It is no part of the service.
+"""
 
 import os
 import sys

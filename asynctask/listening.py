@@ -20,6 +20,7 @@ from asynctask.sqlite import StartError
 
 INSECURE: Final = "{} can be reached from other machines, by everybody; if that is meant, add --insecure"
 
+TAKEN: Final = "--listen: {} is taken; stop what listens there, or choose another"
 
 LONGEST_PATH: Final = 107
 """Bytes of the path of a Unix socket (unix(7), ``sun_path``)."""
@@ -206,8 +207,11 @@ def _check_unix(path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise StartError(f"--listen: {path} is there, and is no socket")
     with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)  # who listens may be held up
         try:
             client.connect(path)
+        except BlockingIOError:
+            raise StartError(TAKEN.format(path)) from None
         except ConnectionRefusedError:
             # Of a process that was killed. Its lock may name any process by now, in a container above all.
             for left in (path, f"{path}.lock"):
@@ -216,7 +220,7 @@ def _check_unix(path: str) -> None:
         except OSError:  # whatever it is, who listens finds out
             pass
         else:
-            raise StartError(f"--listen: {path} is taken; stop what listens there, or choose another")
+            raise StartError(TAKEN.format(path))
 
 
 def is_loopback(host: str) -> bool:

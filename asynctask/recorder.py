@@ -42,6 +42,7 @@ class FlightRecorder:
     def __init__(self, threads: int = 0) -> None:
         self._slots = 2 + threads
         self._held: int | None = None
+        self._pid = os.getpid()
         self._now = [NOBODY] * self._slots
         self._idle = list(range(self._slots - 1, ASYNCIO, -1))
         self._spans = [slice(slot * SLOT.size, (slot + 1) * SLOT.size) for slot in range(self._slots)]
@@ -104,12 +105,13 @@ class FlightRecorder:
             slot = self._idle.pop()
         except IndexError:
             return None
+        self._pid = os.getpid()
         self.swap(record, slot)
         return slot
 
     def let_go(self, slot: int | None) -> None:
-        """The thread has ended."""
-        if slot is not None:
+        """The thread has ended; the memory of a child that was forked in it is our own."""
+        if slot is not None and os.getpid() == self._pid:
             self.swap(NOBODY, slot)
             self._idle.append(slot)
 

@@ -20,7 +20,7 @@ FEWEST: Final = 20
 """Tasks of one transaction at least: a second, if each has the largest result and the disk is slow."""
 
 LONG: Final = 0.2
-"""Seconds from which on the next transaction has half as many; else it has twice as many."""
+"""Seconds for tasks from which on the next transaction has half as many; else it has twice as many."""
 
 PAUSE: Final = 0.02
 """Seconds between two batches while there is more; or as many as the last one took, if these are more."""
@@ -75,10 +75,13 @@ class Retention:
         """Forget some; how long to wait for the next look."""
         now, began, batch = self._now(), self._clock.seconds(), self._batch
         most = await self._store.forget(now - self._keep, now, batch)
+        middle = self._clock.seconds()
         commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, batch)
-        took = self._clock.seconds() - began
+        ended = self._clock.seconds()
+        # Both have waited for others in the same way, and commits are forgotten in a moment.
+        took = (middle - began) - (ended - middle)
         self._batch = max(FEWEST, batch // 2) if took > LONG else min(2 * batch, BATCH)
-        return max(PAUSE, took) if batch in (most, commits) else IDLE
+        return max(PAUSE, ended - began) if batch in (most, commits) else IDLE
 
     def _failed(self, failure: Failure) -> float:
         self._batch = FEWEST

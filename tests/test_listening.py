@@ -229,6 +229,14 @@ class UnixSockets(ListeningTestCase):
             self.assertIn(f"{path} is taken", self.complaint(f"unix:{path}"))
         self.assertTrue(path.exists())
 
+    def test_so_is_one_whose_listener_is_held_up(self) -> None:
+        path = self.folder / "a.sock"
+        with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
+            other.bind(str(path))
+            other.listen(0)
+            waiting.connect(str(path))
+            self.assertIn(f"{path} is taken", self.complaint(f"unix:{path}"))
+
     def test_a_path_has_so_many_bytes(self) -> None:
         longest = f"{self.folder}/{'a' * (LONGEST_PATH - len(str(self.folder)) - 1)}"
         listening.check(f"unix:{longest}", insecure=False)

@@ -1,5 +1,6 @@
 """The flight recorder: which task was being stepped when the process died."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -95,6 +96,19 @@ class Recorder(SynchronousTestCase):
     def test_nobody_else_may_read_it(self) -> None:
         self.opened()
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_a_child_that_is_forked_in_a_thread_takes_no_name_out_of_it(self) -> None:
+        recorder = FlightRecorder(1)
+        recorder.open(self.path)
+        self.addCleanup(recorder.close)
+        slot = recorder.hold(record(ONE, 1))
+        if (child := os.fork()) == 0:
+            recorder.let_go(slot)
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.assertEqual(recorder.suspects(), [Suspect(ONE, 1)])
+        recorder.let_go(slot)
+        self.assertEqual(recorder.suspects(), [])
 
     def test_a_file_that_was_let_go_of_is_closed(self) -> None:
         recorder = FlightRecorder()

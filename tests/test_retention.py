@@ -231,13 +231,15 @@ class Full(Forgetful):
         super().__init__()
         self.clock = clock
         self.seconds = 0.0
+        self.waiting = 0.0
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         self.asked.append((before, now, limit))
-        self.clock.rightNow += self.seconds
+        self.clock.rightNow += self.waiting + self.seconds
         return succeed(limit)
 
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+        self.clock.rightNow += self.waiting
         return succeed(0)
 
 
@@ -257,6 +259,15 @@ class Pace(SynchronousTestCase):
         self.assertEqual(
             [limit for _, _, limit in store.asked[6:]], [BATCH, 250, 125, 62, 31, FEWEST, FEWEST]
         )
+
+    def test_it_does_not_go_by_how_long_they_waited_for_others(self) -> None:
+        clock = Clock()
+        store = Full(clock)
+        store.waiting = LONG + 1
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        for _ in range(3):
+            clock.advance(2 * store.waiting)
+        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, 80])
 
 
 class Failing(SynchronousTestCase):
