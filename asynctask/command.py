@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -38,9 +38,14 @@ class OfCommand(Service):
     :ivar pid_file: removed at the end, whatever the end is.
     """
 
+    _reactor: Any
     observer: LogQueue | None = None
     pid_file: Path | None = None
     _process = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handlers: dict[int, tuple[Any, Any]] = {}
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """See `twisted.application.service.IService`."""
@@ -65,8 +70,17 @@ class OfCommand(Service):
         try:
             yield super().stopService()
         finally:
+            if not getattr(self._reactor, "_stopped", True):
+                self._give_signals_back()
             if self.observer is not None:
                 self.observer.stop()
+
+    def _give_signals_back(self) -> None:
+        """The program goes on without this service, and hears signals as it did before."""
+        while self._handlers:
+            number, (before, ours) = self._handlers.popitem()
+            if signal.getsignal(number) is ours:
+                signal.signal(number, before)
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -74,7 +88,7 @@ class OfCommand(Service):
         try:
             yield
         except StartError as error:
-            if os.getpid() != self._process:
+            if os.getpid() != self._process or self._reactor.running:  # it is part of a program
                 raise
             self._complain(str(error))
             if self.pid_file is not None:
@@ -116,7 +130,7 @@ class OfCommand(Service):
                     reactor.callFromThread(stop, number, None)
                 seen.append(number)
 
-            signal.signal(number, handle)
+            self._hear(number, handle)
 
         terminate: Any = signal.getsignal(signal.SIGTERM)
 
@@ -124,16 +138,21 @@ class OfCommand(Service):
             log.info("Received SIGHUP, which is taken for a SIGTERM")
             terminate(number, frame)
 
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup: the terminal was closed
+        # Not under nohup: the terminal was closed.
+        if callable(terminate) and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             watch(signal.SIGHUP, hang_up)
         watch(signal.SIGTERM, terminate)
         watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
         if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
             # By it, twistd's own log is rotated; ours does that itself, and nobody is to be killed by it. A
             # function, since the programs that a handler starts would inherit SIG_IGN.
-            signal.signal(signal.SIGUSR1, lambda *_: None)
+            self._hear(signal.SIGUSR1, lambda *_: None)
         if supervised:
-            signal.signal(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
+            self._hear(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
+
+    def _hear(self, number: int, handle: Callable[[int, FrameType | None], object]) -> None:
+        self._handlers[number] = signal.getsignal(number), handle
+        signal.signal(number, handle)
 
     def end_now(self, status: int) -> None:
         """End the process at once."""

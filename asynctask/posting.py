@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from hyperlink import EncodedURL
 from OpenSSL import SSL
 from service_identity import VerificationError
 from treq.client import HTTPClient
@@ -34,7 +33,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from asynctask.addresses import Allowed, normal_host
-from asynctask.cookies import WithoutCookies
+from asynctask.agents import AsGiven, WithoutCookies
 from asynctask.deliveries import Answer, NoAnswer, Refused
 
 DEADLINE: Final = 15.0
@@ -89,13 +88,6 @@ class Poster:
         :raises NoAnswer: there was no whole head of an answer in time.
         """
         return ensureDeferred(_Exchange(self).run(url, headers, body))
-
-
-class AsGiven(EncodedURL):
-    """A URL that is ASCII already: IDNA would refuse its IPv6 address, or the underscore in its host."""
-
-    def to_uri(self) -> EncodedURL:
-        return self
 
 
 @implementer(IAgentEndpointFactory)

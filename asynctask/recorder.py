@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import struct
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,6 +20,9 @@ REACTOR, ASYNCIO = 0, 1
 """The slots of the two loops, which step one task at a time; the others are for threads."""
 
 NOBODY: Final = bytes(SLOT.size)
+
+MOST_FILES: Final = 1_000
+"""Processes of one folder and one database of which each has a flight recorder."""
 
 ATTEMPT: Final = ContextVar("asynctask.attempt", default=NOBODY)
 """The attempt that code on the asyncio loop belongs to, as it is named, also in tasks of its own."""
@@ -68,6 +72,17 @@ class FlightRecorder:
         finally:
             os.close(descriptor)
 
+    def open_free(self, path: Path) -> bool:
+        """Use the first file of this name and a number that no other process has; whether there was one.
+
+        :raises OSError: it cannot be used.
+        """
+        for number in range(MOST_FILES):
+            with suppress(BlockingIOError):
+                self.open(path.with_name(f"{path.name}.{number}"), alone=True)
+                return True
+        return False
+
     def suspects(self) -> list[Suspect]:
         """Whom the last process died in, each task once; for the start, before anything is stepped."""
         named = (SLOT.unpack_from(self._map, start) for start in range(0, len(self._map), SLOT.size))
@@ -90,8 +105,9 @@ class FlightRecorder:
 
     def stop(self) -> None:
         """Name nobody any more, whatever still runs: the process ends by its operator's decision."""
-        recorded, self._map = self._map, mmap.mmap(-1, len(self._map))
-        recorded[:] = bytes(len(recorded))
+        if not self._map.closed:
+            recorded, self._map = self._map, mmap.mmap(-1, len(self._map))
+            recorded[:] = bytes(len(recorded))
 
     def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
         """Name another attempt, and tell which one was named before: steps may nest."""

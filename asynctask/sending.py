@@ -3,7 +3,9 @@
 import random
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
+from hyperlink import URL
 from treq.client import HTTPClient
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -14,8 +16,8 @@ from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFai
 from twisted.web.iweb import IResponse
 
 from asynctask import wire
+from asynctask.agents import AsGiven, WithoutCookies
 from asynctask.answered import Answer, Unavailable, Unexpected, Unreachable
-from asynctask.cookies import WithoutCookies
 from asynctask.stream import Body
 
 WAIT: Final = 50
@@ -31,8 +33,8 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 60.0
 """Seconds before a request is sent again: doubled each time, with jitter."""
 
-MAX_ANSWER: Final = 16 * 1024 * 1024
-"""Bytes of one answer."""
+MAX_ANSWER: Final = 64 * 1024 * 1024
+"""Bytes of one answer: a page has up to 1,000 errors of 10,000 characters, each of up to 6 bytes."""
 
 UNSENT: Final = (ConnectError, DNSLookupError)
 LOST: Final = (*UNSENT, ConnectionClosed, RequestTransmissionFailed, ResponseFailed, defer.TimeoutError)
@@ -45,7 +47,7 @@ class Sender:
     """Sends to the service at a URL; the parameters are those of `asynctask.client.Client`."""
 
     def __init__(self, base_url: str, reactor: Any, attempts: int, timeout: float, http: Any) -> None:
-        self._base = base_url.rstrip("/")
+        self._base = _checked(base_url).rstrip("/")
         self._reactor = reactor
         self._attempts = attempts
         self._timeout = timeout
@@ -122,7 +124,7 @@ class Sender:
     ) -> Deferred[IResponse]:
         asked: Deferred[IResponse] = self._http.request(
             method,
-            self._base + path,
+            self._base + path if self._pool is None else AsGiven.from_text(self._base + path),
             headers=dict(headers),
             data=content,
             allow_redirects=False,
@@ -208,6 +210,24 @@ class Sender:
         """Read no more of it."""
         body.stop()
         self._bodies.discard(body)
+
+
+def _checked(url: str) -> str:
+    """The same in ASCII.
+
+    :raises ValueError: no service can be there, or Twisted does not connect to its host.
+    """
+    try:
+        url = url if url.isascii() else URL.from_text(url).to_uri().to_text()
+        found = urlsplit(url)
+        host, _ = found.hostname or "", found.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no URL: {error}") from None
+    if found.scheme not in ("http", "https") or not host or "@" in found.netloc:
+        raise ValueError(f"{url!r} is no URL of a service, such as http://localhost:8080")
+    if "_" in host:
+        raise ValueError(f"{url!r}: Twisted connects to no host whose name has a '_'; give it another one")
+    return url
 
 
 async def _whole(response: IResponse) -> Answer:

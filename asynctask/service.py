@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING, Any, Final
@@ -55,9 +54,6 @@ __all__ = ["Options", "makeService"]
 log = Logger(namespace="asynctask")
 
 SEATS: Final = {"reactor": 1_000_000, "asyncio": 1_000_000, "thread": 32, "process": 2}
-
-MOST_RECORDERS: Final = 1_000
-"""Processes of one folder and one database of which each has a flight recorder."""
 
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
@@ -152,7 +148,15 @@ class AsyncTask(Service):
         self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
         self._retention = Retention(self._store, keep, clock, now)
         self._names = Names(reactor.callFromThread)
-        self._callbacks = self._new_callbacks(callbacks_to, callback_secrets)
+        self._callbacks = Callbacks(
+            self._store.outbox,
+            Poster(reactor, Allowed(callbacks_to), self._names.lookup).post,
+            Signer(callback_secrets) if callback_secrets else None,
+            clock,
+            now,
+            random,
+            metrics=metrics,
+        )
         self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
         self._watch()
         api = Api(
@@ -170,18 +174,6 @@ class AsyncTask(Service):
         self._front = _front(api, http, clock, log_access if access_log else None)
         self.port: IListeningPort | None = None
         self._shared: listening.Shared | None = None
-
-    def _new_callbacks(self, to: Sequence[str], secrets: Sequence[str]) -> Callbacks:
-        """What tells others how their tasks ended."""
-        return Callbacks(
-            self._store.outbox,
-            Poster(self._reactor, Allowed(to), self._names.lookup).post,
-            Signer(secrets) if secrets else None,
-            self._clock,
-            self._now,
-            random,
-            metrics=self._metrics,
-        )
 
     def _watch(self) -> None:
         """Let the metrics tell what is there when they are asked."""
@@ -205,9 +197,20 @@ class AsyncTask(Service):
     def startService(self) -> None:
         """Open the store, and go on with what had not ended.
 
-        :raises StartError: it cannot be opened.
+        :raises StartError: it cannot be opened, or had been before: each service serves once.
         """
+        if self._seats.draining:
+            raise StartError("This service has ended; make a new one to start again")
         super().startService()
+        try:
+            self._begin()
+        except StartError:
+            self.running = 0
+            if self.port is not None:
+                self.port.stopListening()
+            raise
+
+    def _begin(self) -> None:
         self._listen()
         storeurl.check(self._place)
         self._open_recorder()
@@ -229,14 +232,10 @@ class AsyncTask(Service):
         try:
             if isinstance(self._place, Place):
                 self._recorder.open(path)
-                return
-            for slot in range(MOST_RECORDERS):
-                with suppress(BlockingIOError):
-                    self._recorder.open(path.with_name(f"{path.name}.{slot}"), alone=True)
-                    return
+            elif not self._recorder.open_free(path):
+                log.warn("Too many processes for flight recorders: a crash of this one charges no task")
         except OSError as error:
             raise StartError(f"--store: cannot use {path} ({error.strerror})") from None
-        log.warn("Too many processes for flight recorders: a crash of this one charges no task")
 
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""
@@ -267,6 +266,8 @@ class AsyncTask(Service):
     @inlineCallbacks
     def stopService(self) -> Any:
         """Refuse, drain, stop listening, close the store: in this order."""
+        if not self.running:  # it could not be started
+            return
         super().stopService()
         log.info("Stopping; running tasks have {grace} seconds", grace=self._grace)
         self._retention.stop()
@@ -302,6 +303,7 @@ class Command(OfCommand, AsyncTask):
     """
 
     _collector: Collector | None = None
+    _switch: float | None = None
     tie: Tie | None = None
 
     def join(self, setting: Setting) -> None:
@@ -314,14 +316,18 @@ class Command(OfCommand, AsyncTask):
         self.begin(self._reactor, supervised=self.tie is not None)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
+        self._switch = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         super()._serving()
 
+    @inlineCallbacks
     def stopService(self) -> Any:
         """See `AsyncTask`."""
         if self._collector is not None:
             self._collector.stop()
-        return super().stopService()
+        yield super().stopService()
+        if self._switch is not None:
+            sys.setswitchinterval(self._switch)
 
     def _tell_that_it_serves(self, url: str | None) -> None:
         if self.tie is None:
@@ -353,7 +359,8 @@ def makeService(options: Options) -> Service:
     start, number = (os.getcwd(), None) if setting is None else (setting.start, setting.number)
     try:
         place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
-        secrets = _secrets(setting.start if setting else "", options["callback-secret"])
+        file = options["callback-secret"]
+        secrets = [] if file is None else read_secrets(Path(setting.start if setting else "", file))
         if options["show-callback-secret"]:
             sys.stdout.write("\n".join(secrets or [outbox.show_secret(place)]) + "\n")
             sys.exit(0)
@@ -436,12 +443,3 @@ def _make(
         callbacks_to=options["callbacks-to"],
         callback_secrets=secrets,
     )
-
-
-def _secrets(start: str, file: str | None) -> list[str]:
-    """The secrets of a file; none without a file.
-
-    :param start: where its path begins.
-    :raises SecretError: they cannot be used.
-    """
-    return [] if file is None else read_secrets(Path(start, file))

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as the_reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import directlyProvides, providedBy
@@ -339,18 +340,47 @@ class SocketTestCase(TestCase):
 
     timeout = 10
 
-    def serve(self, *script: Step, **settings: Any) -> Client:
+    def serve(self, *script: Step, interface: str = "127.0.0.1", **settings: Any) -> Client:
         self.fake = Fake(*script)
         site = Site(self.fake)
         site.noisy = False
-        port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        port = reactor.listenTCP(0, site, interface=interface)
         self.addCleanup(port.stopListening)
         self.hurried = Hurried()
-        self.url = f"http://127.0.0.1:{port.getHost().port}"
+        host = f"[{interface}]" if ":" in interface else interface
+        self.url = f"http://{host}:{port.getHost().port}"
         # A busy machine is no failure: 20 real seconds.
         self.client = Client(self.url, self.hurried, **{"timeout": 1_000, **settings})
         self.addCleanup(lambda: ensureDeferred(self.client.close()))
         return self.client
+
+
+class BaseUrlTests(SocketTestCase):
+    """Where the service is."""
+
+    async def test_it_may_be_an_ipv6_address(self) -> None:
+        try:
+            client = self.serve(answer(202, ACCEPTED), interface="::1")
+        except CannotListenError:
+            raise SkipTest("There is no IPv6 here") from None
+        self.assertEqual((await client.submit("a")).task_id, "task_1")
+
+    def test_what_cannot_be_one_is_told_at_once(self) -> None:
+        for url in (
+            "localhost:8080",
+            "http://",
+            "ftp://a",
+            "http://u:p@a",
+            "http://a:99999",
+            "http://[::1",
+        ):
+            with self.assertRaisesRegex(ValueError, "is no URL"):
+                api.Client(url)
+        with self.assertRaisesRegex(ValueError, "give it another one"):
+            api.Client("http://my_service:8080")
+
+    def test_a_name_that_is_no_ascii_is_taken(self) -> None:
+        self.assertEqual(api.Client("http://bücher.example/")._sender._base, "http://xn--bcher-kva.example")
 
 
 class LostTests(SocketTestCase):
@@ -490,7 +520,7 @@ class AnswerTests(SocketTestCase):
     async def test_an_answer_has_a_limit_also_unpacked(self) -> None:
         bomb = gzip.compress(b" " * (MAX_ANSWER + 1))
         client = self.serve(answer(200, bomb, Content_Encoding="gzip"))
-        with self.assertRaisesRegex(api.Unexpected, "more than 16777216 bytes"):
+        with self.assertRaisesRegex(api.Unexpected, f"more than {MAX_ANSWER} bytes"):
             await client.get("task_1")
 
     async def test_the_deadline_is_around_the_body_too(self) -> None:

@@ -326,6 +326,66 @@ class LifeTests(CommandTestCase):
             self.fail("It did not listen")
 
 
+EMBEDDED = """
+import signal, sys
+from twisted.application.service import MultiService
+from twisted.internet import reactor
+from twisted.internet.defer import inlineCallbacks, maybeDeferred
+from twisted.internet.task import deferLater
+from asynctask.service import Options, makeService
+
+def make(name):
+    options = Options({})
+    options.parseOptions(["--port", "0", "--store", "sqlite:///one.sqlite"])
+    service = makeService(options)
+    service.setName(name)
+    return service
+
+@inlineCallbacks
+def main():
+    before = signal.getsignal(signal.SIGTERM), sys.getswitchinterval()
+    both = MultiService()
+    both.startService()
+    first, second = make("first"), make("second")
+    first.setServiceParent(both)
+    try:
+        second.setServiceParent(both)
+    except Exception as error:
+        print(type(error).__name__, error)
+    yield deferLater(reactor, 0)
+    print("second", second.running, second.port.connected)
+    yield maybeDeferred(both.stopService)
+    print("given back", (signal.getsignal(signal.SIGTERM), sys.getswitchinterval()) == before)
+    try:
+        first.startService()
+    except Exception as error:
+        print(type(error).__name__, error)
+    reactor.stop()
+
+reactor.callWhenRunning(lambda: main().addErrback(lambda failure: (print(failure), reactor.stop())))
+reactor.run()
+"""
+
+
+class EmbeddedTests(CommandTestCase):
+    """In a program that goes on without it."""
+
+    def test_a_start_that_fails_leaves_nothing_and_a_stop_gives_back_what_it_took(self) -> None:
+        ran = subprocess.run(
+            [sys.executable, "-c", EMBEDDED],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        refused, second, given_back, again = ran.stdout.splitlines()
+        self.assertRegex(refused, "StartError --store .*one.sqlite is in use by another")
+        self.assertEqual((second, given_back), ("second 0 False", "given back True"))
+        self.assertEqual(again, "StartError This service has ended; make a new one to start again")
+        self.assertEqual(ran.stderr, "")
+
+
 class DaemonTests(CommandTestCase):
     """Behind, with a PID file and a log."""
 

@@ -31,7 +31,7 @@ ORDER: Final = (
         "headers",
         "submissions",
         "posting",
-        "cookies",
+        "agents",
         "names",
         "lanes",
         "claims",
@@ -177,7 +177,7 @@ class TheOrder(SynchronousTestCase):
     def test_a_client_brings_nothing_of_the_service(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         own = {"client", "sending", "stream", "answered"}
-        needed = own | {"cookies", "wire", "model"}
+        needed = own | {"agents", "wire", "model"}
         self.assertLessEqual(set().union(*(known[name] for name in own)), needed)
         self.assertEqual([name for name in known if name not in own and known[name] & own], [])
 

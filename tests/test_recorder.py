@@ -110,6 +110,11 @@ class Recorder(SynchronousTestCase):
         recorder.let_go(slot)
         self.assertEqual(recorder.suspects(), [])
 
+    def test_who_stops_again_after_the_end_disturbs_nobody(self) -> None:
+        recorder = self.opened()
+        recorder.close()
+        recorder.stop()
+
     def test_a_file_that_was_let_go_of_is_closed(self) -> None:
         recorder = FlightRecorder()
         recorder.open(self.path, alone=True)

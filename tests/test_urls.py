@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import URI
 
-from asynctask.posting import AsGiven
+from asynctask.agents import AsGiven
 from asynctask.urls import MAX_URL, URL, host_of, is_callback_url
 
 GOOD = (
