@@ -26,7 +26,9 @@ attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
 runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
-               ``loop``, ``processes`` (``spawned``, ``worker``); what those two have ``forked`` ends
+               ``loop``, ``processes`` (``spawned``, ``worker``); children that handlers in
+               threads and processes have ``forked`` end there
+chance         what ids are made of
 callbacks      tells how tasks ended: ``lanes`` say whose turn it is, ``deliveries`` what an
                answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
                allowed and that ``names`` have

@@ -68,6 +68,7 @@ class Client:
     :param attempts: how often a request is sent at most.
     :param timeout: seconds that one try may take, from the connection to the last byte of the answer.
     :param http: asks instead of a client of its own, like `treq.testing.StubTreq`.
+    :raises ValueError: no service can be at this URL.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ class Readers:
             raise Unavailable(NO_ANSWER) from None
 
     def _read(self, run: Callable[[Connection], T], since: float) -> T:
-        """Read; once more on a new connection where the kept one was lost meanwhile."""
+        """Read; once more on a new connection where the kept one was lost, if it is early enough."""
         kept = self._mine.connection
         if kept is not None:
             try:

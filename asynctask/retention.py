@@ -20,7 +20,7 @@ FEWEST: Final = 20
 """Tasks of one transaction at least: a second, if each has the largest result and the disk is slow."""
 
 LONG: Final = 0.2
-"""Seconds for tasks from which on the next transaction has half as many; else it has twice as many."""
+"""Seconds of its own from which on the next transaction has half as many; else it has twice as many."""
 
 PAUSE: Final = 0.02
 """Seconds between two batches while there is more; or as many as the last one took, if these are more."""
@@ -78,8 +78,8 @@ class Retention:
         middle = self._clock.seconds()
         commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, batch)
         ended = self._clock.seconds()
-        # Both have waited for others in the same way, and commits are forgotten in a moment.
-        took = (middle - began) - (ended - middle)
+        # Both have waited for others in the same way: what is left is what the slower one takes itself.
+        took = abs((middle - began) - (ended - middle))
         self._batch = max(FEWEST, batch // 2) if took > LONG else min(2 * batch, BATCH)
         return max(PAUSE, ended - began) if batch in (most, commits) else IDLE
 

@@ -217,13 +217,15 @@ def _checked(url: str) -> str:
 
     :raises ValueError: no service can be there, or Twisted does not connect to its host.
     """
+    if "@" in url:
+        raise ValueError("The URL of a service has no user and no password")
     try:
         url = url if url.isascii() else URL.from_text(url).to_uri().to_text()
         found = urlsplit(url)
         host, _ = found.hostname or "", found.port
     except ValueError as error:
         raise ValueError(f"{url!r} is no URL: {error}") from None
-    if found.scheme not in ("http", "https") or not host or "@" in found.netloc:
+    if found.scheme not in ("http", "https") or not host or found.query or found.fragment or " " in url:
         raise ValueError(f"{url!r} is no URL of a service, such as http://localhost:8080")
     if "_" in host:
         raise ValueError(f"{url!r}: Twisted connects to no host whose name has a '_'; give it another one")

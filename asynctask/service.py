@@ -3,13 +3,13 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -20,6 +20,7 @@ from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.callbacks import Callbacks
+from asynctask.chance import chances
 from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of
 from asynctask.feed import Feed
@@ -43,13 +44,12 @@ from asynctask.store import SqlStore
 from asynctask.ties import Setting, Tie
 from asynctask.timers import Wheel
 from asynctask.watch import Watchdog
-from asynctask.wire import Ids
 from asynctask.worker import die_with
 
 if TYPE_CHECKING:
     from asynctask.postgres import Server
 
-__all__ = ["Options", "makeService"]
+__all__ = ["Options", "StartError", "makeService"]
 
 log = Logger(namespace="asynctask")
 
@@ -67,17 +67,6 @@ LAST_CALLBACKS: Final = 2.0
 SWITCH: Final = 0.0005
 """Seconds that a thread waits for the interpreter at most, a tenth of Python's own: a commit needs it a
 dozen times while the loop is busy."""
-
-DRAWN: Final = 256
-"""Ids for which chance is drawn at once: a system call each would be a tenth of a request."""
-
-
-def chances() -> Iterator[bytes]:
-    """What `Ids` takes, as hard to guess as the system's; it is asked for much of it at a time."""
-    while True:
-        drawn = os.urandom(Ids.CHANCE * DRAWN)
-        for begin in range(0, len(drawn), Ids.CHANCE):
-            yield drawn[begin : begin + Ids.CHANCE]
 
 
 def _front(api: Api, http: str, clock: Wheel, access: Access | None) -> Front | stock.Front:
@@ -103,6 +92,9 @@ class AsyncTask(Service):
     """
 
     name = "asynctask"
+
+    _has_begun = False
+    _stopping: Deferred[None] | None = None
 
     def __init__(
         self,
@@ -192,22 +184,27 @@ class AsyncTask(Service):
         :raises StartError: it cannot be opened.
         """
         super().privilegedStartService()
-        self._listen()
+        try:
+            self._listen()
+        except StartError:
+            self._close_port()
+            raise
 
     def startService(self) -> None:
         """Open the store, and go on with what had not ended.
 
         :raises StartError: it cannot be opened, or had been before: each service serves once.
         """
-        if self._seats.draining:
-            raise StartError("This service has ended; make a new one to start again")
+        if self._has_begun:
+            raise StartError("This service was started before; make a new one to start again")
+        self._has_begun = True
         super().startService()
         try:
             self._begin()
         except StartError:
             self.running = 0
-            if self.port is not None:
-                self.port.stopListening()
+            self._recorder.close()
+            self._close_port()
             raise
 
     def _begin(self) -> None:
@@ -260,14 +257,27 @@ class AsyncTask(Service):
         port = opened[0]
         if not IListeningPort.providedBy(port):
             raise StartError(f"Cannot listen on {self._description} ({port.getErrorMessage()})")
-        listening.check_address(port, insecure=self._insecure)
         self.port = port
+        listening.check_address(port, insecure=self._insecure)
+
+    def _close_port(self) -> None:
+        if self.port is not None:
+            self.port.stopListening()
+
+    def stopService(self) -> Deferred[None]:
+        """End in order; fires when all is done, however often it is asked for."""
+        if self._stopping is None:
+            if not self.running:  # it was not started, or not wholly
+                self._close_port()
+                return succeed(None)
+            self._stopping = self._stop_in_order()
+        done: Deferred[None] = Deferred()
+        self._stopping.addBoth(done.callback)
+        return done
 
     @inlineCallbacks
-    def stopService(self) -> Any:
+    def _stop_in_order(self) -> Any:
         """Refuse, drain, stop listening, close the store: in this order."""
-        if not self.running:  # it could not be started
-            return
         super().stopService()
         log.info("Stopping; running tasks have {grace} seconds", grace=self._grace)
         self._retention.stop()
@@ -364,7 +374,7 @@ def makeService(options: Options) -> Service:
         if options["show-callback-secret"]:
             sys.stdout.write("\n".join(secrets or [outbox.show_secret(place)]) + "\n")
             sys.exit(0)
-        _check_together(place, options)
+        storeurl.check_use(place, options["processes"], with_http=not options["no-http"])
         storeurl.check(place)
         if description is not None and setting is None:
             shared = options["processes"] > 1
@@ -400,18 +410,6 @@ def makeService(options: Options) -> Service:
     if twistd.get("pidfile"):
         service.pid_file = folder / twistd["pidfile"]
     return service
-
-
-def _check_together(place: "Place | Server", options: Options) -> None:
-    """Look whether options make sense together that do so each alone.
-
-    :raises StartError: they do not.
-    """
-    if isinstance(place, Place):
-        if options["processes"] > 1:
-            raise StartError("--processes needs --store postgresql://…; a SQLite file has one process")
-        if options["no-http"] and place.path is None:
-            raise StartError("--no-http with a store in memory would never get a task")
 
 
 def _make(

@@ -46,3 +46,15 @@ def check(place: Place | Server) -> None:
         from asynctask import postgres
 
         postgres.check(place)
+
+
+def check_use(place: Place | Server, processes: int, *, with_http: bool) -> None:
+    """Look whether a store can be used in this way.
+
+    :raises StartError: it cannot.
+    """
+    if isinstance(place, Place):
+        if processes > 1:
+            raise StartError("--processes needs --store postgresql://…; a SQLite file has one process")
+        if not with_http and place.path is None:
+            raise StartError("--no-http with a store in memory would never get a task")

@@ -1,11 +1,12 @@
 """What waits for the writer's thread."""
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.backlog import BEHIND, LARGEST, MOST, PART, Backlog
+from asynctask.backlog import BEHIND, LARGEST, MANY, MOST, PART, Backlog
 from asynctask.batches import End
-from asynctask.model import COMPLETED, Task
+from asynctask.model import COMPLETED, Error, Task
 from asynctask.works import Add, Save
 
 
@@ -71,6 +72,17 @@ class BacklogTests(SynchronousTestCase):
         asked = self.ask(1)
         left = saves[2 * MOST :]
         self.assertEqual(self.backlog.take(), [*asked, *left[: len(left) // PART]])
+
+    def test_but_no_more_than_a_server_takes_in_time(self) -> None:
+        saves = self.end(*[0] * (MANY + 1) * PART)
+        self.assertEqual(self.backlog.take(), saves[:MANY])
+
+    def test_errors_count_among_their_bytes(self) -> None:
+        saves = self.end(0, 0)
+        for save in saves:
+            failed = replace(save.end.task, error=Error("E", "x" * LARGEST))
+            save.end = save.end._replace(task=failed)
+        self.assertEqual([self.backlog.take() for _ in saves], [[save] for save in saves])
 
     def test_it_is_behind_with_so_many_ends(self) -> None:
         self.end(*[1] * BEHIND)

@@ -366,16 +366,12 @@ class BaseUrlTests(SocketTestCase):
         self.assertEqual((await client.submit("a")).task_id, "task_1")
 
     def test_what_cannot_be_one_is_told_at_once(self) -> None:
-        for url in (
-            "localhost:8080",
-            "http://",
-            "ftp://a",
-            "http://u:p@a",
-            "http://a:99999",
-            "http://[::1",
-        ):
+        wrong = ("localhost:8080", "http://", "ftp://a", "http://a:99999", "http://[::1", "http://a b")
+        for url in (*wrong, "http://a/?b=c", "http://a/#b"):
             with self.assertRaisesRegex(ValueError, "is no URL"):
                 api.Client(url)
+        with self.assertRaisesRegex(ValueError, "has no user and no password$"):
+            api.Client("http://user:secret@a")
         with self.assertRaisesRegex(ValueError, "give it another one"):
             api.Client("http://my_service:8080")
 

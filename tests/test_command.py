@@ -354,12 +354,17 @@ def main():
         print(type(error).__name__, error)
     yield deferLater(reactor, 0)
     print("second", second.running, second.port.connected)
-    yield maybeDeferred(both.stopService)
-    print("given back", (signal.getsignal(signal.SIGTERM), sys.getswitchinterval()) == before)
     try:
         first.startService()
     except Exception as error:
         print(type(error).__name__, error)
+    yield deferLater(reactor, 0)
+    print("first", first.running, first.port.connected)
+    stops = [maybeDeferred(both.stopService), maybeDeferred(both.stopService)]
+    print("stopping", [stop.called for stop in stops])
+    for stop in stops:
+        yield stop
+    print("given back", (signal.getsignal(signal.SIGTERM), sys.getswitchinterval()) == before)
     reactor.stop()
 
 reactor.callWhenRunning(lambda: main().addErrback(lambda failure: (print(failure), reactor.stop())))
@@ -370,7 +375,7 @@ reactor.run()
 class EmbeddedTests(CommandTestCase):
     """In a program that goes on without it."""
 
-    def test_a_start_that_fails_leaves_nothing_and_a_stop_gives_back_what_it_took(self) -> None:
+    def test_a_start_fails_and_leaves_nothing_and_a_stop_gives_back_what_it_took(self) -> None:
         ran = subprocess.run(
             [sys.executable, "-c", EMBEDDED],
             cwd=self.folder,
@@ -379,10 +384,18 @@ class EmbeddedTests(CommandTestCase):
             timeout=PATIENCE,
             check=False,
         )
-        refused, second, given_back, again = ran.stdout.splitlines()
+        refused, *told = ran.stdout.splitlines()
         self.assertRegex(refused, "StartError --store .*one.sqlite is in use by another")
-        self.assertEqual((second, given_back), ("second 0 False", "given back True"))
-        self.assertEqual(again, "StartError This service has ended; make a new one to start again")
+        self.assertEqual(
+            told,
+            [
+                "second 0 False",
+                "StartError This service was started before; make a new one to start again",
+                "first 1 True",
+                "stopping [False, False]",
+                "given back True",
+            ],
+        )
         self.assertEqual(ran.stderr, "")
 
 

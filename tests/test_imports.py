@@ -14,7 +14,7 @@ ORDER: Final = (
     *("client", "sending", "stream", "answered"),
     *("options", "command", "supervisor", "member", "ties"),
     *("api", "followers", "front", "channel", "stock", "listening", "runner", "callbacks", "retention"),
-    *("collector", "watch"),
+    *("collector", "watch", "chance"),
     *(
         "description",
         "components",

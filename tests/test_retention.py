@@ -232,6 +232,7 @@ class Full(Forgetful):
         self.clock = clock
         self.seconds = 0.0
         self.waiting = 0.0
+        self.for_events = 0.0
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         self.asked.append((before, now, limit))
@@ -239,7 +240,7 @@ class Full(Forgetful):
         return succeed(limit)
 
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
-        self.clock.rightNow += self.waiting
+        self.clock.rightNow += self.waiting + self.for_events
         return succeed(0)
 
 
@@ -259,6 +260,16 @@ class Pace(SynchronousTestCase):
         self.assertEqual(
             [limit for _, _, limit in store.asked[6:]], [BATCH, 250, 125, 62, 31, FEWEST, FEWEST]
         )
+
+    def test_events_that_take_long_count_as_well(self) -> None:
+        clock = Clock()
+        store = Full(clock)
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        clock.advance(PAUSE)
+        store.for_events = LONG + 0.01
+        for _ in range(3):
+            clock.advance(store.for_events)
+        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST, FEWEST])
 
     def test_it_does_not_go_by_how_long_they_waited_for_others(self) -> None:
         clock = Clock()
