@@ -1,4 +1,6 @@
-"""What treq is given, where its own ways are not ours: URLs as they are, and agents without cookies."""
+"""What treq is given, where its own ways are not ours: URLs as they are, and agents that hide fields."""
+
+from collections.abc import Mapping, Sequence
 
 from hyperlink import EncodedURL
 from twisted.internet.defer import Deferred
@@ -15,11 +17,17 @@ class AsGiven(EncodedURL):
 
 
 @implementer(IAgent)
-class WithoutCookies:
-    """An agent whose answers set none: nobody here keeps any, and treq fails at those that are no ASCII."""
+class Hiding:
+    """An agent that hides fields of its answers from treq.
 
-    def __init__(self, agent: IAgent) -> None:
+    :param hidden: names of these. Cookies, which nobody here keeps: treq fails at those that are no ASCII.
+    :param instead: what is asked with, in place of what treq asks.
+    """
+
+    def __init__(self, agent: IAgent, hidden: Sequence[bytes], instead: Mapping[bytes, bytes] = {}) -> None:
         self._agent = agent
+        self._hidden = hidden
+        self._instead = instead
 
     def request(
         self,
@@ -29,9 +37,12 @@ class WithoutCookies:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         """See `twisted.web.iweb.IAgent`."""
-        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_without)
+        asked = Headers() if headers is None else headers.copy()
+        for name, value in self._instead.items():
+            asked.setRawHeaders(name, [value])
+        return self._agent.request(method, uri, asked, bodyProducer).addCallback(self._hide)
 
-
-def _without(response: IResponse) -> IResponse:
-    response.headers.removeHeader(b"Set-Cookie")
-    return response
+    def _hide(self, response: IResponse) -> IResponse:
+        for name in self._hidden:
+            response.headers.removeHeader(name)
+        return response

@@ -85,13 +85,10 @@ class Guarded(Resource):
         """Whether the body of a request will be looked at, as far as its head tells."""
         try:
             self._check(request)
+            if request.path in LIMITS:
+                _check_body(request, request.head.length, LIMITS[request.path])
         except Problem:
             return False
-        if request.path in LIMITS:
-            try:
-                _check_body(request, request.head.length, LIMITS[request.path])
-            except Problem:
-                return False
         inner: Any = self._inner
         taken: bool = inner.takes(request)
         return taken

@@ -110,17 +110,18 @@ def read_signature(function: Callable[..., Any]) -> Input:
     return Input(context, schema, fields)
 
 
+def called(function: Any) -> Any:
+    """What a call of it calls: behind partials, the function, or that of an object that can be called."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
 def _innermost(function: Any) -> Any:
-    """The function that was written, behind decorators, partials and objects that can be called."""
-    while True:
-        inner = inspect.unwrap(function)
-        if isinstance(inner, partial):
-            inner = inner.func
-        elif not inspect.isroutine(inner):
-            inner = type(inner).__call__
-        if inner is function:
-            return inner
+    """The function that was written, behind decorators too."""
+    while (inner := called(inspect.unwrap(function))) is not function:
         function = inner
+    return inner
 
 
 def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:

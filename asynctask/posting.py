@@ -29,11 +29,11 @@ from twisted.web.client import (
     ResponseFailed,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from asynctask.addresses import Allowed, normal_host
-from asynctask.agents import AsGiven, WithoutCookies
+from asynctask.agents import AsGiven, Hiding
 from asynctask.deliveries import Answer, NoAnswer, Refused
 
 DEADLINE: Final = 15.0
@@ -50,6 +50,10 @@ LINGER: Final = 1.0
 
 HOSTS_KEPT: Final = 32
 """Hosts whose TLS settings are kept: each has all trust roots in memory, half a MiB."""
+
+UNPACKED: Final = {b"Accept-Encoding": b"identity"}
+HIDDEN: Final = (b"Set-Cookie", b"Content-Encoding")
+"""Answers are not to be packed, and none is unpacked: few bytes can be very many."""
 
 NOT_PUBLIC: Final = "The receiver's address is not public, and --callbacks-to does not name it"
 
@@ -123,7 +127,7 @@ class _Exchange:
     def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> Deferred[Any]:
         pool = HTTPConnectionPool(self._clock, persistent=False)
         agent = Agent.usingEndpointFactory(self._clock, self, pool)
-        client = HTTPClient(WithoutCookies(_AsItComes(agent)))
+        client = HTTPClient(Hiding(agent, HIDDEN, UNPACKED))
         return client.post(
             AsGiven.from_text(url),
             headers=Headers({name: [value] for name, value in headers.items()}),
@@ -175,31 +179,6 @@ class _Ignoring(Protocol):
         """See `twisted.internet.interfaces.IProtocol`."""
         if not self._done.called:
             self._done.callback(None)
-
-
-@implementer(IAgent)
-class _AsItComes:
-    """Asks for answers that are not packed, and has none unpacked: few bytes can be very many."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """See `twisted.web.iweb.IAgent`."""
-        plain = Headers() if headers is None else headers.copy()
-        plain.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        return self._agent.request(method, uri, plain, bodyProducer).addCallback(_not_encoded)
-
-
-def _not_encoded(response: Any) -> Any:
-    response.headers.removeHeader(b"Content-Encoding")
-    return response
 
 
 @implementer(IStreamClientEndpoint)

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from asynctask.context import Context
-from asynctask.inputs import Input, UnusableError, read_signature
+from asynctask.inputs import Input, UnusableError, called, read_signature
 from asynctask.wire import MAX_NAME, text_of
 
 GROUP: Final = "asynctask.tasks"
@@ -220,7 +220,7 @@ def _place_of(function: Callable[..., Any]) -> str:
 
 def _is_async(function: Callable[..., Any]) -> bool:
     """Whether it is an ``async def``, or an object that is called like one."""
-    return any(map(inspect.iscoroutinefunction, (function, _called(function))))
+    return any(map(inspect.iscoroutinefunction, (function, called(function))))
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
@@ -234,14 +234,7 @@ def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 def _is_inline_callbacks(function: Callable[..., Any]) -> bool:
     """Whether it is what ``inlineCallbacks`` itself makes of a function."""
-    return getattr(_called(function), "__code__", None) is _INLINE_CALLBACKS
-
-
-def _called(function: Callable[..., Any]) -> Any:
-    """What a call of it calls: behind partials, the function, or that of an object that can be called."""
-    while isinstance(function, partial):
-        function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__
+    return getattr(called(function), "__code__", None) is _INLINE_CALLBACKS
 
 
 def _generator_of(function: Callable[..., Any]) -> Callable[..., Any] | None:

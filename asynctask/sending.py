@@ -16,7 +16,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFai
 from twisted.web.iweb import IResponse
 
 from asynctask import wire
-from asynctask.agents import AsGiven, WithoutCookies
+from asynctask.agents import AsGiven, Hiding
 from asynctask.answered import Answer, Unavailable, Unexpected, Unreachable
 from asynctask.stream import Body
 
@@ -57,7 +57,7 @@ class Sender:
             self._pool.maxPersistentPerHost = 10
             self._pool.retryAutomatically = False  # whoever asks has to know that it may have been served
             self._pool.cachedConnectionTimeout = IDLE
-            http = HTTPClient(WithoutCookies(Agent(reactor, pool=self._pool)))
+            http = HTTPClient(Hiding(Agent(reactor, pool=self._pool), (b"Set-Cookie",)))
         self._http = http
         self._chance = random.random
         self._waiting: set[Deferred[Any]] = set()

@@ -76,9 +76,10 @@ REPEATS: Final = 3
 
 CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
 MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
-UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
-
 NO_ANSWER: Final = "The store does not answer now; try again later"
+
+UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
+"""How an attempt ends whose own end the database refuses."""
 
 T = TypeVar("T")
 
