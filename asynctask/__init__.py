@@ -69,7 +69,8 @@ context        what a handler is given
 recorder       the flight recorder: which task was at work when the process died
 client         for Twisted programs: sends again what was lost (``sending``), goes on where
                events were cut off (``stream``), tells what came (``answered``)
-agents         what treq is given: URLs as they are, and less of answers
+agents         what treq is given: URLs as they are, and less of answers; ``trust``, whose
+               certificate it is
 wire           bytes to model and back
 model          what a task is, and what may happen to it
 =============  =========================================================================

@@ -35,6 +35,9 @@ _LEAVES: Final[dict[type[types.Type], tuple[Any, str]]] = {
     types.DecimalType: (Decimal, "a decimal number"),
 }
 
+_NO_KEYS: Final = (types.NoneType, types.BoolType)
+"""What msgspec takes for the type of keys, and then reads from no key."""
+
 _LISTS: Final[dict[type[types.Type], type]] = {
     types.ListType: list,
     types.SetType: set,
@@ -42,7 +45,8 @@ _LISTS: Final[dict[type[types.Type], type]] = {
     types.VarTupleType: tuple,
 }
 
-_CONSTRAINTS: Final = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern", "tz")
+_LIMITS: Final = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length")
+_CONSTRAINTS: Final = (*_LIMITS, "pattern", "tz")
 
 # For mypy these take types only, and here they are given values.
 _ANNOTATED: Final[Any] = Annotated
@@ -55,7 +59,42 @@ def shape_of(annotation: Any) -> Shape:
 
     :raises Exception: it cannot be checked. That is a TypeError, unless a type's own code fails.
     """
+    _refuse_what_crashes(types._Translator((annotation,)).translate(annotation), set())
     return _Builder().shape(types.type_info(annotation))
+
+
+def _refuse_what_crashes(info: types.Type, seen: set[int]) -> None:
+    """msgspec, up to 0.22 at least, damages its memory when it compiles two sorts of union; what only reads
+    annotations finds them before.
+
+    :raises TypeError: there is one in it.
+    """
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    members = list(_members(info))
+    if any(isinstance(member, types.TupleType) for member in members) and any(
+        getattr(member, limit, None) is not None for member in members for limit in _LIMITS
+    ):
+        raise TypeError("a tuple of a fixed length and a type with limits cannot be in one union")
+    if any(isinstance(member, _List | types.DictType) for member in members) and any(
+        getattr(member, "pattern", None) is not None for member in members
+    ):
+        raise TypeError("a string with a pattern cannot be in one union with an array or an object")
+    for member in members:
+        for part in _parts(member):
+            _refuse_what_crashes(part, seen)
+
+
+def _parts(info: types.Type) -> Iterator[types.Type]:
+    """What it is made of, one level below."""
+    if isinstance(info, _Record):
+        yield from (field.type for field in info.fields)
+    elif isinstance(info, types.TupleType):
+        yield from info.item_types
+    else:
+        names = ("item_type", "key_type", "value_type")
+        yield from (getattr(info, name) for name in names if hasattr(info, name))
 
 
 class _Builder:
@@ -77,6 +116,7 @@ class _Builder:
         if arrays:
             shape.arrays = self._array(arrays[0])
         shape.must = " or ".join(dict.fromkeys(map(_in_words, members)))
+        shape.decimal = any(isinstance(member, types.DecimalType) for member in members)
         shape.integral = any(map(_is_integral, members)) and not any(map(_is_float, members))
         shape.whole = all(map(_is_whole, members))
         shape.hooked = any(map(_is_hooked, members))
@@ -89,16 +129,19 @@ class _Builder:
         return Map(_in_words(info), *_lengths(info), self.shape(info.value_type), key)
 
     def _keys(self, info: types.Type) -> Shape:
-        if any(_is_object(member) or _is_array(member) for member in _members(info)):
+        if any(_is_object(one) or _is_array(one) or isinstance(one, _NO_KEYS) for one in _members(info)):
             raise TypeError("the keys of an object are strings")
         keys = Shape(GenericAlias(dict, (_rebuilt(info), Any)))
         keys.must = " or ".join(map(_in_words, _members(info)))
+        keys.decimal = _is_number(info)
         return keys
 
     def _array(self, info: Any) -> Part:
         if isinstance(info, _Record):
             return self._record(info)
         different = isinstance(info, types.SetType | types.FrozenSetType)
+        if different and not all(map(_is_hashable, _members(info.item_type))):
+            raise TypeError("the items of a set have to be hashable")
         array = Array(_in_words(info), *_lengths(info), different=different)
         if isinstance(info, types.TupleType):
             array.first = [self.shape(item) for item in info.item_types]
@@ -111,6 +154,8 @@ class _Builder:
         if known is not None:
             return known
         fields = list(_fields(info))
+        if isinstance(info, types.DataclassType) and (made := _made_by_itself(info.cls)):
+            raise TypeError(f"field '{made}' of {info.cls.__name__} is none that can be given (init=False)")
         part: Fields | Array
         if _is_array(info):
             self._records[id(info)] = part = Array(_in_words(info), *_lengths(info))
@@ -165,15 +210,41 @@ def _is_float(info: types.Type) -> bool:
     return isinstance(info, types.FloatType)
 
 
+def _is_number(info: types.Type) -> bool:
+    """Whether a key that stands for it is a number with a point perhaps."""
+    members = list(_members(info))
+    numbers = types.IntType | types.FloatType | types.DecimalType
+    return all(isinstance(one, numbers) for one in members) and not all(map(_is_integral, members))
+
+
 def _is_whole(info: types.Type) -> bool:
-    """Whether msgspec accepts nothing that we would not; a record's unknown keys it lets pass."""
+    """Whether msgspec accepts nothing that we would not; a record's unknown keys it lets pass, and ``NaN``
+    as a decimal number."""
     if isinstance(info, types.ListType | types.VarTupleType):
         return all(map(_is_whole, _members(info.item_type)))
     if isinstance(info, types.TupleType):
         return all(_is_whole(member) for item in info.item_types for member in _members(item))
     if isinstance(info, types.DictType):
-        return all(map(_is_whole, _members(info.value_type)))
-    return not isinstance(info, _Record | types.SetType | types.FrozenSetType)
+        return not _is_number(info.key_type) and all(map(_is_whole, _members(info.value_type)))
+    return not isinstance(info, _Record | types.SetType | types.FrozenSetType | types.DecimalType)
+
+
+def _is_hashable(info: types.Type) -> bool:
+    """Whether what is made of a value may be in a set."""
+    if isinstance(info, types.StructType):
+        return info.cls.__struct_config__.frozen
+    if isinstance(info, types.DataclassType):
+        return (get_origin(info.cls) or info.cls).__hash__ is not None
+    if isinstance(info, types.TupleType | types.VarTupleType):
+        return all(_is_hashable(member) for part in _parts(info) for member in _members(part))
+    changing = types.ListType | types.SetType | types.DictType | types.TypedDictType | types.ByteArrayType
+    return not isinstance(info, changing)
+
+
+def _made_by_itself(cls: Any) -> str | None:
+    """A field of a dataclass that its ``__init__`` does not take, if there is one; msgspec asks for it."""
+    known = getattr(get_origin(cls) or cls, "__dataclass_fields__", {})  # of attrs' classes there are none
+    return next((field.name for field in known.values() if not field.init), None)
 
 
 def _is_hooked(info: types.Type) -> bool:

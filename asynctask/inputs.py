@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from math import isfinite
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -74,6 +75,11 @@ class Input:
 
 
 def _argument(name: str, shape: Shape, value: Any) -> Any:
+    if isinstance(value, dict | list | float):  # in which msgspec is less strict than `Input.check`
+        found = Found(Hints(), may_have_nul=False)
+        value = shape.check(value, ("input", name), found)
+        if found.errors:
+            raise ValidationError(found.errors[0].detail)
     try:
         return shape.convert(value)
     except ValidationError as error:
@@ -106,7 +112,12 @@ def read_signature(function: Callable[..., Any]) -> Input:
     for parameter in given:
         fields.shapes[parameter.name] = _shape(parameter, annotations[parameter.name])
     fields.required = [name for name in fields.shapes if name not in defaults]
-    schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
+    try:
+        schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
+        encode(schema)
+    except Exception as error:  # Two types of one name; an example that is no JSON.
+        why = " ".join(str(error).split())
+        raise UnusableError(f"its input cannot be described ({type(error).__name__}: {why})") from error
     return Input(context, schema, fields)
 
 
@@ -176,7 +187,7 @@ def _schema(annotations: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     schemas, components = _schemas(annotations.values())
     properties = dict(zip(annotations, schemas, strict=True))
     for name, default in defaults.items():
-        # One that is no JSON, such as a sentinel, is not shown.
+        # One that is no JSON, such as a sentinel or an infinite number, is not shown.
         with suppress(TypeError, ValueError, RecursionError):
             properties[name]["default"] = _json(default)
     schema = {
@@ -190,7 +201,7 @@ def _schema(annotations: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
 
 def _json(default: Any) -> Any:
     value = to_builtins(default, str_keys=True)
-    dump(value)
+    dump(value).encode()
     return value
 
 
@@ -202,20 +213,24 @@ def _schemas(annotations: Iterable[Any]) -> tuple[tuple[dict[str, Any], ...], di
         elif "prefixItems" in component:
             component["maxItems"] = len(component["prefixItems"])
     for schema in (*schemas, *components.values()):
-        _decimals_are_numbers_too(schema)
+        _mend(schema)
     return schemas, components
 
 
-def _decimals_are_numbers_too(schema: Any) -> None:
-    """In JSON they may be written as either."""
+def _mend(schema: Any) -> None:
+    """What msgspec says otherwise than we, or otherwise than JSON Schema has it."""
     if isinstance(schema, dict):
-        if schema.get("format") == "decimal":
+        if schema.get("format") == "decimal":  # in JSON they may be written as either
             schema["type"] = ["string", "number"]
+        if schema.get("prefixItems") == []:  # of a tuple without items; there has to be one in it
+            del schema["prefixItems"]
+        if isinstance(default := schema.get("default"), float) and not isfinite(default):
+            del schema["default"]
         for part in schema.values():
-            _decimals_are_numbers_too(part)
+            _mend(part)
     elif isinstance(schema, list | tuple):
         for part in schema:
-            _decimals_are_numbers_too(part)
+            _mend(part)
 
 
 def _object(_: type) -> dict[str, Any]:

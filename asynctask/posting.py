@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 from OpenSSL import SSL
-from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
@@ -17,7 +16,6 @@ from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.error import ConnectionRefusedError as NobodyListensError
 from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -35,6 +33,7 @@ from zope.interface import implementer
 from asynctask.addresses import Allowed, normal_host
 from asynctask.agents import AsGiven, Hiding
 from asynctask.deliveries import Answer, NoAnswer, Refused
+from asynctask.trust import Named, NotTheHostError
 
 DEADLINE: Final = 15.0
 """Seconds for all of it: the name, the connection, the request, and the answer to its last byte."""
@@ -75,7 +74,7 @@ class Poster:
         reactor: Any,
         allowed: Allowed,
         lookup: Lookup,
-        tls: Callable[[str], Any] = optionsForClientTLS,
+        tls: Callable[[str], Any] = Named,
         deadline: float = DEADLINE,
     ) -> None:
         self.reactor = reactor
@@ -284,7 +283,7 @@ EXPECTED: Final = (
     RequestGenerationFailed,
     RequestTransmissionFailed,
     SSL.Error,
-    VerificationError,
+    NotTheHostError,
     CancelledError,
 )
 """What a receiver, or its name, may make of an exchange."""
@@ -301,7 +300,7 @@ def _told(error: BaseException) -> str:
             return "The connection was refused"
         case ConnectError():
             return "The host cannot be reached"
-        case VerificationError():
+        case NotTheHostError():
             return "The TLS certificate is not the host's"
         case SSL.Error():
             return f"TLS failed ({_of_openssl(error)})"

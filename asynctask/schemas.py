@@ -302,7 +302,7 @@ def _moved(schema: Any, to: Mapping[str, str]) -> Any:
         # It says nothing more, and makers of clients know no schema that is not an object.
         moved.pop("items", None)
     if "$ref" in moved:
-        moved["$ref"] = to[moved["$ref"]]
+        moved["$ref"] = to.get(moved["$ref"], moved["$ref"])
     if "discriminator" in moved:
         known = moved["discriminator"]
         moved["discriminator"] = known | {

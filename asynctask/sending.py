@@ -19,6 +19,7 @@ from asynctask import wire
 from asynctask.agents import AsGiven, Hiding
 from asynctask.answered import Answer, Unavailable, Unexpected, Unreachable
 from asynctask.stream import Body
+from asynctask.trust import NamedHosts
 
 WAIT: Final = 50
 """Seconds that one request waits for an end; the service waits no longer."""
@@ -57,7 +58,8 @@ class Sender:
             self._pool.maxPersistentPerHost = 10
             self._pool.retryAutomatically = False  # whoever asks has to know that it may have been served
             self._pool.cachedConnectionTimeout = IDLE
-            http = HTTPClient(Hiding(Agent(reactor, pool=self._pool), (b"Set-Cookie",)))
+            agent = Agent(reactor, NamedHosts(), pool=self._pool)
+            http = HTTPClient(Hiding(agent, (b"Set-Cookie",)))
         self._http = http
         self._chance = random.random
         self._waiting: set[Deferred[Any]] = set()

@@ -5,6 +5,7 @@ dataclass pass and takes no 5.0 for an integer. So a `Shape` follows a value dow
 parts; that alone is left to msgspec.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from itertools import chain, repeat
 from typing import Any, Final, Protocol
@@ -22,6 +23,9 @@ MAX_REASON: Final = 200
 MAX_TOLD: Final = 1024 * 1024
 """Characters of all pointers of a body's errors, each of which may name a key as long as the body."""
 
+NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+"""A decimal number as a string: `Decimal` takes ``NaN``, `` 1_0 `` and digits of other scripts too."""
+
 NUL: Final = "must not contain a NUL character"
 
 
@@ -30,13 +34,21 @@ class Hints:
 
     def __init__(self) -> None:
         self._left = MAX_HINTS
+        self._said: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
     def unknown(self, what: str, given: str, known: Collection[str]) -> str:
-        """See `asynctask.wire.unknown`; even a search among no names takes longer than all the rest."""
+        """See `asynctask.wire.unknown`; even a search among no names takes longer than all the rest.
+
+        What a thousand elements have wrong alike is looked for once.
+        """
+        asked = (what, given, tuple(known))
+        if (said := self._said.get(asked)) is not None:
+            return said
         if not self._left:
             return f"Unknown {what} '{_short(given)}'"
         self._left -= 1
-        return unknown(what, given, known)
+        said = self._said[asked] = unknown(what, given, known)
+        return said
 
 
 class EnoughError(Exception):
@@ -107,6 +119,7 @@ class Shape:
     :ivar objects: what is accepted of objects; None for nothing.
     :ivar arrays: what is accepted of arrays.
     :ivar integral: whether 5.0 is meant as 5.
+    :ivar decimal: whether a string stands for a number.
     :ivar whole: whether msgspec accepts nothing that we would not.
     :ivar hooked: whether a value may be wrong though its parts are right.
     """
@@ -115,7 +128,7 @@ class Shape:
         # A Struct's types are compiled once, those of a bare annotation at every call.
         self._box: Any = defstruct("Box", [("value", annotation)], array_like=True)
         self.must = "anything"
-        self.anything = self.integral = self.whole = self.hooked = False
+        self.anything = self.integral = self.decimal = self.whole = self.hooked = False
         self.objects: Part | None = None
         self.arrays: Part | None = None
 
@@ -145,9 +158,13 @@ class Shape:
             value = int(value)
         if isinstance(value, str) and "\0" in value:
             found.add(path, NUL)
-        elif not self.fits(value):
+        elif not self.fits(value) or (isinstance(value, str) and not self.may_be(value)):
             found.add(path, f"must be {self.must}")
         return value
+
+    def may_be(self, text: str) -> bool:
+        """Whether it is written as JSON writes numbers, where it stands for one."""
+        return not self.decimal or NUMBER.fullmatch(text) is not None
 
     def fits(self, value: Any) -> bool:
         """Whether msgspec and the type's own code take it."""
@@ -240,7 +257,7 @@ class Map:
             at = (*path, key)
             if "\0" in key:
                 found.add(at, NUL)
-            elif self._key is not None and not self._key.fits({key: None}):
+            elif self._key is not None and not (self._key.fits({key: None}) and self._key.may_be(key)):
                 found.add(at, f"must have a name that is {self._key.must}")
             checked[key] = self._item.check(item, at, found)
         return checked

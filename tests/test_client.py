@@ -3,18 +3,22 @@
 import contextlib
 import gzip
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as the_reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -26,6 +30,7 @@ from asynctask.client import Client
 from asynctask.model import Status
 from asynctask.sending import LONGEST_PAUSE, MAX_ANSWER
 from asynctask.stream import MAX_EVENT, Events
+from tests.certificates import ServerSettings, certificate_for
 from tests.faults.server import Server
 from tests.test_api import BASE, ApiTestCase
 from tests.test_docs import PYTHON, ROOT
@@ -364,6 +369,25 @@ class BaseUrlTests(SocketTestCase):
         except CannotListenError:
             raise SkipTest("There is no IPv6 here") from None
         self.assertEqual((await client.submit("a")).task_id, "task_1")
+
+    async def test_over_https_its_certificate_names_it(self) -> None:
+        for names, reached in (((x509.DNSName("localhost"),), True), ((), False)):
+            context, trusted = certificate_for(*names, common="localhost")
+            file = FilePath(self.mktemp())
+            file.setContent(trusted.dumpPEM())
+            self.enterContext(patch.dict(os.environ, {"SSL_CERT_FILE": file.path}))
+            fake = Fake(answer(200, TASK))
+            site = Site(fake, reactor=Clock())
+            site.noisy = False
+            port = reactor.listenSSL(0, site, ServerSettings(context), interface="127.0.0.1")
+            self.addCleanup(port.stopListening)
+            async with Client(f"https://localhost:{port.getHost().port}", attempts=1) as client:
+                if reached:
+                    self.assertEqual((await client.get("task_1")).task_id, "task_1")
+                else:
+                    with self.assertRaises(api.Unreachable):
+                        await client.get("task_1")
+            self.assertEqual(len(fake.asked), int(reached))
 
     def test_what_cannot_be_one_is_told_at_once(self) -> None:
         wrong = ("localhost:8080", "http://", "ftp://a", "http://a:99999", "http://[::1", "http://a b")

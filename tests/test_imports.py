@@ -32,6 +32,7 @@ ORDER: Final = (
         "submissions",
         "posting",
         "agents",
+        "trust",
         "names",
         "lanes",
         "claims",
@@ -177,7 +178,7 @@ class TheOrder(SynchronousTestCase):
     def test_a_client_brings_nothing_of_the_service(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         own = {"client", "sending", "stream", "answered"}
-        needed = own | {"agents", "wire", "model"}
+        needed = own | {"agents", "trust", "wire", "model"}
         self.assertLessEqual(set().union(*(known[name] for name in own)), needed)
         self.assertEqual([name for name in known if name not in own and known[name] & own], [])
 

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Meta, Raw, Struct, ValidationError
+from jsonschema import Draft202012Validator
+from msgspec import Meta, Raw, Struct, ValidationError, defstruct
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -144,6 +146,10 @@ def arguments(taken: Input, value: dict[str, Any]) -> dict[str, Any]:
     return taken.arguments(stored)
 
 
+UNHASHABLE: Any = (dict, list[int], bytearray, Span, Circle)
+NO_KEYS: Any = (bool, None, bool | int)
+
+
 class Signatures(SynchronousTestCase):
     """Which functions can be handlers."""
 
@@ -258,6 +264,83 @@ class Signatures(SynchronousTestCase):
             text = inspect.formatannotation(parameter.annotation)
             self.refused(handler, f"the annotation of parameter 'x', {text}, cannot be checked: ")
 
+    def test_a_union_that_msgspec_cannot_hold_is_refused_before_it_is_compiled(self) -> None:
+        sku = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+        some = Annotated[int, Meta(ge=1)]
+        few = Annotated[dict[str, int], Meta(max_length=2)]
+
+        @dataclass
+        class Holder:
+            """One of them is deep inside."""
+
+            side: "list[some | tuple[int, int]]"
+
+        Holder.__annotations__["side"] = list[some | tuple[int, int]]
+        pattern = "a string with a pattern cannot be in one union with an array or an object"
+        limits = "a tuple of a fixed length and a type with limits cannot be in one union"
+        for annotation, why in (
+            *((sku | other, pattern) for other in (list[sku], tuple[int, ...], set[int], dict[str, int])),
+            *(
+                (other | tuple[int, int], limits)
+                for other in (some, few, Annotated[str, Meta(min_length=1)])
+            ),
+            (Holder, limits),
+            (dict[str, Holder] | None, limits),
+        ):
+
+            def look_up(article: Any) -> None:
+                """Take one of two."""
+
+            look_up.__annotations__["article"] = annotation
+            with self.assertRaisesRegex(UnusableError, why):
+                read_signature(look_up)
+        sound: Any = (sku | int, sku | None, some | list[int], str | tuple[int, int], list[sku])
+        for annotation in sound:
+            look_up.__annotations__["article"] = annotation
+            read_signature(look_up)
+
+    def test_what_no_value_would_ever_fit_is_refused(self) -> None:
+        @dataclass
+        class Measured:
+            """Makes one of its fields itself."""
+
+            low: int
+            length: int = field(init=False)
+
+        for annotation, why in (
+            *((GenericAlias(set, (item,)), "have to be hashable") for item in UNHASHABLE),
+            (frozenset[tuple[list[int], int]], "have to be hashable"),
+            *((GenericAlias(dict, (key, int)), "the keys of an object are strings") for key in NO_KEYS),
+            (Measured, "field 'length' of Measured is none that can be given"),
+            (list[Measured], "field 'length' of Measured"),
+        ):
+
+            def take(value: Any) -> None:
+                """Take it."""
+
+            take.__annotations__["value"] = annotation
+            with self.assertRaisesRegex(UnusableError, why):
+                read_signature(take)
+        for annotation in (set[tuple[int, str]], set[Colour], frozenset[int | str], dict[int, int]):
+            take.__annotations__["value"] = annotation
+            read_signature(take)
+
+    def test_types_that_cannot_be_described_together_are_an_error_of_the_handler(self) -> None:
+        first, second = (defstruct("Row", [(name, int)]) for name in "ab")
+
+        def copy(source: Any, target: Any) -> None:
+            """Take two types of one name."""
+
+        copy.__annotations__ |= {"source": first, "target": second}
+        with self.assertRaisesRegex(UnusableError, r"its input cannot be described \(KeyError: .*Row"):
+            read_signature(copy)
+
+        def paint(colour: Annotated[str, Meta(examples=[Colour])]) -> None:
+            """Have an example that is no JSON."""
+
+        with self.assertRaisesRegex(UnusableError, r"its input cannot be described \(TypeError: "):
+            read_signature(paint)
+
     def test_what_has_no_signature_is_refused(self) -> None:
         self.refused(int, "its signature cannot be read")
         self.refused(5, "its signature cannot be read")  # type: ignore[arg-type]
@@ -304,6 +387,18 @@ class Schemas(SynchronousTestCase):
             if component.get("type") == "array":
                 self.assertEqual(component["maxItems"], 2, name)
 
+    def test_a_tuple_without_items_has_a_sound_one(self) -> None:
+        class Nothing(NamedTuple):
+            """No field."""
+
+        def handler(a: Nothing) -> None: ...
+
+        taken = read_signature(handler)
+        Draft202012Validator.check_schema(taken.schema)
+        self.assertEqual(taken.check({"a": []})[1], [])
+        self.assertFalse(Draft202012Validator(taken.schema).is_valid({"a": [1]}))
+        self.assertEqual([error.pointer for error in taken.check({"a": [1]})[1]], ["/input/a"])
+
     def test_every_reference_is_within_it(self) -> None:
         text = wire.dump(EVERYTHING.schema)
         names = {part.partition('"')[0] for part in text.split('"#/$defs/')[1:]}
@@ -322,12 +417,26 @@ class Schemas(SynchronousTestCase):
     def test_a_default_that_is_no_json_is_not_shown(self) -> None:
         nothing = object()
 
-        def handler(a: Any = nothing, b: float = float("inf"), c: Point = Point(1)) -> None: ...  # noqa: B008
+        @dataclass
+        class Limits:
+            """With no limit."""
+
+            most: float = float("inf")
+
+        def handler(
+            a: Any = nothing,
+            b: float = float("inf"),
+            c: Point = Point(1),  # noqa: B008
+            d: str = "\ud800",
+            e: Limits = Limits(),  # noqa: B008
+        ) -> None: ...
 
         taken = read_signature(handler)
         properties = taken.schema["properties"]
         self.assertEqual(properties["a"], {})
-        self.assertNotIn("default", properties["b"])
+        for name in "bd":
+            self.assertNotIn("default", properties[name])
+        self.assertNotIn("default", taken.schema["$defs"]["Limits"]["properties"]["most"])
         self.assertEqual(wire.dump(properties["c"]["default"]), "[1,0]")
         self.assertEqual(taken.schema["required"], [])
         self.assertEqual(taken.arguments({}), {})  # the function has them
@@ -649,10 +758,57 @@ class Values(SynchronousTestCase):
             ({}, "Field 'input.url' is required"),
             ({"url": "a", "gone": 1}, "Unknown field 'gone'"),
             ({"url": "a", "width": 0}, "Field 'input.width' is not valid"),
-            ({"url": "a", "spans": [{"first": 13, "last": 14}]}, "Field 'input.spans' is not valid"),
+            ({"url": "a", "spans": [{"first": 13, "last": 14}]}, "Field 'input.spans.0' is not valid"),
+            ({"url": "a", "node": {"name": "b", "gone": 1}}, "Unknown field 'gone'"),
+            ({"url": "a", "width": 1.5}, "Field 'input.width' must be an integer from 1 to 4096"),
         ):
             error = self.assertRaises(ValidationError, EVERYTHING.arguments, stored)
             self.assertEqual(str(error), told)
+
+    def test_a_whole_number_that_was_stored_as_any_is_an_integer_for_a_handler_that_asks_for_one(
+        self,
+    ) -> None:
+        given = EVERYTHING.arguments({"url": "a", "width": 5.0})
+        self.assertEqual(given, {"url": "a", "width": 5})
+        self.assertIs(type(given["width"]), int)
+
+    def test_a_decimal_is_a_number_and_nothing_else(self) -> None:
+        def pay(
+            amount: Decimal,
+            each: list[Decimal] = [],  # noqa: B006
+            by: dict[Decimal, int] = {},  # noqa: B006
+            at: dict[float, int] = {},  # noqa: B006
+        ) -> None:
+            """Take decimals."""
+
+        reads = read_signature(pay)
+        for good in ("1", "-0.50", "1e3", "1.5E-7", 1, 1.5):
+            self.assertEqual(reads.check({"amount": good, "each": [good]})[1], [], good)
+        sound = {"amount": 1, "by": {"1.5": 1}, "at": {"1.5": 1, "2": 2}}
+        self.assertEqual(reads.check(sound)[1], [])
+        self.assertEqual(reads.arguments(sound)["at"], {1.5: 1, 2.0: 2})
+        errors = reads.check(sound | {"by": {"NaN": 1}, "at": {"nan": 1, "Infinity": 2}})[1]
+        self.assertEqual(
+            [error.pointer for error in errors], ["/input/by/NaN", "/input/at/nan", "/input/at/Infinity"]
+        )
+        for bad in (
+            "NaN",
+            "sNaN",
+            "Infinity",
+            "-inf",
+            " 1 ",
+            "1_0",
+            "",
+            ".",
+            "+1",
+            "1.",
+            "\u0661",
+            True,
+            None,
+        ):
+            errors = reads.check({"amount": bad, "each": [bad]})[1]
+            self.assertEqual([error.pointer for error in errors], ["/input/amount", "/input/each/0"], bad)
+            self.assertEqual(errors[0].detail, "Field 'input.amount' must be a decimal number")
 
 
 NAMES = (

@@ -3,18 +3,13 @@
 import gzip
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from OpenSSL import SSL, crypto
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import Certificate, ContextFactory, optionsForClientTLS
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -22,6 +17,8 @@ from twisted.trial.unittest import TestCase
 from asynctask.addresses import Allowed
 from asynctask.deliveries import Answer, NoAnswer, Refused
 from asynctask.posting import MAX_ANSWER, Poster
+from asynctask.trust import Named
+from tests.certificates import ServerSettings, certificate_for
 
 reactor: Any = global_reactor
 
@@ -284,45 +281,15 @@ class AddressTests(PostingTestCase):
             self.assertEqual(str(caught.exception), reason)
 
 
-def certificate_for(name: str) -> tuple[SSL.Context, Certificate]:
-    """A server's settings with a certificate for this name, and what trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    called = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(called)
-        .issuer_name(called)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.use_privatekey(crypto.PKey.from_cryptography_key(key))
-    context.use_certificate(crypto.X509.from_cryptography(signed))
-    return context, Certificate(crypto.X509.from_cryptography(signed))
-
-
-class ServerSettings(ContextFactory):
-    """What a TLS server takes."""
-
-    def __init__(self, context: SSL.Context) -> None:
-        self.context = context
-
-    def getContext(self) -> SSL.Context:
-        return self.context
-
-
 class TlsTests(PostingTestCase):
     """To https, with certificates of the test's own."""
 
-    def serve_tls(self, name: str, act: Callable[[Receiver], object] | None = None) -> int:
-        """A port that has a certificate for this name, and notes the one that it is asked for."""
-        context, self.certificate = certificate_for(name)
+    def serve_tls(
+        self, *names: str | x509.GeneralName, act: Callable[[Receiver], object] | None = None
+    ) -> int:
+        """A port that has a certificate for these names, and notes the one that it is asked for."""
+        named = (x509.DNSName(name) if isinstance(name, str) else name for name in names)
+        context, self.certificate = certificate_for(*named, common="receiver.example")
         self.names: list[bytes | None] = []
         context.set_tlsext_servername_callback(lambda one: self.names.append(one.get_servername()))
         settings = ServerSettings(context)
@@ -331,13 +298,15 @@ class TlsTests(PostingTestCase):
         self.addCleanup(port.stopListening)
         return int(port.getHost().port)
 
-    async def post_tls(self, port: int, *, trusted: bool = True, **given: Any) -> Answer:
+    async def post_tls(
+        self, port: int, *, trusted: bool = True, host: str = "Receiver.example", **given: Any
+    ) -> Answer:
         """To a receiver whose certificate is trusted, or only what this machine trusts."""
         if trusted:
-            given["tls"] = lambda host: optionsForClientTLS(host, self.certificate)
+            given["tls"] = lambda host: Named(host, self.certificate)
         poster = self.poster(**given)
         try:
-            return await poster.post(f"https://Receiver.example:{port}/", HEADERS, b"{}")
+            return await poster.post(f"https://{host}:{port}/", HEADERS, b"{}")
         finally:
             await self.receivers.until_closed()
 
@@ -348,11 +317,38 @@ class TlsTests(PostingTestCase):
         self.assertIn(f"host: receiver.example:{port}".encode(), self.receivers.requests[0].lower())
 
     async def test_a_certificate_of_another_host_is_refused(self) -> None:
-        port = self.serve_tls("other.example")
-        with self.assertRaises(NoAnswer) as caught:
-            await self.post_tls(port)
-        self.assertEqual(str(caught.exception), "The TLS certificate is not the host's")
-        self.assertEqual(self.receivers.requests, [])
+        loopback = x509.IPAddress(ip_address("127.0.0.1"))
+        others: tuple[tuple[str | x509.GeneralName, ...], ...] = (
+            ("other.example",),
+            # In which there is nothing to compare with: its common name is the host's, and does not count.
+            (),
+            (x509.RFC822Name("a@receiver.example"),),
+            ("*.example",),
+            ("*",),
+            ("other.example", "*.other"),
+            (loopback,),
+        )
+        for names in others:
+            port = self.serve_tls(*names)
+            with self.assertRaises(NoAnswer) as caught:
+                await self.post_tls(port)
+            self.assertEqual(str(caught.exception), "The TLS certificate is not the host's", names)
+            self.assertEqual(self.receivers.requests, [])
+
+    async def test_one_of_several_names_may_be_the_host_s(self) -> None:
+        port = self.serve_tls("other.example", "*.receiver.example", "receiver.example")
+        self.assertEqual(await self.post_tls(port), Answer(200))
+        self.assertEqual(await self.post_tls(port, host="a.Receiver.example."), Answer(200))
+
+    async def test_a_host_that_is_an_address_has_a_certificate_for_it(self) -> None:
+        for names, fits in (((x509.IPAddress(ip_address("127.0.0.1")),), True), ((), False)):
+            port = self.serve_tls("receiver.example", *names)
+            if fits:
+                self.assertEqual(await self.post_tls(port, host="127.0.0.1"), Answer(200))
+            else:
+                with self.assertRaises(NoAnswer) as caught:
+                    await self.post_tls(port, host="127.0.0.1")
+                self.assertEqual(str(caught.exception), "The TLS certificate is not the host's")
 
     async def test_a_name_that_tls_cannot_have_is_no_answer(self) -> None:
         port = self.serve_tls("receiver.example")
@@ -369,12 +365,12 @@ class TlsTests(PostingTestCase):
         self.assertEqual(self.receivers.requests, [])
 
     async def test_a_receiver_without_tls_is_no_answer(self) -> None:
-        self.certificate = certificate_for("receiver.example")[1]
+        self.certificate = certificate_for()[1]
         with self.assertRaises(NoAnswer) as caught:
             await self.post_tls(self.serve(lambda _: None), deadline=SHORT)
         self.assertIn("0.3 seconds", str(caught.exception))
 
     async def test_nothing_is_left_open_behind_a_receiver_that_never_ends(self) -> None:
         endless = answer(200).replace(b"Content-Length: 0", b"X: y")
-        port = self.serve_tls("receiver.example", drips(endless))
+        port = self.serve_tls("receiver.example", act=drips(endless))
         self.assertEqual(await self.post_tls(port, deadline=SHORT), Answer(200))

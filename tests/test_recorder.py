@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import recorder as recorder_module
 from asynctask.recorder import FlightRecorder, Suspect, record
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
@@ -96,6 +97,18 @@ class Recorder(SynchronousTestCase):
     def test_nobody_else_may_read_it(self) -> None:
         self.opened()
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_each_process_has_a_file_of_its_own_while_there_are_any(self) -> None:
+        self.patch(recorder_module, "MOST_FILES", 2)
+        first, second, third = (FlightRecorder() for _ in range(3))
+        self.addCleanup(second.close)
+        self.addCleanup(third.close)
+        self.assertEqual([one.open_free(self.path) for one in (first, second, third)], [True, True, False])
+        self.assertEqual(sorted(file.suffix for file in self.path.parent.iterdir()), [".0", ".1"])
+        first.swap(record(ONE, 1))
+        first.close()
+        self.assertTrue(third.open_free(self.path))
+        self.assertEqual(third.suspects(), [Suspect(ONE, 1)])
 
     def test_a_child_that_is_forked_in_a_thread_takes_no_name_out_of_it(self) -> None:
         recorder = FlightRecorder(1)

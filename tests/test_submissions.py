@@ -1,6 +1,7 @@
 """The bodies of POSTs: tasks of every kind, and batches of them."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -208,19 +209,30 @@ class BatchTests(SubmissionTestCase):
         self.assertEqual(batch.submissions, [self.one(**body) for body in bodies])
 
     def test_only_some_unknown_fields_of_all_are_told_what_they_resemble(self) -> None:
-        each = {"name": "a", "durations": 1, "kind": "resize", "input": SOUND | {"quali": 1}}
+        each = {"name": "a", "kind": "resize"}
+        bodies = [each | {f"duration{n}": 1, "input": SOUND | {f"qualit{n}": 1}} for n in range(50)]
         with self.assertRaises(Invalid) as raised:
-            parse_batch(json.dumps([each] * 50).encode(), ALL)
+            parse_batch(json.dumps(bodies).encode(), ALL)
         told = [error.detail for error in raised.exception.errors]
         self.assertEqual(len(told), 100)
         self.assertEqual(sum("did you mean" in detail for detail in told), MAX_HINTS)
 
     def test_only_some_unknown_kinds_are_told_what_they_resemble(self) -> None:
+        bodies = [{"name": "a", "kind": f"resize{n}"} for n in range(50)]
         with self.assertRaises(Invalid) as raised:
-            parse_batch(json.dumps([{"name": "a", "kind": "resise"}] * 50).encode(), ALL)
+            parse_batch(json.dumps(bodies).encode(), ALL)
         told = [error.detail for error in raised.exception.errors]
         self.assertEqual(len(told), 50)
         self.assertEqual(sum("did you mean" in detail for detail in told), MAX_HINTS)
+
+    def test_what_all_have_wrong_alike_is_told_to_all_alike(self) -> None:
+        each = {"name": "a", "durations": 1, "kind": "resize", "input": SOUND | {"quali": 1}}
+        bodies = [each] * 50 + [{"name": "a", "kind": "resise"}] * 50
+        with self.assertRaises(Invalid) as raised:
+            parse_batch(json.dumps(bodies).encode(), ALL)
+        told = Counter(error.detail for error in raised.exception.errors)
+        self.assertEqual(list(told.values()), [50, 50, 50])
+        self.assertTrue(all("did you mean" in detail for detail in told))
 
     def test_long_keys_are_not_repeated_without_end(self) -> None:
         body = {"name": "a", "kind": "loose", "input": {"value": {"k" * 100_000: ["\0"] * 1_000}}}
