@@ -47,7 +47,7 @@ hooks          whom the store tells
 reading        what is read from it
 live           how far running attempts are
 parts          a dict of a million, in parts
-recovery       what an earlier process left running
+claiming       what a claim takes: what an earlier process left running (``recovery``), what is due
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``)
 backlog        what waits for it

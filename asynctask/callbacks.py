@@ -145,7 +145,10 @@ class Callbacks:
             self._lanes.done(host, answers=None if outcome is None else not isinstance(outcome, NoAnswer))
             # Others may have the place while this is written; not in here, or calls would nest.
             self._clock.callLater(0, self._deliver)
-        if task is None or outcome is None or not (self._running or isinstance(outcome, Answer)):
+        if task is None or outcome is None:
+            return
+        if not (self._running or isinstance(outcome, Answer)):  # cut off by the stop
+            await self._outbox.give_back(task, self._now())
             return
         tried = judge(task, outcome, self._now(), self._chance())
         if await self._keep(tried):

@@ -63,7 +63,7 @@ def past(task: Task) -> list[Task]:
     """The changes of a task by its history, each with the task as it was then, oldest first.
 
     What only the latest state tells is left out of earlier ones. ``run_at`` of an earlier one is when it
-    did start, unless it still holds. Where the history was capped, the last one is the task as it is.
+    did start, unless it still holds. Where the history was capped, the task as it is comes last.
     """
     entries = _history(task.history or "[]")
     changes: list[Task] = []
@@ -102,7 +102,10 @@ def past(task: Task) -> list[Task]:
         )
     if changes:
         # What a running task has told since is told apart, as its progress.
-        changes[-1] = replace(listed(task), progress=None) if task.status is RUNNING else listed(task)
+        now = replace(listed(task), progress=None) if task.status is RUNNING else listed(task)
+        if task.n <= len(entries):
+            changes.pop()
+        changes.append(now)
     return changes
 
 

@@ -170,6 +170,7 @@ class Sqlite:
     in_doubt = False
     orphans = statements.ORPHANS
     cut_off = statements.CUT_OFF
+    is_orphan = statements.IS_ORPHAN
     add = staticmethod(batches.add)
     claim = staticmethod(batches.claim)
     end = staticmethod(batches.end)

@@ -331,6 +331,8 @@ class OfOne(Follower):
                 self._behind = True
                 return
             if then.n > self._told:
+                if then.n > self._told + 1:  # what is between is not kept
+                    self.write(sse.reset(sse.count_id(self._of, then.n - 1)))
                 self._told = then.n
                 self.write(sse.event(then, sse.count_id(self._of, then.n)))
         if task.status in ENDED:

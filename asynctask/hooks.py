@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from asynctask.istore import Due, Hook, Lost, Progressed, Published, Watched
 from asynctask.model import News, Progress, Task
+from asynctask.recorder import FlightRecorder
 
 
 class Hooks:
@@ -19,6 +20,7 @@ class Hooks:
         self.lost: Lost = _nobody_stops
         self.followed: Callable[[], bool] = bool
         self.watched: Watched = tuple
+        self.abandoned: Callable[[], list[FlightRecorder]] = list
 
 
 def _nobody_cares(_tasks: Sequence[Task]) -> None:

@@ -26,7 +26,7 @@ class Claim(Struct, frozen=True):
     :ivar next_due: when the next one that waits is due, seconds since the epoch; None if none waits.
     :ivar full: whether as many run as may in all processes; the end of one is worth another look.
     :ivar orphans: whether an earlier process may have left more.
-    :ivar ended: tasks of processes that are gone, which have ended by this.
+    :ivar left: tasks of processes that are gone, as this has left them: ended, or about to go on.
     """
 
     tasks: list[Task]
@@ -34,7 +34,7 @@ class Claim(Struct, frozen=True):
     next_due: float | None
     orphans: bool
     full: bool = False
-    ended: Sequence[Task] = ()
+    left: Sequence[Task] = ()
 
 
 class Key(Struct, frozen=True):
@@ -80,6 +80,9 @@ class IOutbox(Interface):
 
     def outcome(due: ToTell, now: float) -> Deferred[Task | None]:
         """The task with all that it has; None if this outcome is not to be told now, or not any more."""
+
+    def give_back(task: Task, now: float) -> Deferred[None]:
+        """Let this outcome be told by the next who looks: it was not tried."""
 
     def keep(tried: Tried) -> Deferred[bool]:
         """Keep what a try has come to; tells whether this outcome was still to be told."""

@@ -51,10 +51,11 @@ class Standard:
 
 
 class Rotating(LogFile):
-    """A file that rotates and stays bounded."""
+    """A file that rotates and stays bounded: for its user alone, unless it was there with another mode."""
 
     def __init__(self, name: str, directory: str) -> None:
-        super().__init__(name, directory, rotateLength=ROTATE_AT, maxRotatedFiles=FILES_KEPT)
+        mode = None if os.path.exists(os.path.join(directory, name)) else 0o600
+        super().__init__(name, directory, ROTATE_AT, mode, FILES_KEPT)
 
     def write(self, data: bytes) -> None:
         """Write all of it.

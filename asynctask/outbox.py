@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from asynctask import statements
@@ -103,6 +103,20 @@ class Outbox:
         if self._shared:
             return self._write(find(statements.CLAIM_OUTCOME))
         return self._read(find(statements.OUTCOME))
+
+    def give_back(self, task: Task, now: float) -> Deferred[None]:
+        """See `IOutbox`."""
+        if not self._shared:
+            return succeed(None)
+        given = {
+            "of_task": task.task_id,
+            "of_attempt": task.attempt,
+            "of_end": task.finished_at,
+            "now": now,
+        }
+        return self._write(
+            lambda connection: connection.execute(statements.GIVE_BACK, given).rowcount
+        ).addCallback(lambda _: None)
 
     def keep(self, tried: Tried) -> Deferred[bool]:
         """See `IOutbox`."""

@@ -136,6 +136,7 @@ class Postgres:
     shared = True
     orphans = statements.ABANDONED
     cut_off = statements.CUT_OFF_ABANDONED
+    is_orphan = statements.IS_ABANDONED
     claim = staticmethod(pgbatches.claim)
 
     def __init__(self, server: Server) -> None:

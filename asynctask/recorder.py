@@ -5,6 +5,7 @@ and what is in it survives the process, if not the machine: a power cut is no ta
 """
 
 import fcntl
+import glob
 import mmap
 import os
 import struct
@@ -137,6 +138,17 @@ class FlightRecorder:
         if self._held is not None:
             os.close(self._held)
             self._held = None
+
+
+def abandoned(path: Path) -> list[FlightRecorder]:
+    """Those of a name and a number whose processes are gone; nobody else has them until they are closed."""
+    found = []
+    for file in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        with suppress(OSError):  # somebody has it
+            recorder = FlightRecorder()
+            recorder.open(file, alone=True)
+            found.append(recorder)
+    return found
 
 
 def record(task_id: str, attempt: int) -> bytes:

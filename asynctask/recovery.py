@@ -1,21 +1,25 @@
 """What an earlier process left running: who is charged with its death, and what is not to run again."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select
 from twisted.logger import Logger
 
 from asynctask import model, statements
+from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.metrics import Metrics
 from asynctask.model import ENDED, FAILED, RETRYING, News, Task, crash, interrupt
-from asynctask.recorder import Suspect
+from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.rows import changed_row, task_of
-from asynctask.wire import dump
+from asynctask.wire import dump, timestamp
+from asynctask.works import Database
 
 log = Logger(namespace="asynctask.store")
+
+T = TypeVar("T")
 
 
 def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> Iterator[Task]:
@@ -26,19 +30,74 @@ def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> 
             yield crash(task_of(row), now)
 
 
-def ends_in(news: Iterable[News]) -> list[Task]:
-    """The tasks that have ended, of what a transaction did."""
-    return [task for task in news if isinstance(task, Task) and task.status in ENDED]
+class Gone:
+    """The flight recorders of processes that are gone, while a transaction charges whom they name.
+
+    :param find: opens them.
+    """
+
+    def __init__(self, find: Callable[[], list[FlightRecorder]]) -> None:
+        self._find = find
+        self._found: list[FlightRecorder] = []
+
+    def suspects(self) -> list[Suspect]:
+        """Whom they name; the same when the transaction is done again."""
+        self._found = self._found or self._find()
+        return [suspect for recorder in self._found for suspect in recorder.suspects()]
+
+    def were_charged(self) -> None:
+        """It is committed: nobody is to be charged again."""
+        for recorder in self._found:
+            recorder.clear()
+
+    def close(self, result: T) -> T:
+        """Let others have them, whatever has come of it."""
+        for recorder in self._found:
+            recorder.close()
+        self._found = []
+        return result
 
 
-def note_ends(tasks: Iterable[Task], metrics: Metrics) -> None:
-    """Log and count tasks that have ended by that, where nobody runs them any more."""
+def recover(
+    connection: Connection,
+    database: Database,
+    kinds: Collection[str],
+    suspects: Collection[Suspect],
+    now: float,
+    news: list[News],
+) -> bool:
+    """Charge whom processes died in, and settle what is not to run again of what they left.
+
+    :returns: whether there may be more to settle.
+    """
+    if database.shared:
+        blame(connection, suspects, now, news)
+    ends: list[End] = []
+    for found in (
+        charged(connection, suspects, now),
+        settled(connection, database.cut_off, kinds, now),
+    ):
+        ends = [End(task, now) for task in found]
+        database.end(connection, ends, news)
+    return len(ends) == statements.SETTLED
+
+
+def moved_in(news: Iterable[News]) -> list[Task]:
+    """The tasks that have ended, or are to go on, of what a transaction did with those that were left."""
+    return [task for task in news if isinstance(task, Task) and task.status in (*ENDED, RETRYING)]
+
+
+def note(tasks: Iterable[Task], metrics: Metrics) -> None:
+    """Log and count what became of tasks that nobody runs any more."""
     for task in tasks:
         metrics.became(task.kind, task.status)
+        fields = {"task_id": task.task_id, "name": task.name}
         if task.status is FAILED:
-            log.error("Task failed", task_id=task.task_id, name=task.name, error="Crashed")
+            log.error("Task failed", **fields, error="Crashed")
+        elif task.status is RETRYING:
+            log.info("Task retrying", **fields, run_at=timestamp(task.run_at))
         else:
-            log.info("Task cancelled", task_id=task.task_id, name=task.name)
+            log.info("Task cancelled", **fields)
 
 
 def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news: list[News]) -> None:

@@ -201,6 +201,7 @@ class Runner:
     def note_block(self, task: Task, milliseconds: float) -> None:
         """A step on the reactor took so long that others had to wait."""
         self._metrics.blocked(task.kind)
+        self._metrics.longest_step = max(self._metrics.longest_step, milliseconds / 1_000)
         log.warn("Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds))
 
     def _time_out(self, running: Running, began: float) -> None:
@@ -281,7 +282,7 @@ class Runner:
             self._metrics.ran(running.kind.name, running.kind.place, seconds)
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
-        written = self._store.end(after, self._now())
+        written = self._store.end(after, self._now() if after.finished_at is None else after.finished_at)
         written.addCallback(self._written, running, after, failure)
         written.addErrback(_log_bug)
 

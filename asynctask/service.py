@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +33,7 @@ from asynctask.names import Names
 from asynctask.options import Options
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.posting import Poster
-from asynctask.recorder import FlightRecorder
+from asynctask.recorder import FlightRecorder, abandoned
 from asynctask.registry import KINDS, Kind, RegistryError, load
 from asynctask.retention import Retention
 from asynctask.runner import Runner
@@ -229,7 +230,9 @@ class AsyncTask(Service):
         try:
             if isinstance(self._place, Place):
                 self._recorder.open(path)
-            elif not self._recorder.open_free(path):
+                return
+            self._store.abandoned = partial(abandoned, path)
+            if not self._recorder.open_free(path):
                 log.warn("Too many processes for flight recorders: a crash of this one charges no task")
         except OSError as error:
             raise StartError(f"--store: cannot use {path} ({error.strerror})") from None

@@ -59,6 +59,9 @@ class Store(Protocol):
     def orphaned(self) -> None:
         """Processes have gone, and may have left tasks."""
 
+    def settle(self) -> Deferred[bool]:
+        """Charge and settle what they left; tells whether there may be more."""
+
     def register(self) -> Deferred[None]:
         """Be among the living again."""
 
@@ -86,6 +89,7 @@ class Sharing:
         self._polls = 0
         self._count_at = 0
         self._stopped = False
+        self._unsettled = False
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
         self._heart = Heart(
@@ -116,6 +120,10 @@ class Sharing:
         self._processes = seen.processes
         if gone:
             self._store.orphaned()
+            self._unsettled = True
+        if self._unsettled:
+            self._unsettled = False
+            self._start(self._settle())
         if due := self._kinds if gone else [kind for kind in self._kinds if kind in seen.due]:
             self._store.due(due)
         if seen.polled:
@@ -132,6 +140,14 @@ class Sharing:
         if self._polls >= self._count_at:
             self._count_at = self._polls + COUNT_EVERY
             self._start(self._count())
+
+    async def _settle(self) -> None:
+        """Whether or not there is a free seat for what processes have left."""
+        try:
+            while await self._store.settle():
+                pass
+        except Unavailable:
+            self._unsettled = True  # at the next look
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
         task = await self._store.get(task_id)

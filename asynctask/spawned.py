@@ -79,6 +79,11 @@ class Spawned:
 
     def death(self) -> str:
         """How it died; what it has started and left goes with it."""
+        if self._pid is None:  # pebble cannot be told of one that ends before it looks
+            with suppress(EOFError, OSError):
+                if self._pipe.poll(REAP):
+                    begun: Begun = self._pipe.recv()
+                    self._pid = begun.pid
         self.kill()
         wait([self._end], REAP)
         if not self._end.done():

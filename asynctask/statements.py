@@ -167,6 +167,12 @@ ABANDONED: Final = (
 )
 """The same where many share a database: tasks of processes that are no longer there."""
 
+_OF_TASK: Final = select(task.c.task_id).where(task.c.task_id == bindparam("of_task"), _RUNNING)
+IS_ORPHAN: Final = _OF_TASK.where(task.c.owner != bindparam("me"))
+"""Whether a running task is one that an earlier process left."""
+IS_ABANDONED: Final = _OF_TASK.where(_ownerless)
+"""The same where many share a database."""
+
 CLAIM_ORPHANS: Final = _claim(
     select(_named.c.value),
     _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
@@ -307,6 +313,18 @@ CLAIM_OUTCOME: Final = (
     update(task).values(callback_due=bindparam("lease")).where(_TO_TELL).returning(*_WHOLE)
 )
 """The same where many share a database, so that one of them tells it."""
+
+GIVE_BACK: Final = (
+    update(task)
+    .values({task.c.callback_due: bindparam("now")})
+    .where(
+        task.c.task_id == bindparam("of_task"),
+        task.c.attempt == bindparam("of_attempt"),
+        task.c.finished_at == bindparam("of_end"),
+        _TO_CALL,
+    )
+)
+"""Lets an outcome be told by another one, which was claimed."""
 
 CALLED: Final = (
     update(task)

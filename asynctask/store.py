@@ -1,7 +1,7 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from asynctask import changes, statements, wire
-from asynctask.batches import End
+from asynctask.claiming import Wanted, take
 from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
@@ -24,6 +24,7 @@ from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
+    CANCELLED,
     ENDED,
     RUNNING,
     Deleted,
@@ -33,6 +34,7 @@ from asynctask.model import (
     Progress,
     Status,
     Task,
+    cancel,
     request_cancel,
     retry,
     start,
@@ -40,7 +42,7 @@ from asynctask.model import (
 from asynctask.outbox import Outbox
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
-from asynctask.recovery import blame, charged, ends_in, note_ends, orphans_of, running_of, settled
+from asynctask.recovery import Gone, moved_in, note, recover
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.works import Database, why
@@ -116,8 +118,11 @@ class SqlStore(Hooks, Reading):
                 counted = Counter(
                     {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
                 )
-                ended = self._recover(connection, suspects, now)
-                unfinished = counted - Counter(task.kind for task in ended)
+                news: list[News] = []
+                recover(connection, self._database, self._kinds, list(suspects), now, news)
+                self._database.tell(connection, news, now)
+                left = moved_in(news)
+                unfinished = counted - Counter(task.kind for task in left if task.status in ENDED)
                 self.outbox.open(connection)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
@@ -126,7 +131,7 @@ class SqlStore(Hooks, Reading):
             self._database.close()
             found = f"cannot be used ({why(error)})" if isinstance(error, DBAPIError) else error
             raise StartError(f"--store {self._place.path} {found}") from None
-        note_ends(ended, self._metrics)
+        note(left, self._metrics)
         self.unfinished = sum(unfinished.values())
         self._writer = Writer(
             connection,
@@ -153,20 +158,6 @@ class SqlStore(Hooks, Reading):
             self, server, self._database, self._kinds, self._now, self._reactor.callFromThread
         )
 
-    def _settled(self, connection: Connection, now: float) -> Iterator[Task]:
-        return settled(connection, self._database.cut_off, self._kinds, now)
-
-    def _recover(self, connection: Connection, suspects: Iterable[Suspect], now: float) -> list[Task]:
-        """Settle what an earlier process left running; the tasks that have ended by that."""
-        suspects = list(suspects)
-        news: list[News] = []
-        if self._database.shared:
-            blame(connection, suspects, now, news)
-        for tasks in (charged(connection, suspects, now), self._settled(connection, now)):
-            self._database.end(connection, [End(task, now) for task in tasks], news)
-        self._database.tell(connection, news, now)
-        return ends_in(news)
-
     def _publish(self, seq: int, news: Sequence[News]) -> None:
         if self._sharing is None:
             self.published(seq, news)
@@ -186,6 +177,25 @@ class SqlStore(Hooks, Reading):
     def orphaned(self) -> None:
         """Other processes have gone, and may have left tasks."""
         self._without_orphans = set()  # a claim under way has looked before, and notes it in the old one
+
+    def settle(self) -> Deferred[bool]:
+        """Charge whom other processes died in, and settle what is not to run again of what they left.
+
+        :returns: whether there may be more.
+        """
+        gone = Gone(self.abandoned)
+
+        def run(db: Connection, news: list[News]) -> tuple[bool, list[Task]]:
+            before = len(news)
+            more = recover(db, self._database, self._kinds, gone.suspects(), self._now(), news)
+            return more, moved_in(news[before:])
+
+        def tell(found: tuple[bool, list[Task]]) -> bool:
+            gone.were_charged()
+            note(found[1], self._metrics)
+            return found[0]
+
+        return self._writer.call(run).addCallback(tell).addBoth(gone.close)
 
     def register(self) -> Deferred[None]:
         """Be among the living processes again: the next transaction sees to it."""
@@ -282,53 +292,25 @@ class SqlStore(Hooks, Reading):
         """See `IStore`."""
 
         without_orphans = self._without_orphans
+        gone = Gone(self.abandoned)
 
         def begin(claim: Claim) -> Claim:
             if not claim.orphans:
                 without_orphans.add(kind)
-            note_ends(claim.ended, self._metrics)
+            gone.were_charged()
+            note(claim.left, self._metrics)
             if claim.tasks:
                 self.started(claim.tasks)
             self.cancelling([task for task in claim.tasks if task.cancel_requested])
             return claim
 
         def run(db: Connection, news: list[News]) -> Claim:
-            return self._claim(db, news, kind, limit, now, total)
+            orphans = kind not in self._without_orphans
+            return take(
+                db, self._database, Wanted(kind, limit, now, total, orphans, self._kinds), gone, news
+            )
 
-        return self._writer.call(run, order=f"kind {kind}").addCallback(begin)
-
-    def _claim(
-        self,
-        connection: Connection,
-        news: list[News],
-        kind: str,
-        limit: int,
-        now: float,
-        total: int | None,
-    ) -> Claim:
-        if total is not None and self._database.shared:
-            limit = min(limit, total - running_of(connection, kind))
-        given = {"me": self._database.owner, "of_kind": kind, "now": now, "at": wire.timestamp(now)}
-        claimed: list[Task] = []
-        orphans = kind not in self._without_orphans
-        unsettled, locked, before = False, False, len(news)
-        if orphans and self._database.shared:
-            ends = [End(task, now) for task in self._settled(connection, now)]
-            self._database.end(connection, ends, news)
-            unsettled = len(ends) == statements.SETTLED
-        ended = ends_in(news[before:])
-        if limit <= 0:
-            return Claim([], more=unsettled, next_due=None, orphans=orphans, full=True, ended=ended)
-        if orphans:
-            claimed += orphans_of(connection, self._database.orphans, {**given, "limit": limit}, news)
-            orphans = unsettled or len(claimed) == limit
-            if self._database.shared and not orphans:
-                given_kinds = {"of_kind": kind, "kinds": self._kinds}
-                orphans = locked = connection.scalar(statements.LEFT, given_kinds) is not None
-        claimed += self._database.claim(connection, {**given, "limit": limit - len(claimed)})
-        news += map(changes.listed, claimed)
-        next_due = now if locked else connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
-        return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans, ended=ended)
+        return self._writer.call(run, order=f"kind {kind}").addCallback(begin).addBoth(gone.close)
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
@@ -365,7 +347,14 @@ class SqlStore(Hooks, Reading):
 
     def retry(self, task_id: str, now: float) -> Deferred[Task | None]:
         """See `IStore`."""
-        return self._change(task_id, retry, now)
+        changed = self._change(task_id, retry, now)
+        self.unfinished += 1  # from now on: many may ask at once
+
+        def counted(result: T) -> T:
+            self.unfinished -= 1
+            return result
+
+        return changed.addBoth(counted)
 
     def _change(self, task_id: str, decide: Decide, now: float) -> Deferred[Task | None]:
         """Read a task, decide, and write what was decided, in one transaction."""
@@ -378,6 +367,9 @@ class SqlStore(Hooks, Reading):
                 after = decide(before, now)
             except InvalidTransition as refusal:
                 return refusal
+            given = {"of_task": task_id, "me": self._database.owner}
+            if after.status is RUNNING and db.scalar(self._database.is_orphan, given) is not None:
+                after = cancel(before, now)  # nobody is there who would end it
             moved = after.status is not before.status
             db.execute(statements.CHANGE, changed_row(after, now, moved=moved))
             changed = find(db, task_id)
@@ -393,12 +385,12 @@ class SqlStore(Hooks, Reading):
             if decided is None:
                 return None
             before, task = decided
-            self._metrics.became(task.kind, task.status)
             self._count(before, task.status)
-            if task.status is RUNNING:
-                self.cancelling([task])
-            elif task.status is ACCEPTED:
-                self.waiting([task])
+            if task.status is CANCELLED:
+                note([task], self._metrics)
+                return self._live.shown(task)
+            self._metrics.became(task.kind, task.status)
+            (self.cancelling if task.status is RUNNING else self.waiting)([task])
             return self._live.shown(task)
 
         called = self._writer.call(run, order=f"task {task_id}")

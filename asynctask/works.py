@@ -94,6 +94,7 @@ class Database(Protocol):
     :ivar shared: whether other processes may use it too.
     :ivar orphans: the statement that finds tasks of processes that are gone.
     :ivar cut_off: the statement that finds running tasks that nobody is to run again.
+    :ivar is_orphan: the statement that finds out whether a running task was left by a process that is gone.
     :ivar in_doubt: whether what the last `commit` should have committed may be there although it failed.
     :ivar readers: the threads that read; None where only the writer can.
     """
@@ -102,6 +103,7 @@ class Database(Protocol):
     shared: bool
     orphans: Any
     cut_off: Any
+    is_orphan: Any
     in_doubt: bool
     readers: ThreadPool | None
 

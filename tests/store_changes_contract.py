@@ -3,6 +3,7 @@ open one."""
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -191,15 +192,37 @@ class ChangesContract(Base):
         self.assertEqual(self.store.unfinished, 1)
         self.assertEqual([one.task_id for one in self.claim().tasks], [other.task_id])
 
-    def test_an_orphan_whose_cancel_comes_after_the_start_is_not_run_on(self) -> None:
+    def test_an_orphan_is_cancelled_at_once_since_nobody_is_there_who_would_end_it(self) -> None:
         task, other = self.run_one(), self.run_one(name="other")
         self.reopen()
-        self.cancel(task)
-        del self.cancelling[:]
-        claimed = self.claim().tasks
-        left = {one.task_id for one in claimed} - {other.task_id}
-        self.assertEqual({one.task_id for one in self.cancelling}, left)
-        self.assertTrue(left or self.get(task).status is CANCELLED)
+        with capturedLogs() as logged:
+            self.cancel(task, NOW + 9)
+        told = [one["task_id"] for one in logged if one["log_format"] == "Task cancelled"]
+        self.assertEqual((told, self.counted(self.store, CANCELLED)), ([task.task_id], 1))
+        found = self.get(task)
+        self.assertEqual((found.status, found.finished_at), (CANCELLED, NOW + 9))
+        self.assertEqual(self.history(task)[2:], [("cancelled", 1)])
+        self.assertEqual((self.store.unfinished, self.cancelling), (1, []))
+        self.assertEqual([one.task_id for one in self.claim().tasks], [other.task_id])
+
+    def test_that_a_waiting_task_was_cancelled_is_logged_and_that_a_running_one_was_asked_to_is_not(
+        self,
+    ) -> None:
+        waiting, running = self.new(delay=5), self.run_one()
+        self.add(waiting)
+        with capturedLogs() as logged:
+            self.cancel(waiting)
+            self.cancel(running)
+        told = [(one["task_id"], one["name"]) for one in logged if one["log_format"] == "Task cancelled"]
+        self.assertEqual(told, [(waiting.task_id, waiting.name)])
+
+    def test_an_attempt_that_was_cut_off_is_logged_and_counted_when_its_task_goes_on(self) -> None:
+        task, blamed = self.run_one(), self.run_one(name="blamed")
+        with capturedLogs() as logged:
+            self.reopen([Suspect(blamed.task_id, 1)])
+            self.claim()
+        told = [(one["task_id"], one["name"]) for one in logged if one["log_format"] == "Task retrying"]
+        self.assertEqual(told, [(blamed.task_id, "blamed"), (task.task_id, task.name)])
 
     def test_a_task_to_be_cancelled_in_which_the_process_died_is_cancelled_too(self) -> None:
         task = self.run_one()
@@ -241,6 +264,16 @@ class ChangesContract(Base):
         (again,) = self.claim(now=NOW + 5).tasks
         self.assertEqual((again.task_id, again.attempt, again.failures), (task.task_id, 2, 0))
         self.assertEqual((again.timeout, again.input), (7.5, '{"duration":3}'))
+
+    def test_many_retries_at_once_count_before_their_commit(self) -> None:
+        tasks = [self.ended(status) for status in (FAILED, CANCELLED, COMPLETED)]
+        self.assertEqual(self.store.unfinished, 0)
+        retries = [self.store.retry(task.task_id, NOW) for task in (*tasks, self.new())]
+        self.assertEqual(self.store.unfinished, 4)
+        for retried in retries:
+            with suppress(InvalidTransition):
+                self.wait(retried)
+        self.assertEqual(self.store.unfinished, 2)
 
     def test_a_cancelled_task_may_be_retried_and_is_not_to_be_cancelled_any_more(self) -> None:
         task = self.new(delay=60)

@@ -372,12 +372,21 @@ class LifeTests(CallbacksTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_what_was_not_answered_by_then_is_tried_anew_and_counts_for_nothing(self) -> None:
+        self.given_back: list[str] = []
+        give_back = self.store.outbox.give_back
+
+        def note(task: Task, now: float) -> Deferred[None]:
+            self.given_back.append(task.task_id)
+            return give_back(task, now)
+
+        self.patch(self.store.outbox, "give_back", note)
         self.answers = lambda _: None
         task = self.ended()
         stopped = self.stop()
         self.advance(2)
         self.successResultOf(stopped)
         self.assertEqual(self.callback(task), Callback(URL, "pending", 0, None))
+        self.assertEqual(self.given_back, [task.task_id])
         self.restart()
         self.assertEqual(len({sent.headers["webhook-id"] for sent in self.sent}), 1)
         self.assertEqual(len(self.sent), 2)

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from asynctask import api, sse
+from sqlalchemy import text
+
+from asynctask import api, sse, wire
 from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
-from asynctask.model import Unavailable
+from asynctask.model import CANCELLED, Unavailable
 from asynctask.retention import BATCH
 from asynctask.sse import Position
 from tests.following import Following
@@ -91,6 +93,24 @@ class OneTests(FollowTestCase):
         self.settle()
         self.assertFalse(following.answered)
         self.assertEqual(self.feed.followers, 0)
+
+    def test_changes_that_are_no_longer_kept_are_a_reset(self) -> None:
+        task_id = self.submit(delay=100)
+        entries = f",{wire.entry_json('2026-11-24T18:00:00.000Z', CANCELLED, 0)}" * 4
+        given = {"entries": entries}
+        statement = text("UPDATE task SET changes = changes || :entries, n = 9")
+        self.turns.outcome(self.store._writer.call(lambda db, _: db.execute(statement, given).rowcount))
+        for last, told in ((None, 5), (4, 1), (5, 0), (7, 0)):
+            fields = {} if last is None else {"Last_Event_ID": sse.count_id(task_id, last)}
+            following = self.follow_one(task_id, **fields)
+            numbers = [event.id for event in following.events]
+            ends = [sse.count_id(task_id, number) for number in (8, 9)]
+            self.assertEqual(numbers[told:], ends, last)
+            self.assertEqual(following.told[told:], ["reset", "accepted 0"])
+            following.leave()
+        self.assertEqual(
+            self.follow_one(task_id, Last_Event_ID=sse.count_id(task_id, 8)).told, ["accepted 0"]
+        )
 
     def test_what_is_told_live_is_what_the_past_tells(self) -> None:
         live = self.follow_one(task_id := self.submit(delay=1, duration=1))

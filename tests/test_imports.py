@@ -46,6 +46,7 @@ ORDER: Final = (
     *(
         "storeurl",
         "store",
+        "claiming",
         "outbox",
         "hooks",
         "istore",

@@ -306,6 +306,20 @@ class Destinations(SynchronousTestCase):
         os.close(read)
         self.assertEqual(got, data)
 
+    def test_a_file_is_for_its_user_alone_before_and_after_it_is_rotated(self) -> None:
+        for kept in (0o600, 0o640):
+            before = os.umask(0o022)
+            try:
+                file = self.file()
+            finally:
+                os.umask(before)
+            if kept == 0o640:  # as its operator wants it
+                self.path.chmod(kept)
+                file = self.file()
+            for _ in range(2):
+                self.assertEqual(self.path.stat().st_mode & 0o777, kept)
+                file.rotate()
+
     def test_a_line_is_in_its_file_at_once(self) -> None:
         self.log(self.file(), "json", name="ü")
         self.assertEqual(json.loads(self.path.read_bytes())["name"], "ü")

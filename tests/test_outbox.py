@@ -210,6 +210,18 @@ class OnPostgres(OutboxContract, OnServer):
         self.assertEqual((self.outcome(task), self.due_ids()), (None, []))
         self.assertTrue(self.called(task, "delivered"))
 
+    def test_if_that_one_stops_before_it_has_an_answer_another_tells_it_at_once(self) -> None:
+        task = self.ended()
+        found = self.outcome(task)
+        assert found is not None
+        self.wait(self.store.outbox.give_back(found, NOW + 1))
+        self.assertEqual(self.due_ids(NOW + 1), [task.task_id])
+        self.assertIsNotNone(self.outcome(task, NOW + 1))
+        self.assertEqual(self.callback(task).tries, 0)
+        self.called(task, "delivered")
+        self.wait(self.store.outbox.give_back(found, NOW + 1))
+        self.assertEqual(self.due_ids(NOW + 9), [])
+
     def test_if_that_one_dies_another_tells_it_later(self) -> None:
         task = self.ended()
         self.outcome(task)

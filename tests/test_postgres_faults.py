@@ -43,7 +43,7 @@ from asynctask.model import (
 )
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.postgres import Server, connect
-from asynctask.recorder import Suspect
+from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 from asynctask.recovery import let_go
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
@@ -96,6 +96,12 @@ class FaultTestCase(OnServer):
                 "WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
         )
+
+    def until_it_has_looked(self, store: SqlStore) -> None:
+        """Until what it writes when it first looks at the others is written."""
+        sharing = store._sharing
+        self.until(lambda: sharing is not None and sharing._processes is not None)
+        self.wait(store.settle())
 
     def until_healthy(self) -> None:
         self.until(lambda: self.store.healthy)
@@ -281,6 +287,27 @@ class Orphans(BothOpen, FaultTestCase):
         self.wait(self.other.claim("simulate", 9, NOW))
         self.assertEqual(self.counted(self.other, CANCELLED), 1)
 
+    def test_one_that_nobody_has_a_seat_for_is_cancelled_all_the_same(self) -> None:
+        before, after = self.run_one(), self.run_one()
+        self.wait(self.store.cancel(before.task_id, NOW))
+        self.execute("UPDATE task SET owner = 'gone'")
+        with capturedLogs() as logged:
+            self.assertFalse(self.wait(self.other.settle()))
+        told = [one["task_id"] for one in logged if one["log_format"] == "Task cancelled"]
+        self.assertEqual((told, self.counted(self.other, CANCELLED)), ([before.task_id], 1))
+        self.assertEqual(self.wait(self.other.cancel(after.task_id, NOW)).status, CANCELLED)
+        self.assertEqual(self.get(before).status, CANCELLED)
+
+    def test_processes_that_go_leave_nothing_unsettled(self) -> None:
+        task = self.run_one()
+        self.execute("INSERT INTO process (id, seen, version) SELECT 'going', max(seen), '' FROM process")
+        sharing = self.other._sharing
+        self.until(lambda: sharing is not None and "going" in (sharing._processes or ()))
+        self.wait(self.store.cancel(task.task_id, NOW))
+        self.execute("UPDATE task SET owner = 'going'")
+        self.execute("DELETE FROM process WHERE id = 'going'")
+        self.until(lambda: self.get(task).status is CANCELLED)
+
     def test_what_another_one_has_just_claimed_is_no_orphan_any_more(self) -> None:
         task = self.run_one()
         self.execute("UPDATE task SET owner = 'gone'")
@@ -309,7 +336,7 @@ class Orphans(BothOpen, FaultTestCase):
         self.execute("UPDATE task SET owner = 'gone' WHERE task_id = %s", task.task_id)
         claim = self.wait(self.other.claim("simulate", 9, NOW, 1))
         self.assertEqual((claim.tasks, claim.full), ([], True))
-        self.assertEqual([one.task_id for one in claim.ended], [task.task_id])
+        self.assertEqual([one.task_id for one in claim.left], [task.task_id])
         self.assertIs(self.get(task).status, CANCELLED)
         self.assertEqual(self.counted(self.other, CANCELLED), 1)
 
@@ -332,7 +359,7 @@ class Orphans(BothOpen, FaultTestCase):
             cancelling.execute("UPDATE task SET cancel_requested = true")
             self.assertEqual(self.wait(self.other.claim("simulate", 9, NOW)).tasks, [])
         claim = self.wait(self.other.claim("simulate", 9, NOW))
-        self.assertEqual([one.task_id for one in claim.ended], [task.task_id])
+        self.assertEqual([one.task_id for one in claim.left], [task.task_id])
         self.assertIs(self.get(task).status, CANCELLED)
 
     def test_those_of_a_process_that_goes_before_the_first_look_are_not_missed(self) -> None:
@@ -650,7 +677,7 @@ class Descriptors(FaultTestCase):
         return connect(*args, **named)
 
 
-class Suspects(BothOpen):
+class Suspects(BothOpen, FaultTestCase):
     """A task kills one process after the other, and is always somewhere else when these start again."""
 
     def test_it_is_charged_for_each_though_others_have_gone_on_with_it(self) -> None:
@@ -670,6 +697,44 @@ class Suspects(BothOpen):
         self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
         self.other.orphaned()
         self.assertEqual(len(self.wait(self.other.claim("simulate", 9, NOW)).tasks), 1)
+
+    def test_those_who_go_on_charge_it_where_no_process_starts_again(self) -> None:
+        self.until_it_has_looked(self.other)
+        path = Path(self.mktemp())
+        self.other.abandoned = partial(abandoned, path)
+        task = self.run_one()
+        charged = []
+        for attempt in (1, 2, 3):
+            dying = FlightRecorder()
+            self.assertTrue(dying.open_free(path))
+            dying.swap(record(task.task_id, attempt))
+            self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
+            self.other.orphaned()
+            self.assertEqual(self.wait(self.other.claim("simulate", 9, NOW)).left[-1].task_id, task.task_id)
+            charged.append(self.get(task).crashes)  # not while it lives
+            dying.close()
+            self.assertFalse(self.wait(self.other.settle()))
+            charged.append(self.get(task).crashes)
+        self.assertEqual((charged, self.get(task).status), ([0, 1, 1, 2, 2, 3], FAILED))
+        self.assertEqual(self.counted(self.other, FAILED), 1)
+        self.assertEqual([one.suspects() for one in abandoned(path)], [[]])
+
+    def test_a_claim_charges_it_before_it_goes_on(self) -> None:
+        self.until_it_has_looked(self.other)
+        path = Path(self.mktemp())
+        self.other.abandoned = partial(abandoned, path)
+        task = self.run_one()
+        self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
+        for attempt in (1, 2, 3):
+            dying = FlightRecorder()
+            self.assertTrue(dying.open_free(path))
+            dying.swap(record(task.task_id, attempt))
+            dying.close()
+            self.other.orphaned()
+            claim = self.wait(self.other.claim("simulate", 9, NOW))
+            self.assertEqual([one.attempt for one in claim.tasks], [attempt + 1][: 3 - attempt])
+            self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
+        self.assertEqual((self.get(task).status, self.get(task).crashes), (FAILED, 3))
 
     def changed_by_all(self) -> list[tuple[str, str]]:
         commits = self.wait(self.store.events(1, 100))
@@ -746,6 +811,8 @@ class Troubles(FaultTestCase):
         self.assertIsInstance(self.refused(lambda: added), OutcomeUnknown)
 
     def wait_for_replicas(self, names: str) -> None:
+        if names:
+            self.until_it_has_looked(self.store)
         self.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
         self.execute("SELECT pg_reload_conf()")
         self.until(lambda: self.execute("SHOW synchronous_standby_names")[0] == names)

@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import spawned
 from asynctask.context import Facts, Permanent
 from asynctask.inputs import read_signature
 from asynctask.model import Progress
@@ -256,6 +257,12 @@ class Killed(ProcessesTestCase):
         running.cancel()
         self.assertTrue(self.failure(running).check(CancelledError))
         self.assertEqual(self.told, [])
+
+    def test_one_that_comes_up_although_nobody_waits_any_more_is_killed(self) -> None:
+        self.patch(spawned, "REAP", PATIENCE)
+        unwanted = spawned.Spawned()
+        self.assertEqual(unwanted.death(), "SIGKILL")
+        self.assertFalse(unwanted.lives)
 
     def test_signals_to_all_processes_are_the_parents_to_decide_upon(self) -> None:
         self.assertEqual(self.outcome(handlers.signalled, folder=self.mktemp_folder()), "went on")

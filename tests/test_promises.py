@@ -240,7 +240,7 @@ class Promises(RuleBasedStateMachine):
         task = self.change(task_id, *WAITING, "running", by=ask)
         if task is not None:
             task.flag = True
-            if task.status != "running":
+            if task.status != "running" or task.orphan:  # nobody is there who would end it
                 task.move("cancelled", self.now)
             self.check_whole(task_id)
 

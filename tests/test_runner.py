@@ -1,8 +1,10 @@
 """The runner, over a real store in memory and a clock that the test moves: starts, seats, drains."""
 
+import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from threading import Event
 
 from msgspec import ValidationError
@@ -29,7 +31,7 @@ from asynctask.model import (
 )
 from asynctask.recorder import Suspect
 from asynctask.runner import PART, STARTS, UNWIND
-from asynctask.wire import NotSerializable
+from asynctask.wire import NotSerializable, timestamp
 from tests.running import START, RunnerTestCase
 from tests.turns import PATIENCE
 
@@ -57,6 +59,19 @@ class RunnerTests(RunnerTestCase):
         task = self.get(task_id)
         self.assertEqual((task.status, task.result, task.progress), (COMPLETED, "null", Progress(3, 3)))
         self.assertEqual(task.finished_at, START + 3)
+
+    def test_an_end_has_one_time(self) -> None:
+        moments = count(START)
+        self.runner._now = lambda: next(moments)
+        for asked in ("completed", "cancelled"):
+            task_id = self.submit(duration=1)
+            if asked == "cancelled":
+                self.turns.outcome(self.store.cancel(task_id, self.now()))
+                self.settle()
+            self.advance(1)
+            task = self.get(task_id)
+            last = json.loads(task.history or "")[-1]
+            self.assertEqual((last["status"], last["at"]), (asked, timestamp(task.finished_at or 0)))
 
     def test_a_step_that_comes_late_delays_no_other(self) -> None:
         task_id = self.submit(duration=3)
