@@ -122,6 +122,9 @@ class IStore(Interface):
     outbox: IOutbox = Attribute("What is to be told of tasks that have ended.")
     healthy: bool = Attribute("Whether tasks can be stored now.")
     unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
+    forgetting: float = Attribute(
+        "Seconds that the last `forget` or `forget_events` has taken itself, without what it waited for."
+    )
 
     def open(suspects: Iterable[Suspect], now: float, kinds: Collection[str]) -> dict[str, int]:
         """Open for this process alone, and charge the tasks in which the last one died.

@@ -75,13 +75,11 @@ class Retention:
         """Forget some; how long to wait for the next look."""
         now, began, batch = self._now(), self._clock.seconds(), self._batch
         most = await self._store.forget(now - self._keep, now, batch)
-        middle = self._clock.seconds()
+        took = self._store.forgetting
         commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, batch)
-        ended = self._clock.seconds()
-        # Both have waited for others in the same way: what is left is what the slower one takes itself.
-        took = abs((middle - began) - (ended - middle))
+        took = max(took, self._store.forgetting)
         self._batch = max(FEWEST, batch // 2) if took > LONG else min(2 * batch, BATCH)
-        return max(PAUSE, ended - began) if batch in (most, commits) else IDLE
+        return max(PAUSE, self._clock.seconds() - began) if batch in (most, commits) else IDLE
 
     def _failed(self, failure: Failure) -> float:
         self._batch = FEWEST

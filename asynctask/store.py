@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict
@@ -90,6 +90,7 @@ class SqlStore(Hooks, Reading):
         self.seq = 0
         self.unfinished = 0
         self.asked = self.settled = 0
+        self.forgetting = 0.0
         self._place = place
         self._reactor = reactor
         self._try_again = try_again
@@ -418,9 +419,11 @@ class SqlStore(Hooks, Reading):
         """See `IStore`."""
 
         def run(db: Connection, news: list[News]) -> int:
+            began = monotonic()
             keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).rowcount
             old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
             news += [Deleted(row.task_id, row.kind) for row in old]
+            self.forgetting = monotonic() - began
             return max(keys, len(old))
 
         return self._writer.call(run)
@@ -428,7 +431,14 @@ class SqlStore(Hooks, Reading):
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
         """See `IStore`."""
         given = {"before": before, "most": most, "limit": limit}
-        return self._writer.call(lambda db, _: db.execute(statements.FORGET_EVENTS, given).rowcount)
+
+        def run(db: Connection, _news: list[News]) -> int:
+            began = monotonic()
+            commits: int = db.execute(statements.FORGET_EVENTS, given).rowcount
+            self.forgetting = monotonic() - began
+            return commits
+
+        return self._writer.call(run)
 
 
 def _database_of(place: "Place | Server", busy: float) -> Database:

@@ -346,6 +346,13 @@ class ChangesContract(Base):
         self.assertEqual(self.names(), ["1"])
         self.assertEqual(self.wait(self.store.forget(NOW - 1, NOW, 2)), 0)
 
+    def test_a_store_tells_how_long_forgetting_takes_itself(self) -> None:
+        self.wait(self.store.forget(NOW, NOW, 9))
+        first = self.store.forgetting
+        self.assertTrue(0 < first < 1)
+        self.wait(self.store.forget_events(NOW, 0, 9))
+        self.assertNotEqual(self.store.forgetting, first)
+
     def test_whatever_ended_is_forgotten_and_nothing_else(self) -> None:
         for status in (COMPLETED, FAILED, CANCELLED):
             self.ended(status)

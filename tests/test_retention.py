@@ -214,6 +214,7 @@ class Forgetful:
         self.asked: list[tuple[float, float, int]] = []
         self.commits = list(commits)
         self.events: list[tuple[float, int, int]] = []
+        self.forgetting = 0.0
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         self.asked.append((before, now, limit))
@@ -236,10 +237,12 @@ class Full(Forgetful):
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
         self.asked.append((before, now, limit))
+        self.forgetting = self.seconds
         self.clock.rightNow += self.waiting + self.seconds
         return succeed(limit)
 
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+        self.forgetting = self.for_events
         self.clock.rightNow += self.waiting + self.for_events
         return succeed(0)
 
@@ -267,8 +270,9 @@ class Pace(SynchronousTestCase):
         Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
         clock.advance(PAUSE)
         store.for_events = LONG + 0.01
+        store.seconds = store.for_events  # as long as the tasks
         for _ in range(3):
-            clock.advance(store.for_events)
+            clock.advance(2 * store.for_events)
         self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST, FEWEST])
 
     def test_it_does_not_go_by_how_long_they_waited_for_others(self) -> None:
