@@ -1,6 +1,7 @@
 """From an annotation to its `Shape`, and to words. Which annotations there are, msgspec decides."""
 
 from collections.abc import Iterator
+from dataclasses import MISSING
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import takewhile
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_origin
 from uuid import UUID
 
 import msgspec.inspect as types
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from asynctask.shapes import Array, Fields, Map, Part, Shape, Tagged
 from asynctask.wire import dump
@@ -129,7 +130,10 @@ class _Builder:
         return Map(_in_words(info), *_lengths(info), self.shape(info.value_type), key)
 
     def _keys(self, info: types.Type) -> Shape:
-        if any(_is_object(one) or _is_array(one) or isinstance(one, _NO_KEYS) for one in _members(info)):
+        members = list(_members(info))
+        if any(_is_object(one) or _is_array(one) for one in members) or all(
+            isinstance(one, _NO_KEYS) for one in members
+        ):
             raise TypeError("the keys of an object are strings")
         keys = Shape(GenericAlias(dict, (_rebuilt(info), Any)))
         keys.must = " or ".join(map(_in_words, _members(info)))
@@ -140,7 +144,7 @@ class _Builder:
         if isinstance(info, _Record):
             return self._record(info)
         different = isinstance(info, types.SetType | types.FrozenSetType)
-        if different and not all(map(_is_hashable, _members(info.item_type))):
+        if different and not any(map(_is_hashable, _members(info.item_type))):
             raise TypeError("the items of a set have to be hashable")
         array = Array(_in_words(info), *_lengths(info), different=different)
         if isinstance(info, types.TupleType):
@@ -231,10 +235,12 @@ def _is_whole(info: types.Type) -> bool:
 
 def _is_hashable(info: types.Type) -> bool:
     """Whether what is made of a value may be in a set."""
-    if isinstance(info, types.StructType):
-        return info.cls.__struct_config__.frozen
-    if isinstance(info, types.DataclassType):
-        return (get_origin(info.cls) or info.cls).__hash__ is not None
+    if isinstance(info, types.StructType | types.DataclassType):
+        cls = get_origin(info.cls) or info.cls
+        config = getattr(cls, "__struct_config__", None)
+        if config is not None and config.eq and not config.frozen:  # its own raises a TypeError
+            return cls.__hash__ is not Struct.__hash__
+        return cls.__hash__ is not None
     if isinstance(info, types.TupleType | types.VarTupleType):
         return all(_is_hashable(member) for part in _parts(info) for member in _members(part))
     changing = types.ListType | types.SetType | types.DictType | types.TypedDictType | types.ByteArrayType
@@ -242,9 +248,17 @@ def _is_hashable(info: types.Type) -> bool:
 
 
 def _made_by_itself(cls: Any) -> str | None:
-    """A field of a dataclass that its ``__init__`` does not take, if there is one; msgspec asks for it."""
+    """A field of a dataclass that its ``__init__`` does not take and that has no default, if there is one:
+    msgspec asks for it."""
     known = getattr(get_origin(cls) or cls, "__dataclass_fields__", {})  # of attrs' classes there are none
-    return next((field.name for field in known.values() if not field.init), None)
+    return next(
+        (
+            field.name
+            for field in known.values()
+            if not field.init and field.default is field.default_factory is MISSING
+        ),
+        None,
+    )
 
 
 def _is_hooked(info: types.Type) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from asynctask import changes, statements
 from asynctask.istore import Claim
 from asynctask.model import News, Task
-from asynctask.recovery import Gone, moved_in, orphans_of, recover, running_of
+from asynctask.recovery import moved_in, orphans_of, running_of, settle
 from asynctask.wire import timestamp
 from asynctask.works import Database
 
@@ -30,7 +30,7 @@ class Wanted(NamedTuple):
     kinds: Collection[str]
 
 
-def take(connection: Connection, database: Database, wanted: Wanted, gone: Gone, news: list[News]) -> Claim:
+def take(connection: Connection, database: Database, wanted: Wanted, news: list[News]) -> Claim:
     """Claim tasks: those that were left first."""
     kind, limit, now, total, orphans, kinds = wanted
     if total is not None and database.shared:
@@ -39,7 +39,7 @@ def take(connection: Connection, database: Database, wanted: Wanted, gone: Gone,
     claimed: list[Task] = []
     unsettled, locked, before = False, False, len(news)
     if orphans and database.shared:
-        unsettled = recover(connection, database, kinds, gone.suspects(), now, news)
+        unsettled = settle(connection, database, kinds, now, news)
     if limit <= 0:
         left = moved_in(news[before:])
         return Claim([], more=unsettled, next_due=None, orphans=orphans, full=True, left=left)

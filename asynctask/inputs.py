@@ -77,7 +77,8 @@ class Input:
 def _argument(name: str, shape: Shape, value: Any) -> Any:
     if isinstance(value, dict | list | float):  # in which msgspec is less strict than `Input.check`
         found = Found(Hints(), may_have_nul=False)
-        value = shape.check(value, ("input", name), found)
+        with suppress(EnoughError):
+            value = shape.check(value, ("input", name), found)
         if found.errors:
             raise ValidationError(found.errors[0].detail)
     try:

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from asynctask.wire import TASK_ID
+
 SLOT: Final = struct.Struct("<?35sI")
 """Whether a task is named, its id, its attempt."""
 
@@ -64,12 +66,13 @@ class FlightRecorder:
         try:
             if alone:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._held = os.dup(descriptor)
             # As long as an earlier process may have made it. A hole in a file has no room on a full
             # disk, and a store into it would kill the process.
             size = max(os.fstat(descriptor).st_size // SLOT.size, self._slots) * SLOT.size
             os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
+            if alone:
+                self._held = os.dup(descriptor)
         finally:
             os.close(descriptor)
 
@@ -89,8 +92,8 @@ class FlightRecorder:
         named = (SLOT.unpack_from(self._map, start) for start in range(0, len(self._map), SLOT.size))
         latest: dict[str, int] = {}  # threads of its earlier attempts may hang
         for is_named, name, attempt in named:
-            if is_named:
-                task_id = name.decode("ascii", "replace")
+            task_id = name.decode("ascii", "replace")
+            if is_named and TASK_ID.fullmatch(task_id):  # a machine that dies may leave half a name
                 latest[task_id] = max(attempt, latest.get(task_id, 0))
         return [Suspect(task_id, attempt) for task_id, attempt in latest.items()]
 
@@ -141,13 +144,20 @@ class FlightRecorder:
 
 
 def abandoned(path: Path) -> list[FlightRecorder]:
-    """Those of a name and a number whose processes are gone; nobody else has them until they are closed."""
+    """Those of a name and a number that name somebody, and whose processes are gone.
+
+    Nobody else has them until they are closed.
+    """
     found = []
     for file in path.parent.glob(f"{glob.escape(path.name)}.*"):
-        with suppress(OSError):  # somebody has it
-            recorder = FlightRecorder()
-            recorder.open(file, alone=True)
-            found.append(recorder)
+        if file.suffix[1:].isdecimal():  # no copy that somebody has made
+            with suppress(OSError):  # another process has it
+                recorder = FlightRecorder()
+                recorder.open(file, alone=True)
+                if recorder.suspects():
+                    found.append(recorder)
+                else:
+                    recorder.close()
     return found
 
 

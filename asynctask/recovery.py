@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from asynctask import model, statements
 from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.metrics import Metrics
-from asynctask.model import ENDED, FAILED, RETRYING, News, Task, crash, interrupt
+from asynctask.model import ENDED, FAILED, RETRYING, News, OutcomeUnknown, Task, crash, interrupt
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.rows import changed_row, task_of
 from asynctask.wire import dump, timestamp
@@ -43,43 +44,39 @@ class Gone:
     def suspects(self) -> list[Suspect]:
         """Whom they name; the same when the transaction is done again."""
         self._found = self._found or self._find()
-        return [suspect for recorder in self._found for suspect in recorder.suspects()]
-
-    def were_charged(self) -> None:
-        """It is committed: nobody is to be charged again."""
-        for recorder in self._found:
-            recorder.clear()
+        return sorted(suspect for recorder in self._found for suspect in recorder.suspects())
 
     def close(self, result: T) -> T:
-        """Let others have them, whatever has come of it."""
+        """Let others have them. Where it is committed, or may be, nobody is to be charged again: rather too
+        seldom than a task that fails without a cause."""
+        committed = not isinstance(result, Failure) or result.check(OutcomeUnknown)
         for recorder in self._found:
+            if committed:
+                recorder.clear()
             recorder.close()
         self._found = []
         return result
 
 
-def recover(
-    connection: Connection,
-    database: Database,
-    kinds: Collection[str],
-    suspects: Collection[Suspect],
-    now: float,
-    news: list[News],
+def settle(
+    connection: Connection, database: Database, kinds: Collection[str], now: float, news: list[News]
 ) -> bool:
-    """Charge whom processes died in, and settle what is not to run again of what they left.
+    """Settle what is not to run again of what processes have left.
 
-    :returns: whether there may be more to settle.
+    :returns: whether there may be more.
     """
+    ends = [End(task, now) for task in settled(connection, database.cut_off, kinds, now)]
+    database.end(connection, ends, news)
+    return len(ends) == statements.SETTLED
+
+
+def charge(
+    connection: Connection, database: Database, suspects: Collection[Suspect], now: float, news: list[News]
+) -> None:
+    """Charge whom processes died in."""
     if database.shared:
         blame(connection, suspects, now, news)
-    ends: list[End] = []
-    for found in (
-        charged(connection, suspects, now),
-        settled(connection, database.cut_off, kinds, now),
-    ):
-        ends = [End(task, now) for task in found]
-        database.end(connection, ends, news)
-    return len(ends) == statements.SETTLED
+    database.end(connection, [End(task, now) for task in charged(connection, suspects, now)], news)
 
 
 def moved_in(news: Iterable[News]) -> list[Task]:

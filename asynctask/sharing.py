@@ -29,6 +29,10 @@ COUNT_PART: Final = 0.01
 """Part of the time that may be spent with counting: few tasks are counted at each poll."""
 
 
+SETTLE_AGAIN: Final = 5
+"""Polls until what processes have left is looked at again, where that has failed: it may be locked."""
+
+
 class Store(Protocol):
     """What is needed of the store."""
 
@@ -89,7 +93,7 @@ class Sharing:
         self._polls = 0
         self._count_at = 0
         self._stopped = False
-        self._unsettled = False
+        self._settle_at: int | None = None
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
         self._heart = Heart(
@@ -120,9 +124,9 @@ class Sharing:
         self._processes = seen.processes
         if gone:
             self._store.orphaned()
-            self._unsettled = True
-        if self._unsettled:
-            self._unsettled = False
+            self._settle_at = self._polls
+        if self._settle_at is not None and self._polls >= self._settle_at:
+            self._settle_at = None
             self._start(self._settle())
         if due := self._kinds if gone else [kind for kind in self._kinds if kind in seen.due]:
             self._store.due(due)
@@ -146,8 +150,9 @@ class Sharing:
         try:
             while await self._store.settle():
                 pass
-        except Unavailable:
-            self._unsettled = True  # at the next look
+        except Exception:
+            self._settle_at = self._polls + SETTLE_AGAIN
+            raise
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
         task = await self._store.get(task_id)

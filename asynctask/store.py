@@ -42,7 +42,7 @@ from asynctask.model import (
 from asynctask.outbox import Outbox
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
-from asynctask.recovery import Gone, moved_in, note, recover
+from asynctask.recovery import Gone, charge, moved_in, note, settle
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.works import Database, why
@@ -120,7 +120,8 @@ class SqlStore(Hooks, Reading):
                     {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
                 )
                 news: list[News] = []
-                recover(connection, self._database, self._kinds, list(suspects), now, news)
+                charge(connection, self._database, list(suspects), now, news)
+                settle(connection, self._database, self._kinds, now, news)
                 self._database.tell(connection, news, now)
                 left = moved_in(news)
                 unfinished = counted - Counter(task.kind for task in left if task.status in ENDED)
@@ -188,15 +189,17 @@ class SqlStore(Hooks, Reading):
 
         def run(db: Connection, news: list[News]) -> tuple[bool, list[Task]]:
             before = len(news)
-            more = recover(db, self._database, self._kinds, gone.suspects(), self._now(), news)
+            now = self._now()
+            charge(db, self._database, gone.suspects(), now, news)
+            more = settle(db, self._database, self._kinds, now, news)
             return more, moved_in(news[before:])
 
         def tell(found: tuple[bool, list[Task]]) -> bool:
-            gone.were_charged()
             note(found[1], self._metrics)
             return found[0]
 
-        return self._writer.call(run).addCallback(tell).addBoth(gone.close)
+        # Tasks are locked after kinds, which claims lock.
+        return self._writer.call(run, order="task").addCallback(tell).addBoth(gone.close)
 
     def register(self) -> Deferred[None]:
         """Be among the living processes again: the next transaction sees to it."""
@@ -293,12 +296,10 @@ class SqlStore(Hooks, Reading):
         """See `IStore`."""
 
         without_orphans = self._without_orphans
-        gone = Gone(self.abandoned)
 
         def begin(claim: Claim) -> Claim:
             if not claim.orphans:
                 without_orphans.add(kind)
-            gone.were_charged()
             note(claim.left, self._metrics)
             if claim.tasks:
                 self.started(claim.tasks)
@@ -307,11 +308,10 @@ class SqlStore(Hooks, Reading):
 
         def run(db: Connection, news: list[News]) -> Claim:
             orphans = kind not in self._without_orphans
-            return take(
-                db, self._database, Wanted(kind, limit, now, total, orphans, self._kinds), gone, news
-            )
+            wanted = Wanted(kind, limit, now, total, orphans, self._kinds)
+            return take(db, self._database, wanted, news)
 
-        return self._writer.call(run, order=f"kind {kind}").addCallback(begin).addBoth(gone.close)
+        return self._writer.call(run, order=f"kind {kind}").addCallback(begin)
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""

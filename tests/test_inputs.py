@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypedDict, TypeVar
 from uuid import UUID
 
 from hypothesis import given
@@ -21,6 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import wire
 from asynctask.context import Context
 from asynctask.inputs import Input, UnusableError, read_signature
+
+T = TypeVar("T")
 
 Width = Annotated[int, Meta(ge=1, le=4096)]
 
@@ -89,6 +91,29 @@ class Right(Struct, tag="right", array_like=True):
     """The other one."""
 
 
+class Frozen(Struct, Generic[T], frozen=True):
+    """A Struct that may be in a set."""
+
+    value: T
+
+
+class Hashed(Struct):
+    """One that says itself how."""
+
+    key: int
+
+    def __hash__(self) -> int:
+        return self.key
+
+
+@dataclass
+class Cached:
+    """A dataclass that keeps something to itself."""
+
+    key: int
+    cache: dict[str, int] = field(init=False, default_factory=dict)
+
+
 class Colour(StrEnum):
     RED = "red"
     BLUE = "blue"
@@ -147,7 +172,7 @@ def arguments(taken: Input, value: dict[str, Any]) -> dict[str, Any]:
 
 
 UNHASHABLE: Any = (dict, list[int], bytearray, Span, Circle)
-NO_KEYS: Any = (bool, None, bool | int)
+NO_KEYS: Any = (bool, None, bool | None)
 
 
 class Signatures(SynchronousTestCase):
@@ -321,9 +346,20 @@ class Signatures(SynchronousTestCase):
             take.__annotations__["value"] = annotation
             with self.assertRaisesRegex(UnusableError, why):
                 read_signature(take)
-        for annotation in (set[tuple[int, str]], set[Colour], frozenset[int | str], dict[int, int]):
+        sound: Any = (
+            *(
+                set[tuple[int, str]],
+                set[Colour],
+                frozenset[int | str],
+                set[int | list[int]],
+                set[Frozen[int]],
+            ),
+            *(set[Hashed], dict[int, int], dict[str | None, int], dict[bool | str, int], Cached),
+        )
+        for annotation in sound:
             take.__annotations__["value"] = annotation
             read_signature(take)
+        self.assertEqual(read_signature(take).arguments({"value": {"key": 2}}), {"value": Cached(2)})
 
     def test_types_that_cannot_be_described_together_are_an_error_of_the_handler(self) -> None:
         first, second = (defstruct("Row", [(name, int)]) for name in "ab")
@@ -760,6 +796,7 @@ class Values(SynchronousTestCase):
             ({"url": "a", "width": 0}, "Field 'input.width' is not valid"),
             ({"url": "a", "spans": [{"first": 13, "last": 14}]}, "Field 'input.spans.0' is not valid"),
             ({"url": "a", "node": {"name": "b", "gone": 1}}, "Unknown field 'gone'"),
+            ({"url": "a", "spans": [7] * 10_001}, "Field 'input.spans.0' must be an object"),
             ({"url": "a", "width": 1.5}, "Field 'input.width' must be an integer from 1 to 4096"),
         ):
             error = self.assertRaises(ValidationError, EVERYTHING.arguments, stored)

@@ -1,13 +1,14 @@
 """The flight recorder: which task was being stepped when the process died."""
 
 import os
+from errno import ENOSPC
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import recorder as recorder_module
-from asynctask.recorder import FlightRecorder, Suspect, record
+from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
 OTHER = "task_17388800000003k4qz7m0a9x3c8v5t"
@@ -91,8 +92,7 @@ class Recorder(SynchronousTestCase):
 
     def test_a_file_of_nonsense_does_not_keep_the_service_from_starting(self) -> None:
         self.path.write_bytes(b"\xff" * 100)
-        for suspect in self.opened().suspects():
-            self.assertFalse(suspect.task_id.isascii())
+        self.assertEqual(self.opened().suspects(), [])
 
     def test_nobody_else_may_read_it(self) -> None:
         self.opened()
@@ -109,6 +109,35 @@ class Recorder(SynchronousTestCase):
         first.close()
         self.assertTrue(third.open_free(self.path))
         self.assertEqual(third.suspects(), [Suspect(ONE, 1)])
+
+    def test_those_of_processes_that_are_gone_are_held_if_they_name_somebody(self) -> None:
+        named, nameless, living = (FlightRecorder() for _ in range(3))
+        for one in (named, nameless, living):
+            self.assertTrue(one.open_free(self.path))
+        for one in (named, living):
+            one.swap(record(ONE, 2))
+        self.path.with_name("recorder.0.bak").write_bytes(self.path.with_name("recorder.0").read_bytes())
+        self.path.with_name("recorder.7").write_bytes(record(ONE[:9] + "\0" * 26, 1))
+        named.close()
+        nameless.close()
+        opened = len(os.listdir("/proc/self/fd"))
+        (found,) = abandoned(self.path)
+        self.assertEqual((found.suspects(), abandoned(self.path)), ([Suspect(ONE, 2)], []))
+        found.clear()
+        found.close()
+        self.assertEqual(abandoned(self.path), [])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), opened)
+        living.close()
+
+    def test_one_for_which_there_is_no_room_leaves_nothing_open(self) -> None:
+        def full(*_: object) -> None:
+            raise OSError(ENOSPC, "No space left on device")
+
+        opened = len(os.listdir("/proc/self/fd"))
+        self.patch(os, "posix_fallocate", full)
+        with self.assertRaises(OSError):
+            FlightRecorder().open(self.path, alone=True)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), opened)
 
     def test_a_child_that_is_forked_in_a_thread_takes_no_name_out_of_it(self) -> None:
         recorder = FlightRecorder(1)
