@@ -1,18 +1,24 @@
 """One attempt after its end: what the task is then. Pure, but for the names of exceptions."""
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec.structs import replace
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
 from asynctask.context import Permanent
-from asynctask.model import Error, Task, after_failure, cancel, complete, fail, interrupt
+from asynctask.model import RETRYING, Error, Task, after_failure, cancel, complete, fail, interrupt
 from asynctask.processes import ProcessDiedError
+from asynctask.threads import NotStartedError
 from asynctask.wire import text_of
 
 MAX_MESSAGE = 10_000
 """Characters of an exception's message that are kept."""
+
+
+SHORTAGE: Final = 5.0
+"""Seconds until an attempt is made for which the system had no thread or process."""
 
 
 class Attempt:
@@ -44,7 +50,7 @@ class Attempt:
     def succeeded(self, result: str, now: float, backoff: Callable[[], float]) -> Task:
         """The handler returned; too late, or although it was cancelled."""
         if self.timed_out:
-            return _after_failure(self._now(), self.timeout(), now, backoff)
+            return self.given_up(now, backoff)
         return complete(self._now(), result, now)
 
     def failed(self, failure: Failure, now: float, backoff: Callable[[], float]) -> Task:
@@ -56,6 +62,8 @@ class Attempt:
             return _after_failure(task, self.timeout(), now, backoff)
         if self.releasing:
             return interrupt(task, now)
+        if failure.check(NotStartedError):
+            return _later(interrupt(task, now), now)
         if failure.check(Permanent):
             return fail(task, error_of(failure), now)
         return _after_failure(task, error_of(failure), now, backoff)
@@ -78,6 +86,11 @@ def _after_failure(task: Task, error: Error, now: float, backoff: Callable[[], f
     """See `asynctask.model.after_failure`; a rule is asked only for attempts that may come."""
     delay = backoff() if task.failures < task.retries else 0.0
     return after_failure(task, error, now, delay)
+
+
+def _later(task: Task, now: float) -> Task:
+    """Not at once, or all that wait for a thread would try it in turn."""
+    return replace(task, run_at=now + SHORTAGE) if task.status is RETRYING else task
 
 
 def error_of(failure: Failure) -> Error:

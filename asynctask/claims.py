@@ -117,8 +117,11 @@ class Claims:
 
     def _look(self, kind: Kind) -> None:
         """Claim as many due tasks as this kind may have seats, unless that is under way."""
+        # First what costs nothing: each of many kinds asks for all others, and a share looks at all again.
+        if self._seats.draining or kind.name in self.looking:
+            return
         seats = self._seats.share(kind, self._kinds)
-        if self._seats.draining or kind.name in self.looking or seats <= 0:
+        if seats <= 0:
             return
         if self._seats.closed(kind.place):
             self._look_at(kind, self._now() + AFTER_FAILURE)

@@ -10,6 +10,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf, isfinite
 from pathlib import Path
 from resource import getpagesize
 from typing import Final
@@ -48,12 +49,27 @@ TOO_MUCH: Final = 2_000_000_000
 """The same before it is worth whatever time it takes; or a quarter of the memory, where that is less."""
 
 
+MANY_DESCRIPTORS: Final = 100
+"""More of them than the last collection has left that make one worth its time: a traceback in a cycle keeps
+the sockets of its handler, and a process may have a thousand."""
+
+
 def resident() -> int:
     """Bytes of memory that this process has; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * getpagesize()
     except OSError:
         return 0
+
+
+def descriptors() -> float:
+    """The lowest free descriptor, about as many as are open for long; infinite where none is to be had."""
+    try:
+        lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return inf
+    os.close(lowest)
+    return lowest
 
 
 def memory() -> int:
@@ -69,17 +85,24 @@ class Collector:
 
     :param in_flight: how many attempts are under way.
     :param resident: bytes of memory that the process has.
+    :param descriptors: about how many descriptors it has.
     """
 
     def __init__(
-        self, clock: IReactorTime, in_flight: Callable[[], int], resident: Callable[[], int] = resident
+        self,
+        clock: IReactorTime,
+        in_flight: Callable[[], int],
+        resident: Callable[[], int] = resident,
+        descriptors: Callable[[], float] = descriptors,
     ) -> None:
         self._clock = clock
         self._in_flight = in_flight
         self._resident = resident
+        self._descriptors = descriptors
         self._before = gc.get_threshold()
         self._kept = 0
         self._kept_bytes = 0
+        self._kept_descriptors = 0.0
         self._too_much = min(TOO_MUCH, memory() // 4)
         self._frozen: IDelayedCall | None = None
         self._looked: IDelayedCall | None = None
@@ -115,7 +138,12 @@ class Collector:
         self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
         tasks = self._in_flight()
         grown = self._resident() - tasks * BYTES_OF_A_TASK - self._kept_bytes
-        if grown > (self._too_much if tasks > FEW else min(MUCH, self._too_much)):
+        if tasks > FEW:
+            worth_it = grown > self._too_much
+        else:
+            opened = self._descriptors() - self._kept_descriptors
+            worth_it = grown > min(MUCH, self._too_much) or opened > MANY_DESCRIPTORS
+        if worth_it:
             self._collect()
 
     def _collect(self) -> None:
@@ -124,3 +152,5 @@ class Collector:
         gc.freeze()
         self._kept = gc.get_freeze_count()
         self._kept_bytes = self._resident() - self._in_flight() * BYTES_OF_A_TASK
+        if isfinite(found := self._descriptors()):
+            self._kept_descriptors = found

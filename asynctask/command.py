@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -116,6 +117,8 @@ class OfCommand(Service):
         """
         if self.observer is not None:
             self.observer.start()
+        if threading.current_thread() is not threading.main_thread():
+            return  # where no signal can be heard: they are the program's
         seen: list[int] = []
 
         def watch(number: int, stop: Any) -> None:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from asynctask.patient import Patient
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
-from asynctask.threads import Threads
+from asynctask.threads import NotStartedError, Threads
 
 log = Logger(namespace="asynctask.loop")
 
@@ -68,11 +68,19 @@ class AsyncioLoop:
         return self.abandoned >= MAX_HELD
 
     def run(self, start: Start) -> "Running":
-        """Run the coroutine that ``start`` gives; it is called in the loop's thread."""
+        """Run the coroutine that ``start`` gives; it is called in the loop's thread.
+
+        :raises NotStartedError: the system gives no thread for the loop.
+        """
         with self._lock:
             if self._thread is None:
                 slot = self._recorder.hold(NOBODY) if self._threads else ASYNCIO
-                self._thread = _LoopThread(self._recorder, slot, self._ended)
+                try:
+                    self._thread = _LoopThread(self._recorder, slot, self._ended)
+                except (OSError, RuntimeError) as error:
+                    if slot != ASYNCIO:
+                        self._recorder.let_go(slot)
+                    raise NotStartedError(str(error)) from error
                 self._threads.append(self._thread)
             run = Running(start, self._thread, self)
             self._thread.call(run.begin)

@@ -15,7 +15,7 @@ from asynctask.model import Progress, Task
 from asynctask.processes import Processes
 from asynctask.recorder import FlightRecorder
 from asynctask.registry import Kind
-from asynctask.runs import Elsewhere, Run, Watcher
+from asynctask.runs import Elsewhere, Reporter, Run, Watcher
 from asynctask.steps import Recorded, Stepped
 from asynctask.threads import Threads
 
@@ -117,11 +117,7 @@ class Places:
 
     def _reporter(self, run: Run) -> Callable[[Progress], None]:
         """Takes progress in another thread, and tells it in the reactor's."""
-
-        def report(progress: Progress) -> None:
-            self._from_thread(run.watcher.progressed, progress)
-
-        return report
+        return Reporter(self._from_thread, run.watcher)
 
     def _in_process(self, run: Elsewhere, kind: Kind) -> None:
         given = kind.input.arguments(wire.read_input(run.task))

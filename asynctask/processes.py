@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from asynctask.context import Facts
 from asynctask.model import Progress
 from asynctask.spawned import Spawned
-from asynctask.threads import Threads, Work
+from asynctask.threads import NotStartedError, Threads, Work
 from asynctask.worker import Call, Logged, Raised, Reported, Returned
 
 log = Logger(namespace="asynctask.processes")
@@ -147,7 +147,7 @@ class Processes:
     def take(self) -> Spawned:
         """A process for one call.
 
-        :raises OSError: the system gives no more of them.
+        :raises NotStartedError: the system gives no more of them.
         """
         with self._lock:
             while self._idle:
@@ -155,7 +155,10 @@ class Processes:
                 if worker.lives:
                     return worker
                 self._all.discard(worker)
-        worker = Spawned()
+        try:
+            worker = Spawned()
+        except (OSError, RuntimeError) as error:
+            raise NotStartedError(str(error)) from error
         # Before multiprocessing would wait for it at the exit, for ever.
         atexit.register(self.stop)
         with self._lock:

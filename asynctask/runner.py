@@ -23,6 +23,7 @@ from asynctask.places import Places
 from asynctask.registry import Kind
 from asynctask.runs import Run
 from asynctask.seats import Seats
+from asynctask.threads import NotStartedError
 
 log = QuickLogger("asynctask.task")
 
@@ -246,6 +247,8 @@ class Runner:
         """A handler has raised, or was asked to end."""
         running.timed_out |= self._overdue(running)
         after = running.failed(failure, self._now(), self._backoff(running))
+        if failure.check(NotStartedError):
+            log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         asked_to = running.cancelled or running.timed_out or running.releasing
         self._end(running, after, None if asked_to else failure)
 

@@ -1,7 +1,9 @@
 """One handler at work, wherever it runs."""
 
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from threading import Lock
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -12,6 +14,9 @@ from asynctask.context import Context, Facts
 from asynctask.model import Progress, Task
 from asynctask.recorder import record
 from asynctask.registry import Kind
+
+UNTOLD: Final = 10
+"""Reports of one attempt that wait for the reactor: with all threads at work, some 20 ms of it."""
 
 
 class Watcher(Protocol):
@@ -28,6 +33,40 @@ class Watcher(Protocol):
 
     def raised(self, failure: Failure) -> None:
         """It has raised, or what it returned is no JSON."""
+
+
+class Reporter:
+    """Takes the progress of a handler in any thread, and tells it in the reactor's.
+
+    Of what comes faster than the reactor hears it, only the latest is told, or threads could hold it up.
+
+    :param from_thread: runs a function in the reactor's thread.
+    """
+
+    __slots__ = ("_from_thread", "_is_asked", "_lock", "_untold", "_watcher")
+
+    def __init__(self, from_thread: Callable[..., object], watcher: Watcher) -> None:
+        self._from_thread = from_thread
+        self._watcher = watcher
+        self._untold: deque[Progress] = deque(maxlen=UNTOLD)
+        self._is_asked = False
+        self._lock = Lock()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take it, and go on."""
+        with self._lock:
+            self._untold.append(progress)
+            was_asked, self._is_asked = self._is_asked, True
+        if not was_asked:
+            self._from_thread(self._tell)
+
+    def _tell(self) -> None:
+        with self._lock:
+            told = list(self._untold)
+            self._untold.clear()
+            self._is_asked = False
+        for progress in told:
+            self._watcher.progressed(progress)
 
 
 class Work(Protocol):

@@ -222,7 +222,8 @@ def _structs() -> dict[str, Schema]:
     _, found = json.schema_components([Change, Progress, FieldError], ref_template=COMPONENTS + "{name}")
     for schema in found.values():
         del schema["title"]
-        schema["description"] = schema["description"].replace("``", "`")
+        if "description" in schema:  # not under -OO
+            schema["description"] = schema["description"].replace("``", "`")
         if properties := schema.get("properties"):
             # A default is what the service fills in, not what it leaves out.
             schema["required"] = list(properties)

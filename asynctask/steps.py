@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from asynctask import wire
 from asynctask.model import Progress
 from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder
-from asynctask.runs import Run
+from asynctask.runs import Reporter, Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
@@ -46,11 +46,12 @@ class Stepped(Run):
     Like `twisted.internet.defer.inlineCallbacks`, in a tenth of the objects: a million of them may wait.
     """
 
-    __slots__ = ("_context", "_from_thread", "_recorder", "_steps", "_waits")
+    __slots__ = ("_context", "_from_thread", "_recorder", "_reporter", "_steps", "_waits")
 
     _steps: Steps | None
     _from_thread: Callable[..., object]
     _recorder: FlightRecorder
+    _reporter: Reporter | None
     _context: Context
     _waits: Any
 
@@ -60,13 +61,16 @@ class Stepped(Run):
         :param from_thread: runs a function in the reactor's thread.
         """
         self._from_thread = from_thread
+        self._reporter = None
         return self._report
 
     def _report(self, progress: Progress) -> None:
         if threadable.ioThread in (get_ident(), None):  # there is none before the reactor runs
             self.watcher.progressed(progress)
-        else:
-            self._from_thread(self.watcher.progressed, progress)
+            return
+        if self._reporter is None:  # two threads at once: one of them has told nothing yet
+            self._reporter = Reporter(self._from_thread, self.watcher)
+        self._reporter(progress)
 
     def begin(self, steps: Steps, recorder: FlightRecorder) -> None:
         """Take the first step, and all that need no waiting."""

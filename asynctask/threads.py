@@ -14,6 +14,10 @@ from asynctask.forked import leave
 from asynctask.patient import Patient
 
 
+class NotStartedError(Exception):
+    """The system gives no thread or process now: nothing of the work has begun."""
+
+
 class _State(Enum):
     WAITING = auto()
     RUNNING = auto()
@@ -81,16 +85,16 @@ class Threads:
         """Call it in a thread.
 
         :param cancel: asks the call to end, when ``deferred`` is cancelled.
-        :raises RuntimeError: the system gives no more threads.
+        :raises NotStartedError: the system gives no more threads.
         """
         work = Work(self, call, cancel)
         with self._changed:
             self._waiting.append(work)
             try:
                 self._serve()
-            except RuntimeError:
+            except RuntimeError as error:
                 self._waiting.pop()
-                raise
+                raise NotStartedError(str(error)) from error
         return work
 
     def stop(self) -> None:

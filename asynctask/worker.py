@@ -89,8 +89,8 @@ def serve_handlers(pipe: Connection, parent: int) -> None:
     # A group, so that a kill reaches the programs that a handler has started.
     os.setpgid(0, 0)
     mouth = _Mouth(pipe)
+    mouth.say(Begun(os.getpid()))  # first: a program whose main module has begun a log is warned of ours
     globalLogBeginner.beginLoggingTo([cast(ILogObserver, mouth.log)], discardBuffer=True)
-    mouth.say(Begun(os.getpid()))
     while True:
         try:
             asked = pipe.recv_bytes()

@@ -15,6 +15,7 @@ from asynctask.model import (
     ACCEPTED,
     CANCELLED,
     COMPLETED,
+    CRASHES_ALLOWED,
     FAILED,
     RETRYING,
     RUNNING,
@@ -223,6 +224,17 @@ class ChangesContract(Base):
             self.claim()
         told = [(one["task_id"], one["name"]) for one in logged if one["log_format"] == "Task retrying"]
         self.assertEqual(told, [(blamed.task_id, "blamed"), (task.task_id, task.name)])
+
+    def test_a_task_that_killed_its_process_once_too_often_is_logged_and_counted_as_failed(self) -> None:
+        task = self.run_one()
+        for attempt in range(1, CRASHES_ALLOWED + 1):
+            self.reopen([Suspect(task.task_id, attempt)])
+            self.claim()
+        with capturedLogs() as logged:
+            self.reopen([Suspect(task.task_id, CRASHES_ALLOWED + 1)])
+            self.claim()
+        told = [one["task_id"] for one in logged if one["log_format"] == "Task failed"]
+        self.assertEqual((told, self.counted(self.store, FAILED)), ([task.task_id], 1))
 
     def test_a_task_to_be_cancelled_in_which_the_process_died_is_cancelled_too(self) -> None:
         task = self.run_one()

@@ -139,6 +139,11 @@ class EveryEnd(SynchronousTestCase):
         )
         self.assertEqual(task.result, "[1]" if means == "completed" else None)
 
+    def test_a_cancelled_attempt_that_unwound_too_late_is_no_timeout(self) -> None:
+        for outcome in ("returned", *RAISED, "given up"):
+            task = ended(attempt(cancelled=True, timed_out=True), outcome)
+            self.assertEqual((task.status, task.error, task.failures), (CANCELLED, None, 0), outcome)
+
     def test_a_backoff_is_asked_only_for_an_attempt_that_may_come(self) -> None:
         yes_or_no = (False, True)
         for outcome, timed_out, retries, failures in product(OUTCOMES, yes_or_no, range(3), range(3)):

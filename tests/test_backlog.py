@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.backlog import BEHIND, LARGEST, MANY, MOST, PART, Backlog
+from asynctask.backlog import BEHIND, LARGEST, MANY, MAX_WAITING, MOST, PART, Backlog
 from asynctask.batches import End
 from asynctask.model import COMPLETED, Error, Task
 from asynctask.works import Add, Save
@@ -55,6 +55,17 @@ class BacklogTests(SynchronousTestCase):
         self.assertFalse(self.backlog.has_room(LARGEST + 1))
         self.backlog.take()
         self.assertTrue(self.backlog.has_room(LARGEST + 1))
+
+    def test_what_has_not_been_handed_over_yet_takes_room_too(self) -> None:
+        (asked,) = self.ask(MAX_WAITING - 5)
+        self.backlog.put(asked, 3)
+        self.assertEqual([self.backlog.has_room(size) for size in (2, 3)], [True, False])
+        self.backlog.most_kept = 10
+        (save,) = self.end(6)
+        self.backlog.put(save, kept=2)
+        self.assertEqual([self.backlog.has_room_for_result(size) for size in (2, 3)], [True, False])
+        self.backlog.most_kept = 1
+        self.assertTrue(self.backlog.has_room_for_result(0))
 
     def test_it_takes_about_so_many_bytes_of_results(self) -> None:
         first, second, third, last = self.end(LARGEST // 2, LARGEST, 1, 1)

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import threading
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 
 from asynctask.context import Context
 from asynctask.model import (
@@ -54,6 +56,13 @@ class Cancels(EndsTestCase):
         task = self.get(task_id)
         self.assertEqual((task.status, task.attempt, task.cancel_requested), (CANCELLED, 1, True))
         self.assertEqual((self.logged("Task started"), self.free), ([], 100))
+
+    def test_a_cancel_of_another_attempt_ends_nobody(self) -> None:
+        task_id = self.submit(duration=2)
+        task = self.get(task_id)
+        self.runner.cancel([replace(task, attempt=2), replace(task, task_id="task_2")])
+        self.advance(2)
+        self.assertEqual(self.outcome(task_id), (COMPLETED, None, 1))
 
     def test_others_of_the_same_commit_start_though_one_has_ended_before(self) -> None:
         tasks = [
@@ -135,6 +144,22 @@ class Cancels(EndsTestCase):
         task = self.get(task_id)
         self.assertEqual((task.status, task.result), (COMPLETED, '"in spite of it"'))
         self.assertTrue(task.cancel_requested)
+
+    def test_who_unwinds_after_a_cancel_has_no_timeout_any_more(self) -> None:
+        async def handler() -> str:
+            with contextlib.suppress(CancelledError):
+                await Deferred()
+            await deferLater(clock, 2)
+            return "in spite of it"
+
+        clock = self.clock
+        self.with_handler(handler)
+        task_id = self.submit(None, timeout=2.0)
+        self.advance(1)
+        self.cancel(task_id)
+        self.advance(2)
+        self.assertEqual(self.outcome(task_id), (COMPLETED, None, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_who_swallows_a_cancel_and_goes_on_is_given_up(self) -> None:
         going_on = Deferred[None]()

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.claims import AFTER_FAILURE, BATCH, BEHIND, FEW, LOOK_AGAIN, MANY, Claims
+from asynctask.claims import AFTER_FAILURE, BATCH, BEHIND, FEW, LOOK_AGAIN, MANY, PAUSE, Claims
 from asynctask.istore import Claim
 from asynctask.model import Submission, Task, accept, complete
 from asynctask.registry import KINDS, Kind
@@ -364,10 +364,10 @@ class Asked:
         self.claims.append((kind, answer))
         return answer
 
-    def answer(self, *, more: bool = False, full: bool = False) -> None:
+    def answer(self, *, more: bool = False, full: bool = False, next_due: float | None = None) -> None:
         """Answer the first claim that waits: it has found nothing."""
         _, answer = self.claims.pop(0)
-        answer.callback(Claim([], more, next_due=None, orphans=False, full=full))
+        answer.callback(Claim([], more, next_due=next_due, orphans=False, full=full))
 
 
 class UnderWay(SynchronousTestCase):
@@ -419,6 +419,15 @@ class UnderWay(SynchronousTestCase):
         self.assertEqual(self.asked(), ["scale"])
         self.store.answer()
         self.assertEqual(self.asked(), ["crop"])
+
+    def test_what_is_due_and_cannot_be_had_is_looked_for_after_a_pause(self) -> None:
+        claims = self.claims(SCALE)
+        claims.look(["scale"])
+        self.store.answer(next_due=START)
+        self.clock.advance(PAUSE * 0.9)
+        self.assertEqual(self.asked(), [])
+        self.clock.advance(PAUSE * 0.1)
+        self.assertEqual(self.asked(), ["scale"])
 
     def test_nothing_is_claimed_for_a_place_where_too_many_hang(self) -> None:
         claims = self.claims(SCALE)

@@ -2,6 +2,8 @@
 
 import gc
 import os
+from errno import EMFILE
+from math import inf
 from resource import getpagesize
 from weakref import ref
 
@@ -15,10 +17,12 @@ from asynctask.collector import (
     FREEZE,
     LOOK,
     LOOK_AT_MEMORY,
+    MANY_DESCRIPTORS,
     MUCH,
     TOO_MUCH,
     WORTH_IT,
     Collector,
+    descriptors,
     memory,
     resident,
 )
@@ -39,7 +43,8 @@ class CollectorTests(SynchronousTestCase):
         self.clock = Clock()
         self.tasks = 0
         self.bytes = 100_000_000
-        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes)
+        self.open = 20.0
+        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes, lambda: self.open)
         self.collector.start()
         self.addCleanup(self.stop)
 
@@ -55,6 +60,36 @@ class CollectorTests(SynchronousTestCase):
             Cycle()
         self.clock.advance(FREEZE)
         return first
+
+    def test_descriptors_that_cycles_keep_are_let_go_of(self) -> None:
+        for more, is_collected in (
+            *((MANY_DESCRIPTORS, False), (1, True)),
+            *((MANY_DESCRIPTORS, False), (inf, True)),
+        ):
+            left = self.leave(10)
+            self.open += more
+            self.clock.advance(LOOK_AT_MEMORY)
+            self.assertEqual(left() is None, is_collected, more)
+
+    def test_with_many_tasks_in_flight_descriptors_wait(self) -> None:
+        self.tasks = FEW + 1
+        left = self.leave(10)
+        self.open += 2 * MANY_DESCRIPTORS
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNotNone(left())
+
+    def test_how_many_are_open_is_told_by_the_lowest_free_one(self) -> None:
+        before = descriptors()
+        opened = [os.dup(1) for _ in range(50)]
+        self.assertGreaterEqual(descriptors() - before, 50)
+        for one in opened:
+            os.close(one)
+
+        def none_left(*_: object) -> int:
+            raise OSError(EMFILE, "Too many open files")
+
+        self.patch(os, "open", none_left)
+        self.assertEqual(descriptors(), inf)
 
     def test_what_lives_is_frozen(self) -> None:
         kept = [Cycle() for _ in range(1_000)]
@@ -109,7 +144,8 @@ class CollectorTests(SynchronousTestCase):
     def test_a_small_machine_is_not_filled_first(self) -> None:
         self.patch(collector, "memory", lambda: 400_000_000)
         self.collector.stop()
-        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes)
+        self.open = 20.0
+        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes, lambda: self.open)
         self.collector.start()
         self.tasks = FEW + 1
         lost = self.leave(10)

@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Generator
 from typing import Any
+from unittest.mock import patch
 
 from msgspec import ValidationError
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
+from asynctask import loop as asyncio_loop
+from asynctask import threads
+from asynctask.attempts import SHORTAGE
 from asynctask.context import Context, Permanent
 from asynctask.model import (
     ACCEPTED,
@@ -139,6 +143,31 @@ class Failures(EndsTestCase):
         task_id = self.submit(None)
         self.assertEqual(self.outcome(task_id), (FAILED, "Silent", 1))
         self.fails(Silent)
+
+    def test_for_want_of_a_thread_or_process_an_attempt_is_made_later_and_no_retry_is_used(self) -> None:
+        def no_more(**_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        def plain() -> str:
+            return "done"
+
+        async def on_loop() -> str:
+            return "done"
+
+        for place, handler, module in (("thread", plain, threads), ("asyncio", on_loop, asyncio_loop)):
+            self.with_handler(handler, place=place)
+            with patch.object(module, "Thread", no_more):
+                task_id = self.submit(None)
+            task = self.get(task_id)
+            self.assertEqual((task.status, task.failures, task.error), (RETRYING, 0, None), place)
+            self.assertEqual(task.run_at, self.now() + SHORTAGE)
+            self.assertEqual(self.free, 2)
+            self.advance(int(SHORTAGE))
+            self.until_logged("Task completed")
+            self.assertEqual(self.outcome(task_id), (COMPLETED, None, 2), place)
+            (told,) = self.logged("Task cannot be started now")
+            self.assertEqual((told["task_id"], told["error"]), (task_id, "can't start new thread"))
+            self.events.clear()
 
     def test_what_ends_a_program_ends_only_its_attempt(self) -> None:
         for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit()):

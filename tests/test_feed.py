@@ -89,6 +89,26 @@ class FeedTests(SynchronousTestCase):
         self.publish(TASK, Status.COMPLETED)
         self.assertIsNone(self.successResultOf(again[0]))
 
+    def test_a_task_that_is_deleted_is_no_end(self) -> None:
+        waiter = self.feed.ended(TASK)
+        self.feed.publish(self.feed.now.seq, [Deleted(OTHER, "simulate"), Deleted(TASK, "simulate")])
+        self.assertNoResult(waiter)
+
+    def test_it_is_wanted_as_long_as_anybody_waits_or_follows(self) -> None:
+        self.assertFalse(self.feed.wanted)
+        waiter = self.feed.ended(TASK)
+        self.assertTrue(self.feed.wanted)
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        self.assertFalse(self.feed.wanted)
+        reader = Reader(self.feed)
+        self.assertTrue(self.feed.wanted)
+        reader.leave()
+        one = OneReader(self.feed, TASK)
+        self.assertTrue(self.feed.wanted)
+        self.feed.leave(one, TASK)
+        self.assertFalse(self.feed.wanted)
+
     def test_when_the_service_stops_nobody_waits_any_more(self) -> None:
         waiters = [self.feed.ended(task_id) for task_id in (TASK, TASK, OTHER)]
         self.feed.close()
@@ -296,6 +316,12 @@ class FollowedTests(SynchronousTestCase):
             self.feed.leave(one, "task_a")
         self.assertEqual((self.feed.followers, self.feed._one), (0, {}))
 
+    def test_who_leaves_takes_no_other_follower_of_the_task_along(self) -> None:
+        leaves, stays = OneReader(self.feed, "task_a"), OneReader(self.feed, "task_a")
+        self.feed.leave(leaves, "task_a")
+        self.publish("a")
+        self.assertEqual((leaves.heard, stays.heard), ([], [task("a")]))
+
     def test_many_are_served_in_portions(self) -> None:
         self.feed = self.new_feed(100)
         readers = [Reader(self.feed) for _ in range(2 * SERVED + 1)]
@@ -383,6 +409,15 @@ class FollowedTests(SynchronousTestCase):
         )
         self.assertTrue(change.endswith(b"id: e.9.0"))
 
+    def test_long_messages_of_progress_are_kept_for_less_long_too(self) -> None:
+        self.feed = self.new_feed(100)
+        Reader(self.feed)
+        message = "x" * (RING_BYTES // WRITTEN // 2 - ITEM)
+        for step in range(3):
+            self.feed.report(task("a"), Progress(step, 3, message))
+        kept = [item.news for item in self.feed._ring.values()]
+        self.assertEqual([one.progress.step for one in kept if isinstance(one, Progressed)], [1, 2])
+
     def test_nobody_is_told_of_progress_that_was_before_he_came(self) -> None:
         Reader(self.feed)
         self.publish("a")
@@ -397,6 +432,17 @@ class FollowedTests(SynchronousTestCase):
             assert read is not None
             self.assertEqual(re.findall(rb'"step":(\d)', read.frames), steps)
             self.assertIn(b'"name":"b"', read.frames)
+
+    def test_nor_is_he_told_of_what_came_right_before_him(self) -> None:
+        Reader(self.feed)
+        self.publish("a")
+        self.publish("b")
+        self.feed.report(task("b"), Progress(1, 3))
+        begin, joined = self.feed.find(Position(9)), Reader(self.feed).at
+        assert begin is not None
+        read = self.feed.read(ANY, begin, joined)
+        assert read is not None
+        self.assertEqual((read.at, read.frames.count(b"event: progress")), (joined, 0))
 
     def test_many_who_follow_one_task_are_told_in_portions_and_in_order(self) -> None:
         readers = [OneReader(self.feed, "task_a") for _ in range(2 * SERVED + 1)]

@@ -228,7 +228,13 @@ class Beginning(SynchronousTestCase):
             with self.assertRaises(Invalid, msg=begun):
                 check_beginning(begun)
 
+    def test_a_first_line_that_is_none_is_refused_before_the_head_is_whole(self) -> None:
+        for line in (b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.2\r\n", b"GET /\r\nHost: a"):
+            with self.assertRaises(Invalid, msg=line):
+                check_beginning(line)
+
     def test_it_has_a_limit(self) -> None:
         check_beginning(b"G" * (MAX_HEAD - 1))
-        with self.assertRaises(HeadTooLarge):
+        with self.assertRaises(HeadTooLarge) as caught:
             check_beginning(b"G" * MAX_HEAD)
+        self.assertIn(("Connection", "close"), caught.exception.headers)

@@ -58,6 +58,16 @@ class InChunks(SynchronousTestCase):
         for size in range(len(raw)):
             self.assertIsNone(read(raw[:size])[1])
 
+    def test_it_may_be_as_large_as_the_limit(self) -> None:
+        body = b"x" * LIMIT
+        self.assertEqual(read(b"%x\r\n%b\r\n0\r\n\r\n" % (LIMIT, body)), (body, b""))
+        self.assertEqual(read(b"1\r\nx\r\n" * LIMIT + b"0\r\n\r\n"), (body, b""))
+
+    def test_however_small_its_chunks_are_their_sizes_are_nothing_aside(self) -> None:
+        chunks = Chunks(2 * MAX_ASIDE)
+        self.assertEqual(chunks.feed(b"1\r\nx\r\n" * (2 * MAX_ASIDE) + b"0\r\n\r\n"), b"")
+        self.assertEqual(len(chunks.body), 2 * MAX_ASIDE)
+
     @given(
         st.lists(st.binary(min_size=1, max_size=9), max_size=4),
         st.binary(max_size=5),
@@ -111,7 +121,9 @@ class Refusing(SynchronousTestCase):
                 read(raw)
 
     def test_what_is_aside_has_a_limit_too(self) -> None:
-        read(b"3;" + b"a" * (MAX_LINE - 2) + b"\r\n")
+        longest = b"3;" + b"a" * (MAX_LINE - 2) + b"\r\n"
+        read(longest)
+        read(*(bytes([byte]) for byte in longest))
         for raw in (b"3;" + b"a" * MAX_LINE, b"3;" + b"a" * MAX_LINE + b"\r\n"):
             with self.assertRaises(Invalid):
                 read(raw)

@@ -91,6 +91,33 @@ class LanesTests(SynchronousTestCase):
             lanes.done(host, answers=False)
         self.assertEqual(self.take_all(lanes), ["a", "b", "c"])
 
+    def test_a_host_that_never_answered_is_a_stranger_when_it_comes_again(self) -> None:
+        lanes: Lanes[int] = Lanes(at_once=4)
+        for host in "abcd":
+            self.fill(lanes, host, 1)
+            lanes.take()
+            lanes.done(host, answers=False)
+        for host in "abcd":
+            self.fill(lanes, host, 1)
+        self.assertEqual(self.take_all(lanes), ["a", "b", "c"])
+
+    def test_an_answer_tells_of_all_that_is_under_way_to_its_host(self) -> None:
+        for known, answers, left in (
+            (False, True, ["b", "c"]),
+            (True, True, ["b", "c"]),
+            (True, False, ["b"]),
+            (False, False, ["b"]),
+        ):
+            lanes: Lanes[int] = Lanes(at_once=4)
+            if known:
+                self.answer(lanes, "a")
+            self.fill(lanes, "a", 3)
+            self.take_all(lanes)
+            lanes.done("a", answers=answers)
+            self.fill(lanes, "b", 1)
+            self.fill(lanes, "c", 1)
+            self.assertEqual(self.take_all(lanes), left, (known, answers))
+
     def test_only_so_many_hosts_are_remembered(self) -> None:
         lanes: Lanes[int] = Lanes()
         for number in range(REMEMBERED + 1):

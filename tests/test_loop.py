@@ -390,10 +390,10 @@ class Held(LoopTestCase):
             await asyncio.gather(asyncio.to_thread(lambda: seen.append(recorder.suspects())))
             seen.append(recorder.suspects())
 
-        named = record("task_1".ljust(35, "x"), 3)
+        named = record("task_".ljust(35, "1"), 3)
         running = self.loop.run(lambda slot: Recorded(give(), recorder, named, slot))
         self.turns.outcome(running.deferred)
-        self.assertEqual(seen, [[Suspect("task_1".ljust(35, "x"), 3)]] * 2)
+        self.assertEqual(seen, [[Suspect("task_".ljust(35, "1"), 3)]] * 2)
         self.assertEqual(recorder.suspects(), [])
 
     def test_when_it_ended_is_known_before_the_reactor_hears_of_it(self) -> None:

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -17,7 +18,7 @@ from asynctask.model import Progress, Submission, accept, start
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.registry import kinds_of, task
-from asynctask.runs import Run
+from asynctask.runs import UNTOLD, Reporter, Run, Watcher
 from tests.turns import PATIENCE, Turns
 from tests.watching import Watching
 
@@ -98,6 +99,20 @@ class PlacesTests(SynchronousTestCase):
                 self.start(plain if place == "thread" else handler, place)
                 self.assertEqual(self.turns.outcome(self.watching.outcome), "8", place)
         self.assertEqual(own.get(), 7)
+
+    def test_a_thread_that_tells_faster_than_the_reactor_hears_is_told_of_at_its_latest(self) -> None:
+        told: list[Progress] = []
+        calls: list[Callable[[], None]] = []
+        watcher = cast(Watcher, SimpleNamespace(progressed=told.append))
+        report = Reporter(calls.append, watcher)
+        for step in range(100):
+            report(Progress(step, 100))
+        self.assertEqual(len(calls), 1)
+        calls.pop()()
+        self.assertEqual([progress.step for progress in told], [*range(100 - UNTOLD, 100)])
+        report(Progress(100, 100))
+        calls.pop()()
+        self.assertEqual((told[-1].step, len(told), calls), (100, UNTOLD + 1, []))
 
     def test_progress_from_a_thread_that_a_handler_waits_for_arrives_in_the_reactors(self) -> None:
         self.patch(threadable, "ioThread", threading.get_ident())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from errno import EMFILE
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -15,11 +16,13 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import processes as asynctask_processes
 from asynctask import spawned
 from asynctask.context import Facts, Permanent
 from asynctask.inputs import read_signature
 from asynctask.model import Progress
 from asynctask.processes import ProcessDiedError, Processes
+from asynctask.threads import NotStartedError
 from asynctask.wire import NotSerializable, ResultTooLarge
 from tests import handlers
 from tests.turns import PATIENCE, Turns
@@ -257,6 +260,18 @@ class Killed(ProcessesTestCase):
         running.cancel()
         self.assertTrue(self.failure(running).check(CancelledError))
         self.assertEqual(self.told, [])
+
+    def test_for_want_of_descriptors_nothing_is_begun(self) -> None:
+        def none_left() -> None:
+            raise OSError(EMFILE, "Too many open files")
+
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        self.patch(asynctask_processes, "Spawned", none_left)
+        running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append).deferred
+        failure = self.failure(running)
+        self.assertTrue(failure.check(NotStartedError))
+        self.assertIn("Too many open files", str(failure.value))
 
     def test_one_that_comes_up_although_nobody_waits_any_more_is_killed(self) -> None:
         self.patch(spawned, "REAP", PATIENCE)

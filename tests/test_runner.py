@@ -318,6 +318,18 @@ class RunnerTests(RunnerTestCase):
         self.advance(1)
         self.assertEqual(seen, [[Suspect(task_id, 1)]] * 2)
 
+    def test_an_end_that_others_count_too_lets_the_next_task_of_its_kind_be_looked_for(self) -> None:
+        async def handler() -> None:
+            pass
+
+        for shared, expected in ((True, [["simulate"]]), (False, [])):
+            self.with_handler(handler, concurrency_total=1)
+            self.seats.shared = shared
+            looked: list[list[str]] = []
+            self.patch(self.runner._claims, "look", looked.append)
+            self.assertEqual(self.status(self.submit(None)), COMPLETED)
+            self.assertEqual(looked, expected)
+
     def test_a_drain_starts_nothing_more_and_waits_for_what_runs(self) -> None:
         running = self.submit(duration=2)
         delayed = self.submit(duration=1, delay=1, starts=False)

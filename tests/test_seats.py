@@ -79,6 +79,14 @@ class SeatsTests(SynchronousTestCase):
         behind[0] = False
         self.assertTrue(seats.take(SIMULATE))
 
+    def test_where_others_run_it_too_only_the_store_gives_seats_of_a_kind_with_a_total(self) -> None:
+        total = replace(SIMULATE, concurrency_total=2)
+        self.assertEqual(self.taken(looked(), total, 3), 2)
+        seats = looked()
+        seats.shared = True
+        self.assertEqual((self.taken(seats, total, 3), seats.free(total)), (0, 2))
+        self.assertEqual(self.taken(seats, SCALE, 3), 3)
+
     def test_kinds_that_wait_share_the_free_seats(self) -> None:
         seats = looked(thread=10)
         self.assertEqual(seats.share(SCALE, ALL), 10)

@@ -9,8 +9,19 @@ from sqlalchemy.exc import DataError
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
+from asynctask import backlog
 from asynctask.database import _driver_of
-from asynctask.model import COMPLETED, FAILED, Error, News, Progress, after_failure, complete
+from asynctask.istore import Key
+from asynctask.model import (
+    COMPLETED,
+    FAILED,
+    Error,
+    News,
+    Progress,
+    Unavailable,
+    after_failure,
+    complete,
+)
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.writer import ANSWERS
@@ -77,6 +88,13 @@ class Order(StoreTestCase):
         self.assertEqual(self.answered, [])
         self.wait(last)
         self.assertEqual(self.answered, self.done)
+
+    def test_tasks_without_room_are_refused_with_a_key_or_without_and_nothing_else_is(self) -> None:
+        self.patch(backlog, "MAX_WAITING", 10)
+        key = Key("k", "digest", "answer", NOW + 9)
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        self.assertRaises(Unavailable, self.store.add_once, [self.new()], [], key, NOW)
+        self.assertEqual((self.claim().tasks, self.store.unfinished), ([], 0))
 
     def test_a_claim_under_way_does_not_hide_what_others_leave_meanwhile(self) -> None:
         self.claim()
