@@ -125,7 +125,10 @@ class OfCommand(Service):
             if not callable(stop):  # ignored, as in the background of a script
                 return
 
-            def handle(number: int, _frame: FrameType | None) -> None:
+            def handle(number: int, frame: FrameType | None) -> None:
+                if number not in self._handlers:  # another service has given it back to us after our end
+                    stop(number, frame)
+                    return
                 if seen and not supervised:
                     self.end_now(128 + number)
                 if not seen:

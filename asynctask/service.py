@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
@@ -316,7 +316,8 @@ class Command(OfCommand, AsyncTask):
     """
 
     _collector: Collector | None = None
-    _switch: float | None = None
+    _switched: ClassVar[list["Command"]] = []
+    _switch: ClassVar[float] = 0.0
     tie: Tie | None = None
 
     def join(self, setting: Setting) -> None:
@@ -329,8 +330,10 @@ class Command(OfCommand, AsyncTask):
         self.begin(self._reactor, supervised=self.tie is not None)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
-        self._switch = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH)
+        if not self._switched:  # several may serve in one program
+            Command._switch = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH)
+        self._switched.append(self)
         super()._serving()
 
     @inlineCallbacks
@@ -339,8 +342,9 @@ class Command(OfCommand, AsyncTask):
         if self._collector is not None:
             self._collector.stop()
         yield super().stopService()
-        if self._switch is not None:
-            sys.setswitchinterval(self._switch)
+        if self in self._switched:
+            self._switched.remove(self)
+            sys.setswitchinterval(SWITCH if self._switched else self._switch)
 
     def _tell_that_it_serves(self, url: str | None) -> None:
         if self.tie is None:

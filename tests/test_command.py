@@ -372,8 +372,56 @@ reactor.run()
 """
 
 
+TWO = """
+import os, signal, sys
+from twisted.internet import reactor
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.task import deferLater
+from asynctask.service import Options, makeService
+
+def make(name):
+    options = Options({})
+    options.parseOptions(["--port", "0", "--store", f"sqlite:///{name}.sqlite"])
+    service = makeService(options)
+    service.privilegedStartService()
+    service.startService()
+    return service
+
+@inlineCallbacks
+def main():
+    before = sys.getswitchinterval()
+    first = make("first")
+    yield deferLater(reactor, 0)
+    second = make("second")
+    yield deferLater(reactor, 0)
+    yield first.stopService()
+    print("one goes on", sys.getswitchinterval() != before)
+    yield second.stopService()
+    print("given back", sys.getswitchinterval() == before)
+    reactor.addSystemEventTrigger("before", "shutdown", deferLater, reactor, 0.3, print, "ended in time")
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield deferLater(reactor, 0.1)
+
+reactor.callWhenRunning(lambda: main().addErrback(lambda failure: (print(failure), reactor.stop())))
+reactor.run()
+"""
+
+
 class EmbeddedTests(CommandTestCase):
     """In a program that goes on without it."""
+
+    def test_two_that_stop_in_the_order_of_their_starts_give_back_what_they_took(self) -> None:
+        ran = subprocess.run(
+            [sys.executable, "-c", TWO],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        told = ["one goes on True", "given back True", "ended in time"]
+        self.assertEqual((ran.stdout.splitlines(), ran.returncode), (told, 0))
 
     def test_a_start_fails_and_leaves_nothing_and_a_stop_gives_back_what_it_took(self) -> None:
         ran = subprocess.run(
