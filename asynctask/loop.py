@@ -147,7 +147,10 @@ class _Executor(ThreadPoolExecutor):
                     self._recorder.let_go(slot)
                     future.set_result(result)
 
-        self._pool.run(call)
+        try:
+            self._pool.run(call)
+        except NotStartedError as error:  # of a handler that has begun
+            raise RuntimeError(str(error)) from error
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -175,7 +178,11 @@ class _LoopThread:
         self._unwinding: asyncio.Task[None] | None = None
         self._stopped = False
         self.call = self.loop.call_soon_threadsafe
-        Thread(target=self._work, name="asynctask-asyncio", daemon=True).start()
+        try:
+            Thread(target=self._work, name="asynctask-asyncio", daemon=True).start()
+        except RuntimeError:
+            self.loop.close()
+            raise
 
     def _work(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -95,7 +95,7 @@ class Places:
         return run
 
     def _in_thread(self, run: Elsewhere, kind: Kind) -> None:
-        given = run.with_context(kind, None, self._reporter(run))
+        given = run.with_context(kind, None, self._reporter(run, kind))
         context = copy_context()  # as on the reactor: what a handler sets there is not for the next one
 
         def call() -> str:
@@ -108,16 +108,17 @@ class Places:
         run.follow(self._threads.run(call))
 
     def _on_loop(self, run: Elsewhere, kind: Kind) -> None:
-        given = run.with_context(kind, None, self._reporter(run))
+        given = run.with_context(kind, None, self._reporter(run, kind))
 
         async def call() -> str:
             return wire.dump_result(await kind.function(**given))
 
         run.follow(self._loop.run(lambda slot: Recorded(call(), self._recorder, run.record, slot)))
 
-    def _reporter(self, run: Run) -> Callable[[Progress], None]:
+    def _reporter(self, run: Run, kind: Kind) -> Callable[[Progress], None]:
         """Takes progress in another thread, and tells it in the reactor's."""
-        return Reporter(self._from_thread, run.watcher)
+        report = run.watcher.progressed
+        return report if kind.input.context is None else Reporter(self._from_thread, run.watcher)
 
     def _in_process(self, run: Elsewhere, kind: Kind) -> None:
         given = kind.input.arguments(wire.read_input(run.task))

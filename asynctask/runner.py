@@ -247,9 +247,9 @@ class Runner:
         """A handler has raised, or was asked to end."""
         running.timed_out |= self._overdue(running)
         after = running.failed(failure, self._now(), self._backoff(running))
-        if failure.check(NotStartedError):
-            log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         asked_to = running.cancelled or running.timed_out or running.releasing
+        if failure.check(NotStartedError) and not asked_to:
+            log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         self._end(running, after, None if asked_to else failure)
 
     def _overdue(self, running: Running) -> bool:

@@ -1,8 +1,7 @@
 """One handler at work, wherever it runs."""
 
-from collections import deque
 from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -48,22 +47,23 @@ class Reporter:
     def __init__(self, from_thread: Callable[..., object], watcher: Watcher) -> None:
         self._from_thread = from_thread
         self._watcher = watcher
-        self._untold: deque[Progress] = deque(maxlen=UNTOLD)
+        self._untold: list[Progress] = []
         self._is_asked = False
-        self._lock = Lock()
+        self._lock = RLock()
 
     def __call__(self, progress: Progress) -> None:
         """Take it, and go on."""
         with self._lock:
             self._untold.append(progress)
-            was_asked, self._is_asked = self._is_asked, True
-        if not was_asked:
-            self._from_thread(self._tell)
+            del self._untold[:-UNTOLD]
+            if not self._is_asked:
+                self._is_asked = True
+                # In here, so that no other thread's report is told after the end of its handler.
+                self._from_thread(self._tell)
 
     def _tell(self) -> None:
         with self._lock:
-            told = list(self._untold)
-            self._untold.clear()
+            told, self._untold = self._untold, []
             self._is_asked = False
         for progress in told:
             self._watcher.progressed(progress)

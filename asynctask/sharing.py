@@ -123,12 +123,11 @@ class Sharing:
         gone = self._processes is None or not self._processes <= seen.processes
         self._processes = seen.processes
         if gone:
-            self._store.orphaned()
             self._settle_at = self._polls
         if self._settle_at is not None and self._polls >= self._settle_at:
             self._settle_at = None
             self._start(self._settle())
-        if due := self._kinds if gone else [kind for kind in self._kinds if kind in seen.due]:
+        if due := [kind for kind in self._kinds if kind in seen.due]:
             self._store.due(due)
         if seen.polled:
             # Once more: its attempt may only have begun since, or the task could not be read.
@@ -146,13 +145,19 @@ class Sharing:
             self._start(self._count())
 
     async def _settle(self) -> None:
-        """Whether or not there is a free seat for what processes have left."""
+        """Charge and settle what processes have left, whether or not there is a free seat for it.
+
+        Only then go on with the rest: what has killed its third process must not begin again.
+        """
         try:
             while await self._store.settle():
                 pass
         except Exception:
             self._settle_at = self._polls + SETTLE_AGAIN
             raise
+        finally:
+            self._store.orphaned()
+            self._store.due(self._kinds)
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
         task = await self._store.get(task_id)

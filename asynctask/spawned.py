@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -108,8 +108,6 @@ def starter() -> Callable[[Connection, int], Future[None]]:
         raise ImportError(
             "Handlers in processes need pebble: pip install 'pebble>=5.1'", name="pebble"
         ) from None
-    # Before the log begins: older ones of Twisted's then give a standard error of which this makes -1.
-    resource_tracker.ensure_running()
     # Its annotations call the argument mp_context; its code reads context, and forks without it.
     started: Any = concurrent.process(daemon=False, context=get_context("spawn"))  # type: ignore[call-overload]
     return started(serve_handlers)  # type: ignore[no-any-return]

@@ -169,9 +169,8 @@ ABANDONED: Final = (
 
 _OF_TASK: Final = select(task.c.task_id).where(task.c.task_id == bindparam("of_task"), _RUNNING)
 IS_ORPHAN: Final = _OF_TASK.where(task.c.owner != bindparam("me"))
-"""Whether a running task is one that an earlier process left."""
 IS_ABANDONED: Final = _OF_TASK.where(_ownerless)
-"""The same where many share a database."""
+"""Whether a running task was left by a process that is gone: the latter where many share a database."""
 
 CLAIM_ORPHANS: Final = _claim(
     select(_named.c.value),
@@ -314,16 +313,14 @@ CLAIM_OUTCOME: Final = (
 )
 """The same where many share a database, so that one of them tells it."""
 
-GIVE_BACK: Final = (
-    update(task)
-    .values({task.c.callback_due: bindparam("now")})
-    .where(
-        task.c.task_id == bindparam("of_task"),
-        task.c.attempt == bindparam("of_attempt"),
-        task.c.finished_at == bindparam("of_end"),
-        _TO_CALL,
-    )
+_THIS_OUTCOME: Final = and_(
+    task.c.task_id == bindparam("of_task"),
+    task.c.attempt == bindparam("of_attempt"),
+    # A retry on request and a cancel lead to another outcome of the same attempt.
+    task.c.finished_at == bindparam("of_end"),
+    _TO_CALL,
 )
+GIVE_BACK: Final = update(task).values({task.c.callback_due: bindparam("now")}).where(_THIS_OUTCOME)
 """Lets an outcome be told by another one, which was claimed."""
 
 CALLED: Final = (
@@ -336,13 +333,7 @@ CALLED: Final = (
             task.c.callback_error: func.coalesce(bindparam("new_error"), task.c.callback_error),
         }
     )
-    .where(
-        task.c.task_id == bindparam("of_task"),
-        task.c.attempt == bindparam("of_attempt"),
-        # A retry on request and a cancel lead to another outcome of the same attempt.
-        task.c.finished_at == bindparam("of_end"),
-        _TO_CALL,
-    )
+    .where(_THIS_OUTCOME)
 )
 """What a try has come to, of the outcome that was told and no other."""
 

@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from threading import Condition, Thread
 from time import monotonic
@@ -156,4 +157,5 @@ class Threads:
                 self.abandoned += 1
                 self._threads -= 1
                 if self._waiting:
-                    self._serve()
+                    with suppress(RuntimeError):  # else the next thread that is free takes it
+                        self._serve()

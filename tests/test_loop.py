@@ -7,10 +7,12 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import thread as futures_thread
 from time import sleep
 from typing import Any
+from unittest.mock import patch
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import threads
 from asynctask.loop import MAX_HELD, AsyncioLoop, Running
 from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder, Suspect, record
 from asynctask.steps import Recorded
@@ -380,6 +382,20 @@ class Held(LoopTestCase):
         while not self.go_on.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.01)
+
+    def test_a_thread_that_a_handler_cannot_have_is_an_error_of_its_own(self) -> None:
+        def no_more(**_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        async def asks() -> str:
+            with patch.object(threads, "Thread", no_more):
+                try:
+                    await asyncio.to_thread(int)
+                except RuntimeError as error:
+                    return str(error)
+            return "it had one"
+
+        self.assertEqual(self.outcome(asks), "can't start new thread")
 
     def test_the_recorder_names_who_has_given_something_to_a_thread(self) -> None:
         recorder = FlightRecorder(1)

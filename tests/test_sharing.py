@@ -137,12 +137,21 @@ class SharingTests(SynchronousTestCase):
             self.assertEqual((self.asked("orphaned"), self.asked("settle")), (times, times), processes)
             self.assertEqual(self.store.looked_for, [[*KINDS]] * times)
 
+    def test_what_it_leaves_is_gone_on_with_when_it_is_settled(self) -> None:
+        first, last = Deferred[bool](), Deferred[bool]()
+        self.store.left = [first, last]
+        self.look()
+        first.callback(True)
+        self.assertEqual((self.asked("settle"), self.store.looked_for), (2, []))
+        last.callback(False)
+        self.assertEqual((self.asked("orphaned"), self.store.looked_for), (1, [[*KINDS]]))
+
     def test_a_settling_that_fails_is_made_again_after_some_polls(self) -> None:
         self.store.left = [fail(Unavailable("Not now")), fail(ValueError("a bug"))]
         for polls, times in ((1, 1), (SETTLE_AGAIN - 1, 1), (1, 2), (SETTLE_AGAIN, 3), (SETTLE_AGAIN, 3)):
             for _ in range(polls):
                 self.look(polled=True)
-            self.assertEqual((self.asked("settle"), self.asked("orphaned")), (times, 1))
+            self.assertEqual((self.asked("settle"), self.asked("orphaned")), (times, times))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_a_cancel_reaches_its_attempt_once_and_again_at_each_poll(self) -> None:
