@@ -411,27 +411,23 @@ reactor.run()
 class EmbeddedTests(CommandTestCase):
     """In a program that goes on without it."""
 
-    def test_two_that_stop_in_the_order_of_their_starts_give_back_what_they_took(self) -> None:
-        ran = subprocess.run(
-            [sys.executable, "-c", TWO],
+    def run_program(self, text: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", text],
             cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
             check=False,
         )
+
+    def test_two_that_stop_in_the_order_of_their_starts_give_back_what_they_took(self) -> None:
+        ran = self.run_program(TWO)
         told = ["one goes on True", "given back True", "ended in time"]
         self.assertEqual((ran.stdout.splitlines(), ran.returncode), (told, 0))
 
     def test_a_start_fails_and_leaves_nothing_and_a_stop_gives_back_what_it_took(self) -> None:
-        ran = subprocess.run(
-            [sys.executable, "-c", EMBEDDED],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        ran = self.run_program(EMBEDDED)
         refused, *told = ran.stdout.splitlines()
         self.assertRegex(refused, "StartError --store .*one.sqlite is in use by another")
         self.assertEqual(

@@ -699,11 +699,15 @@ class Suspects(BothOpen, FaultTestCase):
         self.other.orphaned()
         self.assertEqual(len(self.wait(self.other.claim("simulate", 9, NOW)).tasks), 1)
 
-    def test_those_who_go_on_charge_it_where_no_process_starts_again(self) -> None:
+    def recorders(self) -> Path:
+        """Where the other process finds the flight recorders of those that are gone."""
         self.until_it_has_looked(self.other)
         path = Path(self.mktemp())
         self.other.abandoned = partial(abandoned, path)
-        task = self.run_one()
+        return path
+
+    def test_those_who_go_on_charge_it_where_no_process_starts_again(self) -> None:
+        path, task = self.recorders(), self.run_one()
         charged = []
         for attempt in (1, 2, 3):
             dying = FlightRecorder()
@@ -721,10 +725,7 @@ class Suspects(BothOpen, FaultTestCase):
         self.assertEqual(abandoned(path), [])
 
     def test_it_is_charged_also_where_somebody_has_gone_on_with_it_before(self) -> None:
-        self.until_it_has_looked(self.other)
-        path = Path(self.mktemp())
-        self.other.abandoned = partial(abandoned, path)
-        task = self.run_one()
+        path, task = self.recorders(), self.run_one()
         charged = []
         for attempt in (1, 2, 3):
             self.dies_in(path, task, attempt)
@@ -734,10 +735,7 @@ class Suspects(BothOpen, FaultTestCase):
         self.assertEqual((charged, self.get(task).status), ([1, 2, 3], FAILED))
 
     def test_one_death_is_charged_once_though_its_commit_has_lost_its_answer(self) -> None:
-        self.until_it_has_looked(self.other)
-        path = Path(self.mktemp())
-        self.other.abandoned = partial(abandoned, path)
-        task = self.run_one()
+        path, task = self.recorders(), self.run_one()
         self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
         self.dies_in(path, task, 1)
         commit = self.other._database.commit
