@@ -3,17 +3,18 @@
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, func, select, union_all
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
 from asynctask import changes, statements
 from asynctask.live import Live
-from asynctask.model import WAITING, News, Query, Task, Unavailable
+from asynctask.model import WAITING, News, Query, Status, Task, Unavailable
 from asynctask.rows import task_of
+from asynctask.tables import task
 from asynctask.works import Database
 from asynctask.writer import Writer
 
@@ -129,7 +130,7 @@ class Reading:
         """See `IStore`."""
 
         def read(connection: Connection) -> list[Task]:
-            return [task_of(row) for row in connection.execute(statements.page(query))]
+            return [task_of(row) for row in connection.execute(page_of(query))]
 
         def page(found: list[Task]) -> tuple[list[Task], str | None]:
             tasks = [self._live.shown(task) for task in found[: query.limit]]
@@ -155,3 +156,30 @@ def find(connection: Connection, task_id: str, *, locked: bool = False) -> Task 
     statement = statements.GET_LOCKED if locked else statements.GET
     row = connection.execute(statement, {"task_id": task_id}).one_or_none()
     return None if row is None else task_of(row)
+
+
+def page_of(query: Query) -> Select[Any]:
+    """The statement of a list, newest first; each status by its index, then the newest of all.
+
+    It finds one row more than the page has, which tells whether there is a next page.
+    """
+    wanted = select(*statements.LISTED).order_by(task.c.task_id.desc()).limit(query.limit + 1)
+    if query.cursor is not None:
+        wanted = wanted.where(task.c.task_id < query.cursor)
+    if query.name is not None:
+        # Few tasks have it. Left to itself, SQLite would rather read all of the kind, or of the status.
+        wanted = wanted.where(task.c.name == query.name)
+        if query.kind is not None:
+            wanted = wanted.where(func.coalesce(task.c.kind, "") == query.kind)
+        if query.statuses:
+            wanted = wanted.where(func.coalesce(task.c.status, "").in_(query.statuses))
+        return wanted
+    statuses = query.statuses
+    if query.kind is not None:
+        wanted = wanted.where(task.c.kind == query.kind)
+        statuses = statuses or tuple(Status)
+    parts = [wanted.where(task.c.status == status) for status in statuses] or [wanted]
+    if len(parts) == 1:
+        return parts[0]
+    together = union_all(*(select(part.subquery()) for part in parts)).subquery()
+    return select(together).order_by(together.c.task_id.desc()).limit(query.limit + 1)

@@ -21,13 +21,11 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
-    union_all,
     update,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-from asynctask.model import Query, Status
 from asynctask.tables import event, idempotency, meta, process, task
 
 KEPT_CHANGES: Final = 1_000
@@ -342,12 +340,13 @@ KEEP_SECRET: Final = text(
     "INSERT INTO meta (key, value) VALUES ('callback_secret', :secret) ON CONFLICT (key) DO NOTHING"
 )
 
-UNFINISHED: Final = (
-    select(task.c.kind, func.count().label("tasks"))
-    .where(text("status IN ('accepted', 'running', 'retrying')"))
-    .group_by(task.c.kind)
+UNFINISHED: Final = text(
+    "WITH RECURSIVE known (kind) AS (SELECT min(kind) FROM task UNION ALL "
+    "SELECT (SELECT min(kind) FROM task WHERE kind > known.kind) FROM known WHERE known.kind IS NOT NULL) "
+    "SELECT known.kind, (SELECT count(*) FROM task WHERE task.kind = known.kind "
+    "AND status IN ('accepted', 'running', 'retrying')) AS tasks FROM known"
 )
-"""How many tasks of each kind have not ended."""
+"""How many tasks of each kind have not ended, 0 too: kind after kind by an index that has the status."""
 
 PROGRESS: Final = text(
     "UPDATE task SET progress = told.value ->> 2 FROM json_array_elements(CAST(:rows AS json)) AS told "
@@ -420,31 +419,3 @@ BLAMED: Final = (
     .with_for_update()
 )
 """A task in whose attempt a process died, and with which others have gone on since."""
-
-
-def page(query: Query) -> Any:
-    """The statement of a list: each status by its index, newest first, then the newest of all.
-
-    Asks for one row more than the page has, which tells whether there is a next page.
-    """
-    statuses: tuple[Status | None, ...] = query.statuses or (None,)
-    parts = [_page_of(query, status) for status in statuses]
-    if len(parts) == 1:
-        return parts[0]
-    together = union_all(*(select(part.subquery()) for part in parts)).subquery()
-    return select(together).order_by(together.c.task_id.desc()).limit(query.limit + 1)
-
-
-def _page_of(query: Query, status: Status | None) -> Select[Any]:
-    statement = select(*LISTED)
-    if status is not None:
-        statement = statement.where(task.c.status == status.value)
-    if query.kind is not None:
-        # A status tells more than a kind, so the index of kinds is only for those that ask for no status.
-        column = task.c.kind if status is None else func.coalesce(task.c.kind, "")
-        statement = statement.where(column == query.kind)
-    if query.name is not None:
-        statement = statement.where(task.c.name == query.name)
-    if query.cursor is not None:
-        statement = statement.where(task.c.task_id < query.cursor)
-    return statement.order_by(task.c.task_id.desc()).limit(query.limit + 1)

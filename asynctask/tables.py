@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """The newest migration that this version knows."""
 
 APPLICATION_ID: Final = 0x61746B31
@@ -74,7 +74,7 @@ task: Final = Table(
     Index("task_callback", "callback_due", **where("callback_due IS NOT NULL")),
     Index("task_status", "status", "task_id"),
     Index("task_name", "name", "task_id"),
-    Index("task_kind", "kind", "task_id"),
+    Index("task_kind_status", "kind", "status", "task_id"),
     Index(
         "task_due",
         "kind",

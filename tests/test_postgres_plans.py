@@ -2,11 +2,14 @@
 
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import Connection
-from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects.postgresql import psycopg as dialect
 
 from asynctask import pgbatches, pulse, statements
-from asynctask.model import News
+from asynctask.model import ACCEPTED, News, Query
+from asynctask.reading import page_of
+from tests import postgres
 from tests.store_contract import NOW
 from tests.test_postgres import OnServer
 
@@ -30,12 +33,10 @@ class Plans(OnServer):
 
     def setUp(self) -> None:
         super().setUp()
-
-        def fill(connection: Connection, _news: list[News]) -> None:
-            connection.exec_driver_sql(FILL.replace("%", "%%"))
-            connection.exec_driver_sql("ANALYZE task")
-
-        self.wait(self.store._writer.call(fill))
+        # By a connection of its own: the store's has little time for a statement.
+        with psycopg.connect(postgres.url_of(self.database)) as connection:
+            connection.execute(FILL)
+            connection.execute("ANALYZE task")
 
     def plan(self, statement: Any, **given: Any) -> str:
         """How the server would go about a statement of ours, SQLAlchemy's or the driver's."""
@@ -44,7 +45,7 @@ class Plans(OnServer):
         if isinstance(statement, bytes):
             sql = statement.decode()
         elif not isinstance(statement, str):
-            expanded = statement.compile(dialect=psycopg.dialect()).construct_expanded_state(given)
+            expanded = statement.compile(dialect=dialect.dialect()).construct_expanded_state(given)
             sql, values = expanded.statement, expanded.parameters
 
         def explain(connection: Connection, _news: list[News]) -> str:
@@ -80,6 +81,11 @@ class Plans(OnServer):
         self.assertIn("task_due", self.plan(pulse.DUE, kinds=["simulate"], now=NOW))
         self.assertIn("task_cancelling", self.plan(pulse.CANCELLED, owner="me"))
         self.assertIn("event_pkey", self.plan(pulse.SEQ))
+
+    def test_a_list_of_a_rare_kind_reads_little_of_the_others(self) -> None:
+        plan = self.plan(page_of(Query(kind="rare", statuses=(ACCEPTED,), cursor="task_x")))
+        self.assertIn("task_kind_status", plan)
+        self.assertNotIn("Sort", plan)
 
     def test_retention_finds_the_oldest_by_their_index(self) -> None:
         plan = self.plan(statements.FORGET_OLD, before=NOW, limit=100)

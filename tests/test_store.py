@@ -30,12 +30,14 @@ from asynctask.model import (
     OutcomeUnknown,
     Progress,
     Query,
+    Status,
     Task,
     Unavailable,
     after_failure,
     complete,
     fail,
 )
+from asynctask.reading import page_of
 from asynctask.rows import ENDED_COLUMNS, changed_row
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
@@ -575,22 +577,30 @@ class QueryPlanTests(SynchronousTestCase):
         )
 
     def test_the_start_reads_nothing_of_what_has_ended(self) -> None:
-        self.assertIn("task_status (status=?)", self.plan(statements.UNFINISHED))
+        plan = self.plan(statements.UNFINISHED)
+        self.assertIn("COVERING INDEX task_kind_status (kind=? AND status=?)", plan)
+        self.assertNotIn("SCAN task", plan)
         self.assertIn("task_status (status=?)", self.plan(statements.CUT_OFF, kinds=["simulate"]))
 
     def test_lists_are_read_in_order(self) -> None:
         cursor = "task_x"
-        self.assert_indexed(self.plan(statements.page(Query(cursor=cursor))), "autoindex_task_1")
-        for query, index in (
-            (Query(statuses=(ACCEPTED,), cursor=cursor), "task_status (status=? AND task_id<?)"),
-            (Query(name="a", cursor=cursor), "task_name (name=? AND task_id<?)"),
-            (Query(kind="simulate", cursor=cursor), "task_kind (kind=? AND task_id<?)"),
-        ):
-            self.assert_indexed(self.plan(statements.page(query)), index)
-        plan = self.plan(statements.page(Query(statuses=(ACCEPTED,), kind="simulate")))
-        self.assert_indexed(plan, "task_status (status=?)")
-        plan = self.plan(statements.page(Query(statuses=(ACCEPTED, RUNNING))))
+        self.assert_indexed(self.plan(page_of(Query(cursor=cursor))), "autoindex_task_1")
+        plan = self.plan(page_of(Query(statuses=(ACCEPTED,), cursor=cursor)))
+        self.assert_indexed(plan, "task_status (status=? AND task_id<?)")
+        plan = self.plan(page_of(Query(statuses=(ACCEPTED, RUNNING))))
         self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
+        plan = self.plan(page_of(Query(statuses=(ACCEPTED,), kind="simulate", cursor=cursor)))
+        self.assert_indexed(plan, "task_kind_status (kind=? AND status=? AND task_id<?)")
+        plan = self.plan(page_of(Query(kind="simulate", cursor=cursor)))
+        self.assertEqual(plan.count("task_kind_status (kind=? AND status=? AND task_id<?)"), len(Status))
+
+    def test_a_list_with_a_name_reads_only_what_has_it(self) -> None:
+        for query in (
+            Query(name="a", cursor="x"),
+            Query(name="a", kind="simulate", cursor="x"),
+            Query(name="a", kind="simulate", statuses=(ACCEPTED, RUNNING), cursor="x"),
+        ):
+            self.assert_indexed(self.plan(page_of(query)), "task_name (name=? AND task_id<?)")
 
 
 class LiveTests(SynchronousTestCase):
