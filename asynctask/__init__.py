@@ -45,6 +45,7 @@ istore         what a store promises
 store          where tasks are kept: `SqlStore`
 hooks          whom the store tells
 reading        what is read from it
+upkeep         what is done to it now and then
 live           how far running attempts are
 parts          a dict of a million, in parts
 claiming       what a claim takes: what an earlier process left running (``recovery``), what is due
@@ -65,6 +66,7 @@ logs           a line an event, as text or JSON
 registry       the kinds of task: `task`, where they are found, ``simulate``
 inputs         a signature as a schema (``annotations``, ``shapes``)
 timers         one wheel for a million waiting calls, by a clock that nobody sets
+wall           the clock that people set, and who hears of it
 context        what a handler is given
 recorder       the flight recorder: which task was at work when the process died
 client         for Twisted programs: sends again what was lost (``sending``), goes on where

@@ -210,6 +210,10 @@ class Callbacks:
         self._under_way.discard(delivery)
         self._known.discard((due.task_id, due.attempt))
 
+    def look(self) -> None:
+        """Look in the store now: what is due may have changed."""
+        self._look_in(0)
+
     def _look_in(self, seconds: float) -> None:
         """Look in the store then, or before."""
         seconds = min(max(seconds, 0.0), SELDOM)

@@ -192,6 +192,12 @@ class IStore(Interface):
         :returns: how many commits.
         """
 
+    def clock_was_set(before: float, now: float) -> Deferred[None]:
+        """The wall clock was set: let what waits for its time wait for as long as it would have.
+
+        :param before: the time that it would be.
+        """
+
     def events(seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
         """What commits changed, from this number on: at most ``limit`` commits, at least one if there is.
 

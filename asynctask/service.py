@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from asynctask import listening, outbox, stock, storeurl, ties
-from asynctask.access import Access, log_access
+from asynctask.access import log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
@@ -44,6 +44,7 @@ from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from asynctask.ties import Setting, Tie
 from asynctask.timers import Wheel
+from asynctask.wall import Wall
 from asynctask.watch import Watchdog
 from asynctask.worker import die_with
 
@@ -68,13 +69,6 @@ LAST_CALLBACKS: Final = 2.0
 SWITCH: Final = 0.0005
 """Seconds that a thread waits for the interpreter at most, a tenth of Python's own: a commit needs it a
 dozen times while the loop is busy."""
-
-
-def _front(api: Api, http: str, clock: Wheel, access: Access | None) -> Front | stock.Front:
-    """The HTTP server."""
-    if http == "fast":
-        return Front(api.routes(), MAX_BATCH_BODY, clock, access)
-    return stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
 
 
 class AsyncTask(Service):
@@ -122,7 +116,7 @@ class AsyncTask(Service):
         self._kinds = kinds
         self._grace = grace
         self._insecure = insecure
-        self._now = now
+        now = self._now = Wall(now)
         clock = self._clock = Wheel(reactor)
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED + EXECUTOR)
         metrics = self._metrics = Metrics(kinds)
@@ -164,7 +158,12 @@ class AsyncTask(Service):
             max_waiting,
             metrics,
         )
-        self._front = _front(api, http, clock, log_access if access_log else None)
+        access = log_access if access_log else None
+        self._front: Front | stock.Front
+        if http == "fast":
+            self._front = Front(api.routes(), MAX_BATCH_BODY, clock, access)
+        else:
+            self._front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
         self.port: IListeningPort | None = None
         self._shared: listening.Shared | None = None
 
@@ -214,6 +213,8 @@ class AsyncTask(Service):
         self._open_recorder()
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
         self._recorder.clear()
+        if not self._seats.shared:  # of a shared store, others keep the time too
+            self._now.was_set = self._clock_was_set
         self._feed.begin(self._store.epoch, self._store.seq)
         for kind, tasks in gone.items():
             log.warn("There is no handler for tasks that wait", kind=kind, tasks=tasks)
@@ -222,17 +223,19 @@ class AsyncTask(Service):
         self._callbacks.start()
         self._reactor.callWhenRunning(self._serving)
 
+    def _clock_was_set(self, before: float, now: float) -> Deferred[None]:
+        return self._store.clock_was_set(before, now).addCallback(lambda _: self._callbacks.look())
+
     def _open_recorder(self) -> None:
         """Use the store's recorder file, or where processes share the store the first that is free."""
         path = self._place.recorder_path
         if path is None:
             return
+        self._store.abandoned = partial(abandoned, path)
         try:
-            if isinstance(self._place, Place):
+            if not self._seats.shared:
                 self._recorder.open(path)
-                return
-            self._store.abandoned = partial(abandoned, path)
-            if not self._recorder.open_free(path):
+            elif not self._recorder.open_free(path):
                 log.warn("Too many processes for flight recorders: a crash of this one charges no task")
         except OSError as error:
             raise StartError(f"--store: cannot use {path} ({error.strerror})") from None
@@ -240,10 +243,8 @@ class AsyncTask(Service):
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""
         self._watchdog.start()
-        if self.port is None or self._description is None:
-            self._tell_that_it_serves(None)
-        else:
-            self._tell_that_it_serves(listening.url(self.port, self._description))
+        url = self.port and self._description and listening.url(self.port, self._description)
+        self._tell_that_it_serves(url or None)
 
     def _tell_that_it_serves(self, url: str | None) -> None:
         if url is None:
@@ -381,11 +382,11 @@ def makeService(options: Options) -> Service:
         if options["show-callback-secret"]:
             sys.stdout.write("\n".join(secrets or [outbox.show_secret(place)]) + "\n")
             sys.exit(0)
+        many = options["processes"] > 1
         storeurl.check_use(place, options["processes"], with_http=not options["no-http"])
         storeurl.check(place)
         if description is not None and setting is None:
-            shared = options["processes"] > 1
-            listening.check(description, insecure=bool(options["insecure"]), shared=shared)
+            listening.check(description, insecure=bool(options["insecure"]), shared=many)
         # Modules are looked for beside the user who starts it, which twistd does not do.
         sys.path.insert(0, start)
         kinds = load(options["modules"])
@@ -394,11 +395,11 @@ def makeService(options: Options) -> Service:
         if setting is None:
             for name, similar in options.misspelt().items():
                 log.warn("Unknown variable", name=name, did_you_mean=similar)
-        observer = log_of(twistd, options["log-format"], number, many=options["processes"] > 1)
+        observer = log_of(twistd, options["log-format"], number, many=many)
     except (StartError, SecretError, RegistryError, ImportError) as error:
         sys.exit(f"asynctask: {error}")
     service: Command | Supervising
-    if options["processes"] > 1 and setting is None:
+    if many and setting is None:
         spawner = Spawner(reactor, description, options.given, os.environ, start)
         service = Supervising(
             options["processes"],

@@ -419,3 +419,17 @@ BLAMED: Final = (
     .with_for_update()
 )
 """A task in whose attempt a process died, and with which others have gone on since."""
+
+
+def _moved(column: str, which: str) -> Any:
+    return text(
+        f"UPDATE task SET {column} = CASE WHEN {column} > :before THEN {column} + (:now - :before) "  # noqa: S608
+        f"ELSE :now END WHERE {which} AND {column} > :least"
+    )
+
+
+SET_CLOCK: Final = (
+    _moved("run_at", "status IN ('accepted', 'retrying')"),
+    _moved("callback_due", "callback_due IS NOT NULL"),
+)
+"""For a clock that was set: what was not due is due after as long as before, and what was due, is."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import asdict
@@ -45,6 +45,7 @@ from asynctask.recorder import Suspect
 from asynctask.recovery import Gone, charge, moved_in, note, settle
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
+from asynctask.upkeep import Upkeep
 from asynctask.works import Database, why
 from asynctask.writer import TRY_AGAIN, Writer
 
@@ -63,7 +64,7 @@ Decide = Callable[[Task, float], Task]
 
 
 @implementer(IStore)
-class SqlStore(Hooks, Reading):
+class SqlStore(Hooks, Reading, Upkeep):
     """A store in an SQL database.
 
     :param place: where the database is.
@@ -414,31 +415,6 @@ class SqlStore(Hooks, Reading):
             return task
 
         return self._writer.call(run, order=f"task {task_id}").addCallback(tell)
-
-    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
-        """See `IStore`."""
-
-        def run(db: Connection, news: list[News]) -> int:
-            began = monotonic()
-            keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).rowcount
-            old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
-            news += [Deleted(row.task_id, row.kind) for row in old]
-            self.forgetting = monotonic() - began
-            return max(keys, len(old))
-
-        return self._writer.call(run)
-
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
-        """See `IStore`."""
-        given = {"before": before, "most": most, "limit": limit}
-
-        def run(db: Connection, _news: list[News]) -> int:
-            began = monotonic()
-            commits: int = db.execute(statements.FORGET_EVENTS, given).rowcount
-            self.forgetting = monotonic() - began
-            return commits
-
-        return self._writer.call(run)
 
 
 def _database_of(place: "Place | Server", busy: float) -> Database:

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 from twisted.logger import capturedLogs
 
-from asynctask.istore import Key, Known
+from asynctask.deliveries import NoAnswer, judge
+from asynctask.istore import Key, Known, ToTell
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -89,6 +90,52 @@ class ChangesContract(Base):
         self.assertEqual(self.get(task), before)
         assert isinstance(refusal, InvalidTransition)
         return refusal
+
+    # A clock that was set
+
+    def set_clock(self, step: float) -> None:
+        self.wait(self.store.clock_was_set(NOW + 5, NOW + 5 + step))
+
+    def waiting_ones(self) -> tuple[Task, Task, Task]:
+        due, later = self.new("due", delay=5), self.new("later", delay=9)
+        again = self.retrying(name="again")
+        self.add(due, later)
+        return due, later, again
+
+    def test_when_the_clock_is_set_back_what_waits_is_no_later(self) -> None:
+        tasks = self.waiting_ones()
+        self.set_clock(-3_600)
+        self.assertEqual([self.get(one).run_at - NOW for one in tasks], [-3_595, -3_591, -3_590])
+
+    def test_when_the_clock_is_set_forward_what_waits_is_no_sooner(self) -> None:
+        tasks = self.waiting_ones()
+        self.set_clock(3_600)
+        self.assertEqual([self.get(one).run_at - NOW for one in tasks], [5, 3_609, 3_610])
+
+    def test_what_is_asked_for_after_the_clock_was_set_goes_by_it(self) -> None:
+        before, after = self.new("before", delay=9), self.new("after", delay=9)
+        asked = [self.store.add([before], []), self.store.clock_was_set(NOW, NOW + 60)]
+        asked.append(self.store.add([after], []))
+        for one in asked:
+            self.wait(one)
+        self.assertEqual([self.get(one).run_at - NOW for one in (before, after)], [69, 9])
+
+    def test_what_has_ended_or_runs_knows_nothing_of_the_clock(self) -> None:
+        done, running = self.ended(COMPLETED), self.run_one()
+        before = self.get(done), self.get(running)
+        self.set_clock(-3_600)
+        self.assertEqual((self.get(done), self.get(running)), before)
+
+    def test_callbacks_follow_the_clock(self) -> None:
+        told = self.ended(COMPLETED, callback_url="http://a/")
+        outbox = self.store.outbox
+        outcome = self.wait(outbox.outcome(ToTell(told.task_id, told.attempt, "http://a/"), NOW))
+        tried = judge(outcome, NoAnswer("no"), NOW, 0.5)
+        assert tried.due is not None
+        self.wait(outbox.keep(tried))
+        self.set_clock(-3_600)
+        dues = self.wait(outbox.due(NOW - 3_600, None, 9))
+        self.assertAlmostEqual(dues.next_due, tried.due - 3_600, 3)
 
     # Cancel
 

@@ -51,6 +51,7 @@ ORDER: Final = (
         "hooks",
         "istore",
         "reading",
+        "upkeep",
         "live",
         "parts",
         "writer",
@@ -75,7 +76,18 @@ ORDER: Final = (
     ),
     *("metrics", "tallies", "numbers", "migrations", "tables", "__init__"),
     *("registry", "inputs", "annotations", "shapes"),
-    *("timers", "context", "recorder", "logqueue", "logs", "signing", "deliveries", "addresses", "urls"),
+    *(
+        "timers",
+        "wall",
+        "context",
+        "recorder",
+        "logqueue",
+        "logs",
+        "signing",
+        "deliveries",
+        "addresses",
+        "urls",
+    ),
     *("wire", "model"),
 )
 """From the top down: each module may import those that come after it."""

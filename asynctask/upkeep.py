@@ -1,0 +1,70 @@
+"""What is done to the store now and then: it forgets what is old, and follows a clock that was set."""
+
+from time import monotonic
+from typing import Final
+
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from asynctask import statements
+from asynctask.backlog import LARGEST
+from asynctask.model import Deleted, News
+from asynctask.works import Database
+from asynctask.writer import Writer
+
+log = Logger(namespace="asynctask.store")
+
+LAST: Final = "task"
+"""The order of a call that is done after all others of its transaction, but those for one task."""
+
+
+class Upkeep:
+    """The part of a store that nobody asks for by name.
+
+    :ivar forgetting: see `IStore`.
+    """
+
+    _database: Database
+    _writer: Writer
+    forgetting: float
+
+    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+        """See `IStore`."""
+
+        def run(db: Connection, news: list[News]) -> int:
+            began = monotonic()
+            keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).rowcount
+            old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
+            news += [Deleted(row.task_id, row.kind) for row in old]
+            self.forgetting = monotonic() - began
+            return max(keys, len(old))
+
+        return self._writer.call(run)
+
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+        """See `IStore`."""
+        given = {"before": before, "most": most, "limit": limit}
+
+        def run(db: Connection, _news: list[News]) -> int:
+            began = monotonic()
+            commits: int = db.execute(statements.FORGET_EVENTS, given).rowcount
+            self.forgetting = monotonic() - began
+            return commits
+
+        return self._writer.call(run)
+
+    def clock_was_set(self, before: float, now: float) -> Deferred[None]:
+        """See `IStore`."""
+        given = {"before": before, "now": now, "least": min(before, now)}
+
+        def run(db: Connection, _news: list[News]) -> int:
+            return sum(db.execute(statement, given).rowcount for statement in statements.SET_CLOCK)
+
+        def tell(moved: int) -> None:
+            log.warn(
+                "The clock was set; what waits follows it", seconds=round(now - before, 3), tasks=moved
+            )
+
+        # It is so large that no transaction takes more: what is asked for later goes by the new time.
+        return self._writer.call(run, size=LARGEST, order=LAST).addCallback(tell)

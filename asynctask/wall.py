@@ -1,0 +1,63 @@
+"""The wall clock, and who hears that somebody has set it."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from asynctask.model import Unavailable
+
+log = Logger(namespace="asynctask.wall")
+
+SET: Final = 1.0
+"""Seconds by which a clock that was set differs from one that runs on: those that keep clocks right change
+their speed for less."""
+
+AT_ONCE: Final = 0.1
+"""Seconds in which both clocks are read: whoever is stopped in between has read two different times."""
+
+
+def elapsed() -> float:
+    """Seconds that no setting changes, and in which a machine that slept counts too, where it can tell."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Wall:
+    """Tells the time; called for it.
+
+    :param now: wall time, seconds since the epoch.
+    :param elapsed: seconds by a clock that nobody sets.
+    :ivar was_set: told that the clock was set, with the time that it would be and the time that it is,
+        before anybody else hears of that; and told again if it fails.
+    """
+
+    def __init__(
+        self, now: Callable[[], float] = time.time, elapsed: Callable[[], float] = elapsed
+    ) -> None:
+        self._now = now
+        self._elapsed = elapsed
+        self._ahead = now() - elapsed()
+        self.was_set: Callable[[float, float], Deferred[None]] = lambda _before, _now: succeed(None)
+
+    def __call__(self) -> float:
+        """Wall time, seconds since the epoch."""
+        now = self._now()
+        if abs(now - self._elapsed() - self._ahead) > SET:
+            self._look()
+        return now
+
+    def _look(self) -> None:
+        began = self._elapsed()
+        now = self._now()
+        step = now - began - self._ahead
+        if abs(step) > SET and self._elapsed() - began < AT_ONCE:
+            self._ahead += step
+            maybeDeferred(self.was_set, now - step, now).addErrback(self._failed, step)
+
+    def _failed(self, failure: Failure, step: float) -> None:
+        self._ahead -= step
+        if not failure.check(Unavailable):
+            log.failure("What waits cannot follow the clock", failure)

@@ -1,0 +1,91 @@
+"""The wall clock: who hears that it was set, and what waits meanwhile."""
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.model import Unavailable
+from asynctask.wall import SET, Wall, elapsed
+
+START = 1_700_000_000.0
+HOUR = 3_600.0
+
+
+class WallTests(SynchronousTestCase):
+    """A clock that is set, beside one that runs on."""
+
+    def setUp(self) -> None:
+        self.wall_time, self.elapsed = START, 50.0
+        self.heard: list[tuple[float, float]] = []
+        self.wall = Wall(lambda: self.wall_time, self.clock)
+        self.wall.was_set = self.hear
+
+    def clock(self) -> float:
+        return self.elapsed
+
+    def hear(self, before: float, now: float) -> Deferred[None]:
+        self.heard.append((before, now))
+        return succeed(None)
+
+    def run_on(self, seconds: float) -> None:
+        self.wall_time += seconds
+        self.elapsed += seconds
+
+    def test_it_tells_the_time(self) -> None:
+        self.run_on(2.5)
+        self.assertEqual((self.wall(), self.heard), (START + 2.5, []))
+
+    def test_a_clock_that_was_set_is_told_once_before_its_time_is(self) -> None:
+        for step in (-HOUR, HOUR, 2 * SET):
+            self.heard.clear()
+            self.run_on(10)
+            before = self.wall()
+            self.run_on(5)
+            self.wall_time += step
+            self.assertEqual(self.wall(), before + 5 + step)
+            self.assertEqual(self.heard, [(before + 5, before + 5 + step)])
+            self.run_on(HOUR)
+            self.wall()
+            self.assertEqual(len(self.heard), 1)
+
+    def test_a_clock_that_is_kept_right_is_none_that_was_set(self) -> None:
+        self.wall_time += SET / 2
+        self.wall()
+        self.assertEqual(self.heard, [])
+
+    def test_small_steps_add_up(self) -> None:
+        for _ in range(3):
+            self.wall_time += SET / 2
+            self.wall()
+        self.assertEqual(self.heard, [(START, START + 1.5 * SET)])
+
+    def test_who_was_stopped_between_the_two_clocks_knows_nothing(self) -> None:
+        times = iter([START, START, START + 2 * HOUR])
+        others = iter([50.0, 50.0 + HOUR, 50.0 + HOUR, 50.0 + 2 * HOUR])
+        wall = Wall(lambda: next(times), lambda: next(others))
+        wall.was_set = self.hear
+        wall()
+        self.assertEqual((self.heard, list(times), list(others)), ([], [], []))
+
+    def test_it_is_told_again_where_nothing_could_be_done(self) -> None:
+        def fails(before: float, now: float) -> Deferred[None]:
+            self.hear(before, now)
+            return fail(Unavailable("later"))
+
+        def refuses(before: float, now: float) -> Deferred[None]:
+            self.hear(before, now)
+            raise Unavailable("later")
+
+        self.wall_time -= HOUR
+        for was_set in (fails, refuses, self.hear, self.hear):
+            self.wall.was_set = was_set
+            self.wall()
+        self.assertEqual(self.heard, [(START, START - HOUR)] * 3)
+
+    def test_a_defect_is_logged(self) -> None:
+        self.wall.was_set = lambda _before, _now: fail(ValueError("x"))
+        self.wall_time -= HOUR
+        self.wall()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_the_other_clock_runs(self) -> None:
+        self.assertLessEqual(elapsed(), elapsed())
