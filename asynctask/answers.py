@@ -214,7 +214,7 @@ def answer(
 def answer_tagged(request: Request, body: bytes, headers: Mapping[str, str] = {}) -> bytes:
     """Answer with a body and its validator, or 304 where the client has it already."""
     tag = etag(body)
-    known = matches(tag, ", ".join(fields(request, "if-none-match")) or None)
+    known = matches(tag, ", ".join(fields(request, "if-none-match")))
     return answer(request, 304 if known else 200, b"" if known else body, {**headers, "ETag": tag})
 
 

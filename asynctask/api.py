@@ -163,7 +163,7 @@ class Api:
 
     def _tasks(self, request: Request, body: Body) -> list[Task]:
         """The tasks of a body."""
-        trace = headers.parse_traceparent(", ".join(fields(request, "traceparent")) or None)
+        trace = headers.parse_traceparent(", ".join(fields(request, "traceparent")))
         now = self._now()
         return [accept(new, self._ids.next(now, self._draw()), now, trace) for new in body.submissions]
 

@@ -24,13 +24,13 @@ _QUALITY: Final = re.compile(r"q=[01](\.[0-9]{0,3})?")
 _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 
 
-def parse_traceparent(value: str | None) -> str | None:
-    """A trace's parent (W3C Trace Context §3.2); one that is malformed counts for nothing.
+def parse_traceparent(value: str) -> str | None:
+    """A trace's parent (W3C Trace Context §3.2); one that is malformed, or empty, counts for nothing.
 
     What a later version of the standard has behind the fields of this one is left out (§3.2.4).
     """
-    found = _TRACEPARENT.match(value or "")
-    if found is None or value is None:
+    found = _TRACEPARENT.match(value)
+    if found is None:
         return None
     more = value[found.end() :]
     return found[0] if not more or (more[0] == "-" and not value.startswith("00")) else None
@@ -82,8 +82,6 @@ def etag(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def matches(tag: str, if_none_match: str | None) -> bool:
-    """Whether the client has this already (RFC 9110 §13.1.2)."""
-    if if_none_match is None:
-        return False
+def matches(tag: str, if_none_match: str) -> bool:
+    """Whether the client has this already (RFC 9110 §13.1.2); where it says nothing, it has not."""
     return if_none_match.strip() == "*" or tag in _ETAG.findall(if_none_match)
