@@ -174,10 +174,11 @@ class Connection(Protocol):
             self._begin_head()
             return False
         raw = buffer[: end + 4]
-        last, known = self._last
-        head = known if known is not None and raw == last else parse(raw)
-        if len(raw) <= MAX_REMEMBERED:
-            self._last = raw, head
+        last, head = self._last
+        if head is None or raw != last:
+            head = parse(raw)
+            if len(raw) <= MAX_REMEMBERED:
+                self._last = raw, head
         self._begun = self._blank = False
         self._buffer = buffer = buffer[end + 4 :]
         self.persistent = head.persistent
@@ -188,7 +189,7 @@ class Connection(Protocol):
             self._buffer = buffer[length:]
             self._answer(Request(self, head, buffer[:length]))
         else:
-            return self._begin_body(head)
+            self._begin_body(head)
         return True
 
     def _take_blank(self) -> bool:
@@ -198,7 +199,7 @@ class Connection(Protocol):
             return False
         self._blank = True
         self._buffer = self._buffer[2:]
-        return bool(self._buffer)
+        return True
 
     def _begin_head(self) -> None:
         """From its first byte on, a head has its time."""
@@ -206,7 +207,7 @@ class Connection(Protocol):
             self._begun = True
             self.deadline = self.factory.ticks + HEAD_TIME
 
-    def _begin_body(self, head: Head) -> bool:
+    def _begin_body(self, head: Head) -> None:
         """The body is still to come: refuse it now, or ask for it, or wait."""
         limit = self.factory.limit
         self._head = head
@@ -217,12 +218,11 @@ class Connection(Protocol):
             if not self.factory.takes(request):
                 self.persistent = False
                 self._answer(request)
-                return True
+                return
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._body = Chunks(limit) if head.length == CHUNKED else Sized(head.length)
         self._body_ends = self.factory.ticks + BODY_TIME
         self.deadline = self.factory.ticks + IDLE
-        return True
 
     def _take_body(self) -> bool:
         """Take some of the body, and have the request answered once that is whole."""
