@@ -55,7 +55,9 @@ def parse_one(body: bytes, kinds: Kinds) -> Body:
     if not isinstance(value, dict):
         raise Invalid(OBJECT, (FieldError(OBJECT, ""),))
     submission, errors = _read(value, kinds, (), Hints())
-    return Body(_sized([_sound(submission, errors)]), value)
+    if submission is None:
+        raise Invalid(errors[0].detail, tuple(errors))
+    return Body(_sized([submission]), value)
 
 
 def parse_batch(body: bytes, kinds: Kinds) -> Body:
@@ -92,12 +94,6 @@ def _sized(submissions: list[Submission]) -> list[Submission]:
     return submissions
 
 
-def _sound(submission: Submission | None, errors: list[FieldError]) -> Submission:
-    if submission is None or errors:
-        raise Invalid(errors[0].detail, tuple(errors))
-    return submission
-
-
 def digest_of(value: Any) -> str:
     """What tells parsed bodies apart."""
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
@@ -117,6 +113,7 @@ def _plain(value: Any) -> Any:
 def _read(
     value: dict[str, Any], kinds: Kinds, path: Path, hints: Hints
 ) -> tuple[Submission | None, list[FieldError]]:
+    """What is asked for, or everything that is wrong with it."""
     errors: list[FieldError] = []
     fields: dict[str, Any] = {}
     try:  # most bodies are right, and have few fields
