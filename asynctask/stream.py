@@ -27,24 +27,21 @@ class Body(Protocol):
     :ivar position: where a stream of events begins, for who is cut off before the first one.
     """
 
+    transport: Any
+
     def __init__(self, response: IResponse) -> None:
         [position] = response.headers.getRawHeaders(b"last-event-id", [b""])[:1]
         self.position = position.decode("utf-8", "replace") or None
         self._parts: list[bytes] = []
         self._reader: Deferred[bytes] | None = None
         self._ended: Failure | None = None
-        self._producer: Any = None
         response.deliverBody(self)
-
-    def connectionMade(self) -> None:
-        """See `twisted.internet.interfaces.IProtocol`."""
-        self._producer = self.transport
 
     def dataReceived(self, data: bytes) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""
         self._parts.append(data)
         if self._reader is None:
-            self._producer.pauseProducing()
+            self.transport.pauseProducing()
         self._hand_over()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -60,7 +57,7 @@ class Body(Protocol):
         reader = self._reader = Deferred(lambda _: self.stop())
         self._hand_over()
         if self._reader is not None:
-            self._producer.resumeProducing()
+            self.transport.resumeProducing()
         return reader
 
     def _hand_over(self) -> None:
@@ -80,7 +77,7 @@ class Body(Protocol):
     def stop(self) -> None:
         """Nobody reads on: hang up, without waiting over TLS for an answer that nobody would read."""
         self._reader = None
-        self._producer.stopProducing()
+        self.transport.stopProducing()
 
 
 class Events:
