@@ -271,8 +271,7 @@ class _Connection(WrappingFactory):
 
 def _transport_of(protocol: Protocol) -> ITCPTransport:
     """TCP, or TLS over it, which can do the same."""
-    transport: Any = protocol.transport
-    return cast(ITCPTransport, transport)
+    return cast(ITCPTransport, protocol.transport)
 
 
 EXPECTED: Final = (

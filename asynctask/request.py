@@ -61,8 +61,6 @@ class Channel(Protocol):
         """Close it at once."""
 
 
-Over = Callable[["Request"], object]
-
 _NAMES: dict[str | bytes, bytes] = {}
 _STATUS: dict[tuple[bytes, int, bytes], bytes] = {}
 MOST_CACHED: Final = 1_000
@@ -126,7 +124,7 @@ class Request(server.Request):
     :ivar hurry: called when it should be answered now: its client sends no more, and may have gone.
     """
 
-    over: Over | None = None
+    over: Callable[["Request"], object] | None = None
     lost: Callable[[Failure], object] | None = None
     hurry: Callable[[], object] | None = None
     arrived = 0.0
