@@ -22,7 +22,7 @@ from asynctask.components import (
 )
 from asynctask.metrics import TEXT_TYPE
 from asynctask.model import Progress, request_cancel
-from asynctask.registry import KINDS, Kind
+from asynctask.registry import KINDS, Kind, kind_json
 from asynctask.schemas import Schema, ref, schemas
 from asynctask.sse import Position, Progressed
 from asynctask.submissions import MAX_BATCH
@@ -117,16 +117,6 @@ EVENTS: Final = (
 )
 ENDED: Final = "A task has ended when it is completed, failed or cancelled."
 
-KIND: Final = {
-    "kind": "simulate",
-    "description": KINDS["simulate"].description,
-    "place": KINDS["simulate"].place,
-    "input": KINDS["simulate"].input.schema,
-    "timeout": None,
-    "retries": 0,
-    "concurrency": None,
-    "next_run": None,
-}
 UP: Final = {200: _answer("Yes.", "Health", {"status": "ok"})}
 
 CALLS: Final[Mapping[tuple[str, str], Call]] = {
@@ -250,7 +240,7 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
         "about",
         "Tell which kinds of task there are",
         "With the JSON Schema of what each takes as its input.",
-        {200: _answer("The kinds.", "Kinds", {"kinds": [KIND]})},
+        {200: _answer("The kinds.", "Kinds", {"kinds": [kind_json(KINDS["simulate"])]})},
         EVERYWHERE,
     ),
     ("/openapi.json", "get"): Call(
