@@ -235,7 +235,6 @@ def _structs() -> dict[str, Schema]:
 
 def _submission(kind: Kind, name: str) -> Schema:
     """What may be asked for with a kind; the schema of its input has this name."""
-    by_default = kind.name == "simulate"
     needs_input = bool(kind.input.schema["required"])
     properties = {
         "name": text("A label for people.", minLength=1, maxLength=MAX_NAME, pattern=NO_NUL),
@@ -270,7 +269,7 @@ def _submission(kind: Kind, name: str) -> Schema:
         "required": ["name", "kind", *(["input"] if needs_input else [])],
         "additionalProperties": False,
     }
-    if by_default:
+    if kind.name == "simulate":
         properties["kind"] = or_null({"const": kind.name}) | {"default": kind.name}
         properties["duration"] = number(
             "Seconds that it runs, a step a second; in place of an input.",
@@ -338,8 +337,7 @@ def _without_nul(schema: Any) -> Any:
         strict["items"] = ref("Anything")
     if "object" in types and "properties" not in schema:
         strict.setdefault("additionalProperties", ref("Anything"))
-        names = schema.get("propertyNames", {})
-        strict["propertyNames"] = _no_nul(names)
+        strict["propertyNames"] = _no_nul(schema.get("propertyNames", {}))
     return _no_nul(strict) if "string" in types else strict
 
 
