@@ -252,7 +252,7 @@ class _Connection(WrappingFactory):
 
     async def close(self, clock: Any) -> None:
         """End it, gently at first."""
-        for open_one in self.protocols:
+        for open_one in list(self.protocols):
             self._closed = Deferred()
             transport = _transport_of(open_one)
             transport.loseConnection()
@@ -260,7 +260,6 @@ class _Connection(WrappingFactory):
             await self._closed
             if timer.active():
                 timer.cancel()
-            return
 
     def unregisterProtocol(self, p: Any) -> None:
         """See `WrappingFactory`: it is closed."""
