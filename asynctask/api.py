@@ -175,7 +175,7 @@ class Api:
             return Unavailable("Too many handlers hang in threads; the service must be restarted")
         return None
 
-    def _accepted(self, task: Task) -> tuple[bytes, dict[str, str]]:
+    def _accepted(self, task: Task) -> Accepted:
         """Body and headers of the 202."""
         seconds = self._seconds(task)
         delay = task.run_at - task.accepted_at

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from klein import Klein, Response
 from twisted.internet.defer import CancelledError, Deferred
@@ -66,8 +66,7 @@ class Routes(Resource):
             answering.failed(Failure())
             return NOT_DONE_YET
         if handler is None:
-            rendered: Any = self._klein.render(request)
-            return int(rendered) if isinstance(rendered, int) else bytes(rendered)
+            return cast(bytes | int, self._klein.render(request))
         answering.call(handler, request)
         return NOT_DONE_YET
 

@@ -300,8 +300,7 @@ class Request(server.Request):
         if self.startedWriting and not self._disconnected:
             self._log.failure("", failure=reason)
             self.channel.abort()
-            return reason
-        if not self._disconnected:
+        elif not self._disconnected:
             super().processingFailed(reason)
         return reason
 
