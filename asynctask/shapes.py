@@ -5,6 +5,7 @@ dataclass pass and takes no 5.0 for an integer. So a `Shape` follows a value dow
 parts; that alone is left to msgspec.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from itertools import chain, repeat
@@ -13,7 +14,7 @@ from typing import Any, Final, Protocol
 from msgspec import ValidationError, convert, defstruct
 
 from asynctask.model import FieldError
-from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, dump, pointer, shown, unknown
+from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, pointer, shown, unknown
 
 Path = tuple[str | int, ...]
 
@@ -25,6 +26,11 @@ MAX_TOLD: Final = 1024 * 1024
 
 NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 """A decimal number as a string: `Decimal` takes ``NaN``, `` 1_0 `` and digits of other scripts too."""
+
+WHOLE: Final = 1e22
+"""Below it, 5.0 is the same as 5; 1e300 and its 301 digits are not."""
+
+_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 NUL: Final = "must not contain a NUL character"
 
@@ -102,6 +108,21 @@ class Found:
 
 def _short(text: str) -> str:
     return text if len(text) <= MAX_SHOWN and text.isprintable() else shown(text)
+
+
+def canonical(value: Any) -> str:
+    """The same text for the same JSON, whatever the order of its keys."""
+    return _encode(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """The same value, where 5.0 is 5."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE
+    return int(value) if is_whole else value
 
 
 class Part(Protocol):
@@ -279,7 +300,7 @@ class Array:
             shape.check(item, (*path, number), found)
             for number, (item, shape) in enumerate(zip(value, shapes, strict=False))
         ]
-        same = self._different and len(set(map(dump, checked))) < len(checked)
+        same = self._different and len(set(map(canonical, checked))) < len(checked)
         if same or not self._low <= len(value) <= self._high:
             found.add(path, f"must be {self._must}")
         return checked

@@ -1,7 +1,6 @@
 """The bodies of POSTs: what a client asks for, checked against the kinds that there are."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Final
@@ -10,7 +9,7 @@ from msgspec import Struct
 
 from asynctask.model import FieldError, Invalid, Submission
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
-from asynctask.shapes import MAX_TOLD, Hints, Path
+from asynctask.shapes import MAX_TOLD, Hints, Path, canonical
 from asynctask.urls import MAX_URL, is_callback_url
 from asynctask.wire import MAX_ERRORS, MAX_NAME, Wrong, encode, parse_json, pointer
 
@@ -20,9 +19,6 @@ MAX_BATCH: Final = 1_000
 
 MAX_INPUTS: Final = 2 * 1024 * 1024
 """Bytes of all inputs of a body as they are stored: twice the largest body, for an integer may be 1e300."""
-
-WHOLE: Final = 1e22
-"""Below it, 5.0 is the same as 5 in a repeated body; 1e300 and its 301 digits are not."""
 
 NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
 OBJECT: Final = "The body must be a JSON object"
@@ -96,18 +92,7 @@ def _sized(submissions: list[Submission]) -> list[Submission]:
 
 def digest_of(value: Any) -> str:
     """What tells parsed bodies apart."""
-    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """The same value, where 5.0 is 5."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE
-    return int(value) if is_whole else value
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def _read(

@@ -646,6 +646,20 @@ class Errors(SynchronousTestCase):
     def test_a_set_takes_nothing_twice(self) -> None:
         self.assertEqual(pointers(EVERYTHING, {"url": "a", "chosen": [1, 2, 1.0]}), ["/input/chosen"])
 
+    def test_what_a_set_takes_twice_is_the_same_however_it_is_written(self) -> None:
+        @dataclass(frozen=True)
+        class Point:
+            x: int
+            y: int
+
+        def handler(sizes: set[float] | None = None, points: set[Point] | None = None) -> None: ...
+
+        taken = read_signature(handler)
+        for value in ({"sizes": [1, 1.0]}, {"points": [{"x": 1, "y": 2}, {"y": 2, "x": 1}]}):
+            [name] = value
+            self.assertEqual(pointers(taken, value), [f"/input/{name}"])
+            self.assertFalse(Draft202012Validator(taken.schema).is_valid(value))
+
     def test_a_set_takes_nothing_that_cannot_be_in_one(self) -> None:
         def handler(x: set[Any]) -> None: ...
 
