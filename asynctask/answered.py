@@ -241,6 +241,10 @@ class Answer(Struct):
 
 
 def decode(text: bytes, shape: type[T], status: int = 200) -> T:
+    """Read the JSON of an answer.
+
+    :raises Unexpected: it is something else.
+    """
     try:
         return msgspec.json.decode(text, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

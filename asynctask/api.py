@@ -1,4 +1,4 @@
-"""The routes. The only place that renders HTTP answers."""
+"""The routes: each parses, calls, and has the answer rendered."""
 
 import math
 from collections.abc import Callable, Collection, Mapping

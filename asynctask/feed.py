@@ -86,6 +86,8 @@ class Feed:
 
     :param clock: monotonic.
     :param capacity: changes that are kept for those who follow.
+    :ivar epoch: which database it is, see `begin`.
+    :ivar now: where a follower is who has read everything.
     """
 
     def __init__(self, clock: IReactorTime, capacity: int = RING) -> None:

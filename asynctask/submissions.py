@@ -14,6 +14,8 @@ from asynctask.urls import MAX_URL, is_callback_url
 from asynctask.wire import MAX_ERRORS, MAX_NAME, Wrong, encode, parse_json, pointer
 
 MAX_DELAY: Final = 31_536_000
+"""Seconds before a task may start: a year."""
+
 MAX_BATCH: Final = 1_000
 """Tasks of one batch: their commit must not keep others waiting."""
 
