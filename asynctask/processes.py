@@ -113,7 +113,7 @@ class Processes:
         self._lock = Lock()
         self._all: set[Spawned] = set()
         self._idle: list[Spawned] = []
-        self._stopped = False
+        self._stopped = self._is_at_exit = False
 
     def run(
         self,
@@ -141,6 +141,7 @@ class Processes:
             self._stopped = True
             for worker in self._all:
                 worker.kill()
+            self._is_at_exit = False
         atexit.unregister(self.stop)
         self._threads.stop()
 
@@ -159,10 +160,11 @@ class Processes:
             worker = Spawned()
         except (OSError, RuntimeError) as error:
             raise NotStartedError(str(error)) from error
-        # Before multiprocessing would wait for it at the exit, for ever.
-        atexit.register(self.stop)
         with self._lock:
             self._all.add(worker)
+            if not self._is_at_exit:  # before multiprocessing would wait for it at the exit, for ever
+                self._is_at_exit = True
+                atexit.register(self.stop)
         return worker
 
     def give_back(self, worker: Spawned, lives: bool) -> None:

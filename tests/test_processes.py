@@ -1,5 +1,6 @@
 """Processes for handlers."""
 
+import atexit
 import json
 import os
 import signal
@@ -302,6 +303,14 @@ class Died(ProcessesTestCase):
             self.assertTrue(failure.check(ProcessDiedError), failure)
             self.assertEqual(failure.getErrorMessage(), f"The process of the handler died ({told})")
         self.assertEqual(self.outcome(handlers.add, one=1, two=2), 3)
+
+    def test_many_that_die_leave_nothing_to_the_exit(self) -> None:
+        self.outcome(os.getpid)
+        before = atexit._ncallbacks()
+        for _ in range(3):
+            self.failure(self.begin(os._exit, status=3))
+        self.outcome(os.getpid)
+        self.assertEqual(atexit._ncallbacks(), before)
 
     def test_one_that_dies_while_it_is_idle_is_replaced(self) -> None:
         pid = self.outcome(handlers.pid)
