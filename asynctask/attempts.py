@@ -13,9 +13,8 @@ from asynctask.processes import ProcessDiedError
 from asynctask.threads import NotStartedError
 from asynctask.wire import text_of
 
-MAX_MESSAGE = 10_000
+MAX_MESSAGE: Final = 10_000
 """Characters of an exception's message that are kept."""
-
 
 SHORTAGE: Final = 5.0
 """Seconds until an attempt is made for which the system had no thread or process."""
@@ -25,6 +24,7 @@ class Attempt:
     """One attempt under way, and why it is to end if it is.
 
     :ivar longest: milliseconds of its longest step on the reactor.
+    :ivar cancelled: somebody asked for its end.
     :ivar timed_out: its time is over.
     :ivar releasing: the service ends and has no more time for it.
     """
@@ -47,6 +47,11 @@ class Attempt:
             longest_step=None if longest is None else round(longest, 3),
         )
 
+    @property
+    def is_to_end(self) -> bool:
+        """Whether it was asked to end."""
+        return self.cancelled or self.timed_out or self.releasing
+
     def succeeded(self, result: str, now: float, backoff: Callable[[], float]) -> Task:
         """The handler returned; too late, or although it was cancelled."""
         if self.timed_out:
@@ -55,13 +60,9 @@ class Attempt:
 
     def failed(self, failure: Failure, now: float, backoff: Callable[[], float]) -> Task:
         """The handler raised, or unwound because it was asked to."""
+        if self.is_to_end:
+            return self.given_up(now, backoff)
         task = self._now()
-        if self.cancelled:
-            return cancel(task, now)
-        if self.timed_out:
-            return _after_failure(task, self.timeout(), now, backoff)
-        if self.releasing:
-            return interrupt(task, now)
         if failure.check(NotStartedError):
             return _later(interrupt(task, now), now)
         if failure.check(Permanent):
@@ -69,17 +70,14 @@ class Attempt:
         return _after_failure(task, error_of(failure), now, backoff)
 
     def given_up(self, now: float, backoff: Callable[[], float]) -> Task:
-        """The handler did not unwind in time."""
+        """What the handler does counts for nothing: it was asked to end, or has not begun."""
         task = self._now()
         if self.cancelled:
             return cancel(task, now)
         if self.timed_out:
-            return _after_failure(task, self.timeout(), now, backoff)
+            error = Error("Timeout", f"The attempt took longer than {task.timeout:g} seconds")
+            return _after_failure(task, error, now, backoff)
         return interrupt(task, now)
-
-    def timeout(self) -> Error:
-        """What a task says of an attempt that took too long."""
-        return Error("Timeout", f"The attempt took longer than {self.task.timeout:g} seconds")
 
 
 def _after_failure(task: Task, error: Error, now: float, backoff: Callable[[], float]) -> Task:

@@ -166,7 +166,7 @@ class Runner:
         if running is None or running.task is not task or running.ended:
             return  # cancelled before it began
         if self._seats.draining:
-            self._end(running, running.given_up(self._now(), self._backoff(running)))
+            self._cut_off(running)
         else:
             self._start(running)
 
@@ -222,7 +222,7 @@ class Runner:
         if running.timer is not None and running.timer.active():
             running.timer.cancel()
         if running.run is None:  # claimed, and not begun yet
-            self._end(running, running.given_up(self._now(), self._backoff(running)))
+            self._cut_off(running)
             return
         running.timer = self._clock.callLater(UNWIND, self._give_up, running)
         try:
@@ -235,6 +235,9 @@ class Runner:
         log.warn("Task does not unwind and was given up", task_id=task.task_id, name=task.name)
         if running.run is not None:
             running.run.abandon()
+        self._cut_off(running)
+
+    def _cut_off(self, running: Running) -> None:
         self._end(running, running.given_up(self._now(), self._backoff(running)))
 
     def returned(self, running: Running, result: str) -> None:
@@ -247,10 +250,9 @@ class Runner:
         """A handler has raised, or was asked to end."""
         running.timed_out |= self._overdue(running)
         after = running.failed(failure, self._now(), self._backoff(running))
-        asked_to = running.cancelled or running.timed_out or running.releasing
-        if failure.check(NotStartedError) and not asked_to:
+        if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
-        self._end(running, after, None if asked_to else failure)
+        self._end(running, after, None if running.is_to_end else failure)
 
     def _overdue(self, running: Running) -> bool:
         timer = None if running.unwinding else running.timer
