@@ -51,7 +51,7 @@ class Outbox:
     """
 
     def __init__(self, read: Run, write: Run, shared: bool, healthy: Callable[[], bool]) -> None:
-        self.to_call: ToCall = _nobody_calls
+        self.to_call: ToCall = lambda _due: None
         self.secret = ""
         self._read = read
         self._write = write
@@ -129,10 +129,6 @@ class Outbox:
             "new_error": tried.error,
         }
         return self._write(lambda connection: bool(connection.execute(statements.CALLED, given).rowcount))
-
-
-def _nobody_calls(_due: ToTell) -> None:
-    """The hook that nobody has set."""
 
 
 def secret_of(connection: Connection) -> str:
