@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Sequence
 from math import ceil
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,7 +27,6 @@ COUNT_EVERY: Final = 30
 
 COUNT_PART: Final = 0.01
 """Part of the time that may be spent with counting: few tasks are counted at each poll."""
-
 
 SETTLE_AGAIN: Final = 5
 """Polls until what processes have left is looked at again, where that has failed: it may be locked."""
@@ -126,23 +125,23 @@ class Sharing:
             self._settle_at = self._polls
         if self._settle_at is not None and self._polls >= self._settle_at:
             self._settle_at = None
-            self._start(self._settle())
+            self._start(self._settle)
         if due := [kind for kind in self._kinds if kind in seen.due]:
             self._store.due(due)
         if seen.polled:
             # Once more: its attempt may only have begun since, or the task could not be read.
             self._cancelled = frozenset()
         for task_id, attempt in seen.cancelled - self._cancelled:
-            self._start(self._cancel(task_id, attempt))
+            self._start(self._cancel, task_id, attempt)
         self._cancelled = seen.cancelled
         self._reach(seen.seq)
         if seen.polled:
-            self._start(self._keep_progress())
-            self._start(self._hear_progress())
+            self._start(self._store.keep_progress)
+            self._start(self._hear_progress)
         self._polls += seen.polled
         if self._polls >= self._count_at:
             self._count_at = self._polls + COUNT_EVERY
-            self._start(self._count())
+            self._start(self._count)
 
     async def _settle(self) -> None:
         """Charge and settle what processes have left, whether or not there is a free seat for it.
@@ -163,9 +162,6 @@ class Sharing:
         task = await self._store.get(task_id)
         if task is not None and task.attempt == attempt:
             self._store.cancelling([task])
-
-    async def _keep_progress(self) -> None:
-        await self._store.keep_progress()
 
     async def _hear_progress(self) -> None:
         """Tell those here who follow tasks how far they are elsewhere, where that is new."""
@@ -194,7 +190,7 @@ class Sharing:
                 self._store.published(self._goal, [])
                 return
             self._reading = True
-            self._start(self._read())
+            self._start(self._read)
 
     async def _read(self) -> None:
         try:
@@ -218,13 +214,10 @@ class Sharing:
     def _find_out(self) -> None:
         """Let a transaction meet whatever the heart has met: it is what the store's health goes by."""
         if not self._stopped:
-            self._start(self._register())
+            self._start(self._store.register)
 
-    async def _register(self) -> None:
-        await self._store.register()
-
-    def _start(self, doing: Any) -> None:
-        ensureDeferred(doing).addErrback(_failed)
+    def _start(self, do: Callable[..., object], *given: object) -> None:
+        maybeDeferred(do, *given).addErrback(_failed)
 
 
 def _failed(failure: Failure) -> None:
