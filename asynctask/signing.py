@@ -1,8 +1,6 @@
 """Signs callbacks as Standard Webhooks has it: https://www.standardwebhooks.com, "Signature scheme"."""
 
 import base64
-import binascii
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +15,6 @@ SHORTEST, LONGEST = 24, 64
 
 MAX_FILE: Final = 64 * 1024
 """Bytes of a file of secrets: what is longer is another file."""
-
-_SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]+={0,2}")
 
 
 class SecretError(Exception):
@@ -54,13 +50,11 @@ def read_secrets(path: Path) -> list[str]:
 
 
 def _is_secret(text: str) -> bool:
-    if not _SECRET.fullmatch(text):
-        return False
     try:
         decoded = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    except binascii.Error:
+    except ValueError:
         return False
-    return SHORTEST <= len(decoded) <= LONGEST
+    return text.startswith(PREFIX) and SHORTEST <= len(decoded) <= LONGEST
 
 
 class Signer:
