@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from twisted.logger import Logger
 
-from asynctask.postgres import PATIENCE, SECONDS, Postgres, Server, connect
+from asynctask.postgres import PATIENCE, SECONDS, Postgres, Server, connect, why
 
 log = Logger(namespace="asynctask.store")
 
@@ -91,7 +91,7 @@ class Heart:
                     self._beat_on(connection)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not failing:
-                    log.warn("Store does not answer the heartbeat", error=" ".join(str(error).split()))
+                    log.warn("Store does not answer the heartbeat", error=why(error))
                     self._troubled()
                 failing = True
             finally:

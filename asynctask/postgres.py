@@ -84,8 +84,7 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
                 if port and not 0 < int(port) < 65_536:
                     raise ValueError(f"invalid port number: '{port}'")
         except (psycopg.Error, ValueError) as error:
-            why = " ".join(str(error).split())
-            raise StartError(f"{option} is no URL of a PostgreSQL database ({why})") from None
+            raise StartError(f"{option} is no URL of a PostgreSQL database ({why(error)})") from None
     return Server(url, listen, folder, lease)
 
 
@@ -97,10 +96,11 @@ def check(server: Server) -> None:
     try:
         connect(server.url).close()
     except psycopg.Error as error:
-        raise StartError(f"--store {server.path} cannot be reached ({_why(error)})") from None
+        raise StartError(f"--store {server.path} cannot be reached ({why(error)})") from None
 
 
-def _why(error: psycopg.Error) -> str:
+def why(error: Exception) -> str:
+    """What the database says, in one line."""
     return " ".join(str(error).split())
 
 

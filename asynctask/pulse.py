@@ -17,7 +17,7 @@ import psycopg
 from msgspec import Struct
 from twisted.logger import Logger
 
-from asynctask.postgres import PATIENCE, Postgres, Server, connect
+from asynctask.postgres import PATIENCE, Postgres, Server, connect, why
 
 log = Logger(namespace="asynctask.store")
 
@@ -133,7 +133,7 @@ class Pulse:
                     self._watch(looking)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not failing:
-                    log.warn("Store does not tell what others do", error=" ".join(str(error).split()))
+                    log.warn("Store does not tell what others do", error=why(error))
                 failing = True
                 self._wait([], TRY_AGAIN)
             finally:
@@ -181,11 +181,10 @@ class Pulse:
         self._stop_listening()
         if not self._deaf:
             self._deaf = True
-            why = " ".join(str(error).split())
             log.warn(
                 "Store cannot be listened to; others are heard of within {seconds} s",
                 seconds=POLL,
-                error=why,
+                error=why(error),
             )
 
     def _stop_listening(self) -> None:
