@@ -185,7 +185,7 @@ class Writer:
     def _hand_over(self) -> None:
         self._backlog.hand_over()
         if not self.healthy:
-            self._refuse(self._backlog.take_asked(), unknown=False)
+            self._refuse(self._backlog.take_asked())
 
     def _run(self) -> None:
         while self._backlog.wait() if self.healthy else self._pauses():
@@ -196,7 +196,7 @@ class Writer:
             while self.healthy and self._backlog.waits:
                 self._write(self._backlog.take())
                 self._database.waiting_since(0.0)
-        self._refuse(self._backlog.take_asked(), unknown=False)
+        self._refuse(self._backlog.take_asked())
         self._disconnect()
         self._from_thread(self._queue, (self._closed.callback, None))
 
@@ -209,7 +209,7 @@ class Writer:
         """Refuse those who have waited for too long already: their answer would come too late."""
         latest = monotonic() - LATE
         if self._database.shared and any(since(work) < latest for work in batch):
-            self._refuse([work for work in batch if since(work) < latest], unknown=False)
+            self._refuse([work for work in batch if since(work) < latest])
             batch = [work for work in batch if since(work) >= latest]
         return batch
 
@@ -241,7 +241,7 @@ class Writer:
             if self.healthy:
                 self._write([work])
             else:
-                self._refuse([work], unknown=False)
+                self._refuse([work])
 
     def _blame(self, work: Work, error: Exception) -> None:
         """It cannot be done. An attempt must end all the same: its task would be running for ever."""
@@ -292,7 +292,7 @@ class Writer:
             self.healthy = False
             self._pause = 0.0
             self._refuse(batch, unknown=at_commit)
-            self._refuse(self._backlog.take_asked(), unknown=False)
+            self._refuse(self._backlog.take_asked())
             return
         if at_commit:
             adds = [work for work in batch if isinstance(work, Add)]
@@ -353,7 +353,7 @@ class Writer:
 
     def _recovers(self) -> bool:
         """Try to reach the failed database again; whoever asked meanwhile is refused."""
-        self._refuse(self._backlog.take_asked(), unknown=False)
+        self._refuse(self._backlog.take_asked())
         self._database.waiting_since(monotonic())
         try:
             self._connection = self._database.connect()
@@ -370,7 +370,7 @@ class Writer:
             self._disconnect()
         return self.healthy
 
-    def _refuse(self, batch: list[Work], *, unknown: bool, others_unknown: bool = False) -> None:
+    def _refuse(self, batch: list[Work], *, unknown: bool = False, others_unknown: bool = False) -> None:
         """Answer clients that it cannot be done now, and keep how attempts ended for later.
 
         :param unknown: whether it may have been done all the same; ``others_unknown`` of all but new tasks.
