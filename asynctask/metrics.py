@@ -20,13 +20,13 @@ from twisted.internet.defer import Deferred
 from asynctask import __version__
 from asynctask.model import ACCEPTED, CANCELLED, COMPLETED, FAILED, Status
 from asynctask.numbers import Families, Family, Sample
+from asynctask.registry import PLACES
 from asynctask.tallies import Counter, Histogram
 
 OTHER: Final = "other"
 """The label of what nobody has registered."""
 
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-PLACES: Final = ("reactor", "thread", "asyncio", "process")
 
 CALLBACKS: Final = {"delivered": "delivered", "pending": "retried", "failed": "failed"}
 """What a try leaves a callback, and what it is counted as."""
