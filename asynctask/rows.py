@@ -23,14 +23,13 @@ ENDED_COLUMNS: Final = (
 )
 """What `ended_row` gives, in this order."""
 
-
 BYTES_BESIDE: Final = 300
 """About what a waiting task takes in memory beside its name and input."""
 
 
 def new_row(task: Task) -> tuple[Any, ...]:
     """The row of a task that was just accepted."""
-    return _new(task, task.attempt, None, wire.change_json(task, task.accepted_at), 1)
+    return _new(task, None, wire.change_json(task, task.accepted_at), 1)
 
 
 def claimed_row(task: Task, owner: str) -> tuple[Any, ...]:
@@ -40,10 +39,10 @@ def claimed_row(task: Task, owner: str) -> tuple[Any, ...]:
     """
     at = wire.timestamp(task.accepted_at)
     history = f"{wire.entry_json(at, ACCEPTED, 0)},{wire.entry_json(at, RUNNING, task.attempt)}"
-    return _new(task, task.attempt, owner, history, 2)
+    return _new(task, owner, history, 2)
 
 
-def _new(task: Task, attempt: int, owner: str | None, history: str, n: int) -> tuple[Any, ...]:
+def _new(task: Task, owner: str | None, history: str, n: int) -> tuple[Any, ...]:
     callback = task.callback
     return (
         task.task_id,
@@ -51,7 +50,7 @@ def _new(task: Task, attempt: int, owner: str | None, history: str, n: int) -> t
         task.kind,
         task.input,
         task.status.value,
-        attempt,
+        task.attempt,
         task.timeout,
         task.retries,
         task.traceparent,
