@@ -123,6 +123,9 @@ def _check_folder(path: Path) -> None:
         ) from None
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise StartError(f"--store {path} cannot be read and written by this user")
+    real = _beside(path, "").parent
+    if not os.access(real, os.R_OK):
+        raise StartError(f"--store {path}: cannot read the folder {real}, which is to be synced")
 
 
 def _check_file(path: Path) -> None:

@@ -227,6 +227,12 @@ class UnsoundStores(FileTestCase):
             check(self.place)
         self.assertIn(f"cannot write into the folder {self.folder}", str(raised.exception))
 
+    def test_a_folder_that_cannot_be_read_is_named_since_it_could_not_be_synced(self) -> None:
+        self.folder.chmod(0o333)
+        self.addCleanup(self.folder.chmod, 0o700)
+        with nobody():
+            self.assertIn(f"cannot read the folder {self.folder}", self.complaint())
+
     def test_a_folder_of_a_read_only_file_system_is_named(self) -> None:
         if not Path("/sys/kernel").is_dir():
             raise SkipTest("No sysfs here")
