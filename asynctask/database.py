@@ -46,6 +46,16 @@ class Sqlite:
     :ivar readers: the threads that read; None in memory, where the writer's connection is the only one.
     """
 
+    shared = False
+    in_doubt = False
+    orphans = statements.ORPHANS
+    cut_off = statements.CUT_OFF
+    is_orphan = statements.IS_ORPHAN
+    add = staticmethod(batches.add)
+    claim = staticmethod(batches.claim)
+    end = staticmethod(batches.end)
+    tell = staticmethod(batches.tell)
+
     def __init__(self, place: Place, busy: float = BUSY, large_log: int = LARGE_LOG) -> None:
         self.owner = token_hex(8)
         self._place = place
@@ -165,16 +175,6 @@ class Sqlite:
                 driver.execute(f"PRAGMA busy_timeout = {int(self._busy * 1_000)}")
         if busy:
             self._look_at_log = monotonic() + BUSY_LOG
-
-    shared = False
-    in_doubt = False
-    orphans = statements.ORPHANS
-    cut_off = statements.CUT_OFF
-    is_orphan = statements.IS_ORPHAN
-    add = staticmethod(batches.add)
-    claim = staticmethod(batches.claim)
-    end = staticmethod(batches.end)
-    tell = staticmethod(batches.tell)
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; after a COMMIT that failed, only the driver knows of it."""
