@@ -127,8 +127,11 @@ class IStore(Interface):
     )
 
     def open(suspects: Iterable[Suspect], now: float, kinds: Collection[str]) -> dict[str, int]:
-        """Open for this process alone, and charge the tasks in which the last one died.
+        """Open, and charge the tasks in which the last process died.
 
+        :param suspects: attempts that were at work when it did.
+        :param now: seconds since the epoch.
+        :param kinds: those that have a handler here.
         :returns: for each kind that is not among ``kinds``, how many of its tasks have not ended.
         :raises StartError: it cannot be opened.
         """
