@@ -72,7 +72,7 @@ class Server:
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ready(self, within: float = 30) -> Self:
+    def ready(self, within: float = 120) -> Self:
         """Wait until it listens.
 
         :param within: seconds.
