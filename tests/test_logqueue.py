@@ -52,7 +52,7 @@ class QueueTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.sink = Sink()
-        self.queue = LogQueue(self.sink.write, without_time, patience=0.2)
+        self.queue = LogQueue(self.sink.write, without_time, patience=PATIENCE)
         self.addCleanup(self.queue.stop)
         self.addCleanup(self.sink.free.set)
         self.quick = QuickLogger("asynctask.test")
@@ -150,10 +150,12 @@ class Queued(QueueTestCase):
         self.assertLessEqual(PAUSE, 0.1)
 
     def test_many_lines_are_few_writes_and_in_order(self) -> None:
-        expected = []
+        self.until_stuck()
+        expected = ["info stuck"]
         for number in range(300):
             (self.quick if number % 3 else self.log).info("line", number=number)
             expected.append(f"info line number={number}")
+        self.sink.free.set()
         self.queue.stop()
         self.assertLessEqual(self.sink.written.qsize(), 300 / CHUNK + 1)
         self.assertEqual(self.sink.text().splitlines(), expected)
@@ -208,7 +210,6 @@ class Queued(QueueTestCase):
         self.log.info("one more")
         self.assertEqual(len(self.queue._waiting), MAX_WAITING)
         self.sink.free.set()
-        self.queue._patience = PATIENCE
         self.queue.stop()
         lines = self.sink.text().splitlines()
         self.assertEqual(len(lines), 1 + 1 + MAX_WAITING)
@@ -220,12 +221,12 @@ class Queued(QueueTestCase):
             self.log.info("x" * (MAX_CHARACTERS // 10))
         self.assertEqual(len(self.queue._waiting), 10)
         self.sink.free.set()
-        self.queue._patience = PATIENCE
         self.queue.stop()
         self.assertEqual(self.queue._characters, 0)
         self.assertIn("warn Log lines were lost lines=10\n", self.sink.text())
 
     def test_who_does_not_read_keeps_nobody_from_logging_or_ending(self) -> None:
+        self.queue._patience = 0.2
         self.until_stuck()
         self.log.info("more")
         self.queue.flush()
