@@ -78,7 +78,7 @@ class ProcessesTestCase(SynchronousTestCase):
 
     def wait_until_gone(self, pid: int) -> None:
         """Wait a little: a kill takes a moment."""
-        end = time.monotonic() + 2
+        end = time.monotonic() + PATIENCE
         while not gone(pid):
             self.assertLess(time.monotonic(), end, f"{pid} lives")
             time.sleep(0.005)

@@ -11,8 +11,9 @@ from zope.interface import implementer
 
 T = TypeVar("T")
 
-PATIENCE = 10
-"""Seconds for another thread to hand something over: it comes at once, or a test has failed."""
+PATIENCE = 60
+"""Seconds for another thread, or a process that is spawned for it, to hand something over: it comes at once
+where the machine has nothing else to do, and only a test that fails waits so long."""
 
 
 @implementer(IReactorFromThreads)
