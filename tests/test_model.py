@@ -86,9 +86,6 @@ MOVES: dict[str, Callable[[Task, float], Task]] = {
 }
 """What happens to tasks, called alike."""
 
-BY_ITSELF = [name for name in MOVES if name != "retry"]
-"""Those that nobody asks for, and those that only hasten the end."""
-
 RETRIES = 2
 DELAY = 4.0
 """Seconds between a failure and the next attempt."""

@@ -25,7 +25,6 @@ SMALL = 16 * 1024
 AFTER = 60.0
 """Seconds for the readers to have read all, once nothing happens any more."""
 
-MEGABYTE = 1024 * 1024
 _ID = re.compile(rb"^id: [0-9a-f]+\.([0-9]+)\.([0-9]+)$", re.MULTILINE)
 
 
