@@ -46,6 +46,7 @@ class Load(SynchronousTestCase):
         self.assertRegex(run.stdout, "(?s)Requests\n.*Checks\n.*Thresholds\n")
         summary = json.loads(exported.read_text())
         checks = summary["root_group"]["checks"]
+        self.assertEqual(len(checks), 4)
         for name, check in checks.items():
             self.assertGreater(check["passes"], 0, name)
         failed = {name: check["fails"] for name, check in checks.items() if check["fails"]}
