@@ -289,7 +289,15 @@ class Destinations(SynchronousTestCase):
 
     def test_without_standard_output_they_go_nowhere(self) -> None:
         """Its descriptor may be that of the store by now."""
-        destination(None, None).write(b"a line\n")
+        standard = os.dup(1)
+        with self.path.open("wb") as store:
+            os.dup2(store.fileno(), 1)
+            try:
+                destination(None, None).write(b"a line\n")
+            finally:
+                os.dup2(standard, 1)
+                os.close(standard)
+        self.assertEqual(self.path.read_bytes(), b"")
 
     def test_a_reader_who_takes_little_at_a_time_gets_all(self) -> None:
         read, write = os.pipe()
