@@ -87,6 +87,33 @@ class OptionsTestCase(SynchronousTestCase):
         return told
 
 
+GIVEN: Final = {
+    "port": 0,
+    "listen": "unix:/run/a.sock",
+    "hosts": ["tasks.example", "other.example"],
+    "insecure": 1,
+    "store": "sqlite://",
+    "modules": ["a", "b.c"],
+    "concurrency": 3,
+    "threads": 4,
+    "spawned": 1,
+    "processes": 4,
+    "no-http": 1,
+    "max-waiting": 9,
+    "keep": 0.5,
+    "grace": 2.5,
+    "log-format": "json",
+    "http": "twisted.web",
+    "access-log": 1,
+    "lease": 2,
+    "notify-store": "postgresql:///x",
+    "callbacks-to": ["10.0.0.0/8", "a.example"],
+    "callback-secret": "s",
+    "show-callback-secret": 1,
+}
+"""What is read where everything is given."""
+
+
 class Arguments(OptionsTestCase):
     """What is given on the command line."""
 
@@ -106,30 +133,7 @@ class Arguments(OptionsTestCase):
                 *("--lease=2", "--notify-store=postgresql:///x", "--processes=4"),
                 *("--access-log", "--no-http"),
             ),
-            {
-                "port": 0,
-                "listen": "unix:/run/a.sock",
-                "hosts": ["tasks.example", "other.example"],
-                "insecure": 1,
-                "store": "sqlite://",
-                "modules": ["a", "b.c"],
-                "concurrency": 3,
-                "threads": 4,
-                "spawned": 1,
-                "processes": 4,
-                "no-http": 1,
-                "max-waiting": 9,
-                "keep": 0.5,
-                "grace": 2.5,
-                "log-format": "json",
-                "http": "twisted.web",
-                "access-log": 1,
-                "lease": 2,
-                "notify-store": "postgresql:///x",
-                "callbacks-to": ["10.0.0.0/8", "a.example"],
-                "callback-secret": "s",
-                "show-callback-secret": 1,
-            },
+            GIVEN,
         )
 
     def test_a_port_has_a_short_name(self) -> None:
@@ -239,7 +243,7 @@ class Variables(OptionsTestCase):
         self.assertEqual(
             options(
                 PORT="0",
-                LISTEN="tcp:80",
+                LISTEN="unix:/run/a.sock",
                 HOST="tasks.example, Other.Example",
                 INSECURE="1",
                 STORE="sqlite://",
@@ -258,30 +262,7 @@ class Variables(OptionsTestCase):
                 PROCESSES="4",
                 NO_HTTP="1",
             ),
-            {
-                "port": 0,
-                "listen": "tcp:80",
-                "hosts": ["tasks.example", "other.example"],
-                "insecure": 1,
-                "store": "sqlite://",
-                "modules": ["a", "b.c"],
-                "concurrency": 3,
-                "threads": 4,
-                "spawned": 1,
-                "processes": 4,
-                "no-http": 1,
-                "max-waiting": 9,
-                "keep": 0.5,
-                "grace": 2.5,
-                "log-format": "json",
-                "http": "twisted.web",
-                "access-log": 1,
-                "lease": 2,
-                "notify-store": "postgresql:///x",
-                "callbacks-to": ["10.0.0.0/8", "a.example"],
-                "callback-secret": "s",
-                "show-callback-secret": 0,
-            },
+            GIVEN | {"show-callback-secret": 0},
         )
 
     def test_the_command_line_has_the_last_word(self) -> None:
