@@ -78,7 +78,7 @@ def docs(session: nox.Session) -> None:
     session.run("towncrier", "build", "--draft", "--version", "next")
     if session.posargs:
         session.run("towncrier", "check", "--compare-with", *session.posargs)
-    session.run("python", "-m", "twisted.trial", "tests.test_docs")
+    session.run("python", "-m", "twisted.trial", "tests.test_docs", "tests.test_pages")
 
 
 @nox.session

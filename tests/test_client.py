@@ -32,8 +32,8 @@ from asynctask.sending import LONGEST_PAUSE, MAX_ANSWER
 from asynctask.stream import MAX_EVENT, Events
 from tests.certificates import ServerSettings, certificate_for
 from tests.faults.server import Server
+from tests.pages import blocks
 from tests.test_api import BASE, ApiTestCase
-from tests.test_docs import PYTHON, ROOT
 
 T = TypeVar("T")
 
@@ -51,7 +51,6 @@ TASK = {
     "of_a_newer_service": {"x": 1},
 }
 ACCEPTED = {"task_id": "task_1", "name": "a", "status": "accepted", "message": "m", "newer": 1}
-EVENT_STREAM = {"Content-Type": "text/event-stream"}
 
 
 def event(kind: str, data: object, position: str | None = None) -> bytes:
@@ -779,8 +778,7 @@ class RealServerTests(SocketTestCase):
         self.folder.mkdir()
         self.lines: list[str] = []
         self.samples: dict[str, Any] = {"__name__": "sample"}
-        page = (ROOT / "docs" / "client.md").read_text("utf-8")
-        for code in PYTHON.findall(page):
+        for code in blocks("docs/client.md", "python"):
             exec(code, self.samples)
         self.samples["print"] = lambda *words: self.lines.append(" ".join(map(str, words)))
 

@@ -1,4 +1,4 @@
-"""The commands of README and docs, run as a newcomer would; the links that lead on."""
+"""The commands, samples and files of README and docs, run as a newcomer would."""
 
 import json
 import os
@@ -17,27 +17,24 @@ import psycopg
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask.options import Options
+from asynctask.signing import Signer, new_secret
 from tests import postgres
 from tests.faults.server import Server
+from tests.pages import ROOT, blocks, metric_rows, text
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETUP = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install \S+ && \.venv/bin/")
 PATIENCE = 300
 """Seconds for an installation from an index far away."""
-
-
-def commands(page: Path) -> list[str]:
-    """The shell blocks of a page."""
-    return SHELL.findall(page.read_text("utf-8"))
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class ReadmeTests(SynchronousTestCase):
@@ -90,7 +87,7 @@ class ReadmeTests(SynchronousTestCase):
         return done.stdout
 
     def test_its_commands_do_what_it_says(self) -> None:
-        run, post, look, run_own, post_own, test = commands(ROOT / "README.md")
+        run, post, look, run_own, post_own, test = blocks("README.md", "sh")
         self.assertIn("twisted.trial tests", test)  # what runs this very test
         self.assertRegex(run, SETUP)
         self.start(run)
@@ -101,12 +98,12 @@ class ReadmeTests(SynchronousTestCase):
         self.assertIn('"generate-report"', self.run_block(look))
         self.wait_for("Task completed", 10)
         if shutil.which("sqlite3") is not None:
-            (read,) = commands(ROOT / "docs" / "operating.md")
+            (read,) = blocks("docs/operating.md", "sh")
             self.assertEqual(self.run_block(read), "completed|1\n")
             self.assertTrue((self.folder / "copy.sqlite").exists())
         self.stop()
 
-        (handler,) = PYTHON.findall((ROOT / "README.md").read_text("utf-8"))
+        (handler,) = blocks("README.md", "python")
         self.assertLessEqual(len(handler.splitlines()), 12)
         (self.folder / "mytasks.py").write_text(handler)
         self.start(run_own)
@@ -118,13 +115,12 @@ class HttpTests(SynchronousTestCase):
     """The commands and samples of docs/http.md."""
 
     def setUp(self) -> None:
-        self.page = ROOT / "docs" / "http.md"
         folder = Path(self.mktemp())
         folder.mkdir()
         self.server = self.enterContext(Server(folder)).ready()
 
     def test_a_task_is_followed_with_curl(self) -> None:
-        (follow,) = commands(self.page)
+        (follow,) = blocks("docs/http.md", "sh")
         told = subprocess.run(
             ["bash", "-ec", follow.replace("localhost:8080", f"localhost:{self.server.port}")],
             capture_output=True,
@@ -137,7 +133,7 @@ class HttpTests(SynchronousTestCase):
         self.assertEqual(events, [f"event: {kind}" for kind in kinds])
 
     def test_tasks_are_followed_with_httpx_sse(self) -> None:
-        (sample,) = PYTHON.findall(self.page.read_text("utf-8"))
+        (sample,) = blocks("docs/http.md", "python")
         names: dict[str, Any] = {"__name__": "sample"}
         exec(sample, names)
         with httpx.Client(base_url=f"http://localhost:{self.server.port}") as client:
@@ -150,19 +146,16 @@ class HttpTests(SynchronousTestCase):
                 next(names["follow"](client, "/api/tasks/nonsense/events"))
 
 
-class ScaleTests(SynchronousTestCase):
-    """The statements and files of docs/scale.md, looked at by those whose files they are."""
+class FilesTests(SynchronousTestCase):
+    """The statements and files of docs, looked at by those whose files they are."""
 
     def setUp(self) -> None:
-        self.text = (ROOT / "docs" / "scale.md").read_text("utf-8")
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
 
-    def blocks(self, language: str) -> list[str]:
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
-
     def test_the_statements_run(self) -> None:
-        statements = [block for block in self.blocks("sql") if not block.startswith("ALTER SYSTEM")]
+        found = blocks("docs/scale.md", "sql")
+        statements = [block for block in found if not block.startswith("ALTER SYSTEM")]
         self.assertEqual(len(statements), 2)
         database = postgres.new_database()
         self.addCleanup(postgres.drop, database)
@@ -170,63 +163,69 @@ class ScaleTests(SynchronousTestCase):
             for statement in statements:
                 connection.execute(statement.encode())
 
-    def test_nginx_takes_its_file(self) -> None:
-        if shutil.which("nginx") is None:
+    def test_nginx_takes_its_files(self) -> None:
+        nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        if nginx is None:
             raise SkipTest("nginx is not there")
-        (block,) = self.blocks("nginx")
+        (machines,), (location,) = blocks("docs/scale.md", "nginx"), blocks("docs/operating.md", "nginx")
         conf = self.folder / "nginx.conf"
-        # Low ports are not everybody's.
-        block = re.sub(r"listen \d+", lambda _: f"listen 127.0.0.1:{free_port()}", block)
-        conf.write_text(f"pid {self.folder}/pid; events {{}} http {{ access_log off; {block} }}")
-        tried = subprocess.run(
-            ["nginx", "-t", "-p", self.folder, "-e", "stderr", "-c", conf],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        self.assertEqual(tried.returncode, 0, tried.stderr)
+        for block in (machines, f"server {{ listen 80; {location} }}"):
+            # Low ports are not everybody's.
+            block = re.sub(r"listen \d+", lambda _: f"listen 127.0.0.1:{free_port()}", block)
+            conf.write_text(f"pid {self.folder}/pid; events {{}} http {{ access_log off; {block} }}")
+            tried = run(nginx, "-t", "-p", self.folder, "-e", "stderr", "-c", conf)
+            self.assertEqual(tried.returncode, 0, tried.stderr)
 
-    def test_systemd_takes_its_file(self) -> None:
+    def test_systemd_takes_its_files(self) -> None:
         if shutil.which("systemd-analyze") is None:
             raise SkipTest("systemd-analyze is not there")
-        unit, *_ = self.blocks("ini")
-        unit = unit.replace("/srv/asynctask/.venv/bin/python", sys.executable)
-        if not self.complaints(unit.replace("Restart=always", "Restart=perhaps")):
-            raise SkipTest("systemd-analyze does not work here")
-        self.assertEqual(self.complaints(unit), [])
+        for page in ("docs/scale.md", "docs/operating.md"):
+            unit, *_ = blocks(page, "ini")
+            unit = unit.replace("/srv/asynctask/.venv/bin/python", sys.executable)
+            if not self.complaints(unit.replace("Restart=always", "Restart=perhaps")):
+                raise SkipTest("systemd-analyze does not work here")
+            self.assertEqual(self.complaints(unit), [], page)
 
     def complaints(self, unit: str) -> list[str]:
         """What systemd has to say of a unit."""
         (self.folder / "asynctask@.service").write_text(unit)
-        tried = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", self.folder / "asynctask@worker.service"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        tried = run("systemd-analyze", "verify", "--man=no", self.folder / "asynctask@worker.service")
         return [line for line in tried.stderr.splitlines() if "asynctask@" in line]
 
-    def test_its_variables_are_those_of_options(self) -> None:
-        named = set(re.findall(r"^ASYNCTASK_(\w+)=", self.text, re.MULTILINE))
+    def test_prometheus_takes_its_file_and_its_alerts(self) -> None:
+        if shutil.which("promtool") is None:
+            raise SkipTest("promtool (Debian's package prometheus) is not there")
+        (scrape,) = blocks("docs/operating.md", "yaml")
+        (self.folder / "prometheus.yml").write_text(scrape)
+        tried = run("promtool", "check", "config", self.folder / "prometheus.yml")
+        self.assertEqual(tried.returncode, 0, tried.stderr)
+        (alerts,) = (block for block in blocks("docs/operating.md", "") if "rate(" in block)
+        rules = [{"alert": f"a{n}", "expr": rule} for n, rule in enumerate(alerts.split("\n\n"))]
+        (self.folder / "rules.yml").write_text(json.dumps({"groups": [{"name": "a", "rules": rules}]}))
+        tried = run("promtool", "check", "rules", self.folder / "rules.yml")
+        self.assertEqual(tried.returncode, 0, tried.stderr)
+        named = {name.removesuffix("_bucket") for name in re.findall(r"asynctask_\w+", alerts)}
+        self.assertLessEqual(named, metric_rows().keys())
+
+    def test_the_variables_are_those_of_options(self) -> None:
         known = {name.replace("-", "_").upper() for name in Options({}).synonyms}
-        self.assertGreater(len(named), 5)
-        self.assertLessEqual(named, known)
+        for page in ("docs/scale.md", "docs/operating.md"):
+            named = set(re.findall(r"(?:^|`|Environment=)ASYNCTASK_(\w+)=", text(page), re.MULTILINE))
+            self.assertGreater(len(named), 5, page)
+            self.assertLessEqual(named, known, page)
 
 
-class LinkTests(SynchronousTestCase):
-    """Whatever a page names is there."""
+class CallbackTests(SynchronousTestCase):
+    """The sample of docs/callbacks.md."""
 
-    def test_links_lead_somewhere(self) -> None:
-        for page in PAGES:
-            for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
-                self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
-
-    def test_the_options_are_those_of_the_command(self) -> None:
-        text = (ROOT / "docs" / "operating.md").read_text("utf-8")
-        listed = subprocess.run(
-            [sys.executable, "-m", "asynctask", "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        options = set(re.findall(r"--([a-z-]+)=? ", listed)) - {"help", "version", "port"}
-        self.assertGreater(len(options), 5)
-        for option in options:
-            self.assertIn(f"`--{option}`", text)
+    def test_a_receiver_takes_what_was_signed_and_nothing_else(self) -> None:
+        (sample,) = blocks("docs/callbacks.md", "python")
+        told: list[tuple[Any, ...]] = []
+        secret = new_secret()
+        names: dict[str, Any] = {"print": lambda *words: told.append(words)}
+        exec(sample.replace("whsec_…", secret), names)
+        body = '{"type":"task.completed","data":{"task_id":"task_1"}}'
+        headers = Signer([secret]).headers("task_1.1", time.time(), body)
+        self.assertEqual(names["received"](headers, body.encode()), 204)
+        self.assertEqual(names["received"](headers, body.encode() + b" "), 401)
+        self.assertEqual(told, [("task.completed", "task_1")])

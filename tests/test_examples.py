@@ -23,16 +23,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.client import Json
 from tests.faults.server import Server
+from tests.pages import ROOT, blocks
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ("thumbnails", "report", "pages", "pages_asyncio")
-HANDLERS = (ROOT / "docs" / "handlers.md").read_text("utf-8")
+PAGE = "docs/handlers.md"
 ENDED = ("completed", "failed", "cancelled")
-
-
-def blocks(language: str) -> list[str]:
-    """The blocks of docs/handlers.md in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", HANDLERS, re.MULTILINE | re.DOTALL)
 
 
 def named(number: int, code: str) -> str:
@@ -41,7 +36,9 @@ def named(number: int, code: str) -> str:
     return comment[1] if comment else f"sample{number}"
 
 
-SAMPLES = {named(number, code): code for number, code in enumerate(blocks("python")) if "@task" in code}
+SAMPLES = {
+    named(number, code): code for number, code in enumerate(blocks(PAGE, "python")) if "@task" in code
+}
 
 TRIED: dict[str, tuple[Json, Any]] = {
     "words": ({"path": "text.txt", "least": 4}, {"words": 3}),
@@ -147,6 +144,16 @@ class ServiceTestCase(SynchronousTestCase):
             *("-d", json.dumps(body)),
         )
 
+    def shell(self, command: str) -> Json:
+        """The answer to a command of a page."""
+        command = command.replace("localhost:8080", f"localhost:{self.server.port}")
+        script = "curl() { command curl --silent --show-error --noproxy '*' \"$@\"; }\n"
+        done = subprocess.run(
+            ["bash", "-ec", script + command], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        answer: Json = json.loads(done.stdout)
+        return answer
+
     def run_task(self, kind: str, **given: Any) -> Json:
         """The task, at its end."""
         task = self.post({"name": "test", "kind": kind, "input": given})
@@ -166,16 +173,7 @@ class ExampleTestCase(ServiceTestCase):
         """The task that the second command of its docstring gives."""
         start, command = self.commands(name)
         self.assertEqual(start, f"twistd -n asynctask --tasks {name}")
-        command = command.replace("localhost:8080", f"localhost:{self.server.port}")
-        script = "curl() { command curl --silent --show-error --noproxy '*' \"$@\"; }\n"
-        done = subprocess.run(
-            ["bash", "-ec", script + command.replace("https://example.com", site)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        task: Json = json.loads(done.stdout)
+        task = self.shell(command.replace("https://example.com", site))
         self.assertEqual((task["kind"], task["status"]), (name, "completed"), task)
         return task
 
@@ -338,8 +336,17 @@ class HandlersPageTests(ServiceTestCase):
             task = self.run_task(kind, **given)
             self.assertEqual((task["status"], task["result"]), ("completed", result), task)
 
+    def test_its_first_commands_are_taken(self) -> None:
+        (shell,) = blocks(PAGE, "sh")
+        start, command = shell.strip().split("\n\n")
+        self.assertEqual(start, "twistd -n asynctask --tasks words")
+        (self.folder / "book.txt").write_text("once upon\na time there was\n")
+        accepted = self.shell(command)
+        task = self.curl("-H", "Prefer: wait=20", self.url(f"/api/tasks/{accepted['task_id']}"))
+        self.assertEqual((task["status"], task["result"]), ("completed", {"words": 1}), task)
+
     def test_a_bad_input_is_answered_as_the_page_says(self) -> None:
-        asked, answered = blocks("json")
+        asked, answered = blocks(PAGE, "json")
         self.assertEqual(self.post(json.loads(asked)), json.loads(answered))
 
     def test_a_failure_is_tried_again_and_a_permanent_one_is_not(self) -> None:
@@ -369,7 +376,7 @@ class HandlersPageTests(ServiceTestCase):
         self.assertFalse(path.with_suffix(".part").exists())
 
     def test_the_service_file_starts_a_service(self) -> None:
-        (code,) = (code for code in blocks("python") if "@task" not in code)
+        (code,) = (code for code in blocks(PAGE, "python") if "@task" not in code)
         (self.folder / "service.tac").write_text(code.replace("8080", "0"))
         service = subprocess.Popen(
             [Path(sys.executable).parent / "twistd", "--pidfile=", "-n", "-y", "service.tac"],

@@ -1,5 +1,6 @@
 """The numbers for Prometheus: that they are all there, that they are right, and that labels are bounded."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from asynctask.model import ACCEPTED, COMPLETED
 from asynctask.registry import KINDS, Kind, kinds_of
 from asynctask.service import AsyncTask
 from asynctask.sqlite import Place
+from tests.pages import metric_rows
 from tests.test_api import BASE, START, ApiTestCase
 from tests.turns import Turns
 
@@ -117,6 +119,18 @@ class FamilyTests(MetricsTestCase):
             labels = {name for one in family.samples for name in one.labels} - {"le"}
             found[family.name] = (family.type, labels)
         self.assertEqual(found, {f"asynctask_{name}": what for name, what in FAMILIES.items()})
+
+    def test_the_page_tells_of_every_metric_with_its_labels(self) -> None:
+        ends = {"counter": "_total"}
+        expected = {
+            f"asynctask_{name}{ends.get(kind, '')}": (labels, kind == "histogram")
+            for name, (kind, labels) in FAMILIES.items()
+        }
+        told = {
+            name: (set(re.findall(r"`(\w+)`", row.partition("|")[0])), "| histogram:" in row)
+            for name, row in metric_rows().items()
+        }
+        self.assertEqual(told, expected)
 
     def test_every_metric_says_what_it_is(self) -> None:
         for family in self.families():

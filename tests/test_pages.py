@@ -1,0 +1,130 @@
+"""What README and docs say: links that lead on, options, and numbers that are those of the code."""
+
+import re
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import (
+    answers,
+    api,
+    deliveries,
+    followers,
+    heads,
+    lanes,
+    leash,
+    logqueue,
+    logs,
+    loop,
+    places,
+    postgres,
+    posting,
+    retention,
+    runner,
+    sharing,
+    statements,
+    supervisor,
+    ticking,
+    watch,
+    wire,
+)
+from asynctask.options import PARAMETERS, SEATS, Options
+from tests.pages import PAGES, text
+
+SAID = {
+    "docs/callbacks.md": (
+        f"there are {posting.DEADLINE:g} seconds for all of it",
+        f"The second try comes after {deliveries.FIRST:g} seconds",
+        f"up to {deliveries.LONGEST / 3_600:g} hours",
+        f"One host has at most {lanes.A_HOST} connections, all together {lanes.AT_ONCE}, "
+        f"of which {lanes.AT_ONCE // lanes.PART} are only for hosts that answered",
+    ),
+    "docs/handlers.md": (
+        f"Steps of more than {runner.BLOCKING:g} ms are named",
+        f"it goes on for {runner.UNWIND:g} seconds",
+        f"when {places.MAX_ABANDONED} hang, tasks for threads are refused",
+        f"when {loop.MAX_HELD} are held, tasks for asyncio are refused",
+    ),
+    "docs/http.md": (
+        f"strict JSON in UTF-8 of at most {answers.MAX_BODY >> 10} KiB",
+        f"`ResultTooLarge` (over {wire.MAX_RESULT >> 20} MiB)",
+        f"history the first {statements.KEPT_CHANGES:,} changes are kept",
+        f"or the last {retention.MOST_EVENTS >> 20} MiB of them",
+        f"the progress of up to {sharing.HEARD:,} tasks is told",
+        f"A comment comes every {followers.COMMENT_EVERY:g} seconds",
+        f"Who reads nothing for {followers.PATIENCE:g} seconds is dropped",
+        f"every bad field (the first {wire.MAX_ERRORS:,})",
+        f"not complete {ticking.HEAD_TIME} seconds after its first byte",
+        f"the head is over {heads.MAX_HEAD >> 10} KiB or {heads.MAX_FIELDS} fields",
+        f"or {api.MAX_FOLLOWERS:,} clients follow events already",
+    ),
+    "docs/operating.md": (
+        f"holds the reactor for more than {runner.BLOCKING:g} ms is named",
+        f"does not end within {runner.UNWIND:g} seconds",
+        f"when {places.MAX_ABANDONED} of them hang",
+        f"up to {logqueue.MAX_WAITING:,} wait, the rest is lost",
+        f"is rotated at {logs.ROTATE_AT // 1_000_000} MB",
+    ),
+    "docs/scale.md": (
+        f"one that has not {supervisor.LAST:g} seconds after its `--grace` is killed",
+        f"`--grace` and {supervisor.LAST:g} seconds more",
+        f"then two, up to {supervisor.LONGEST_PAUSE:g}",
+        f"a statement ends after {postgres.PATIENCE:g} seconds",
+        f"that says nothing for {leash.LONGEST:g} is cut",
+    ),
+}
+"""What pages say of numbers that other tests only call by their names."""
+
+IN_WORDS = {
+    "one that holds it for more than a second has its stack": watch.HELD == 1,
+    "and ten old ones are kept": logs.FILES_KEPT == 10,
+    "a body makes no progress for a minute, or is not whole after five": (
+        (ticking.IDLE, ticking.BODY_TIME) == (60, 300)
+    ),
+    "a day of it, or 256 MiB": retention.EVENTS_KEPT == 86_400,
+    "The last try is three days after the end": deliveries.GIVE_UP == 3 * 86_400,
+    "After a minute of life the next pause is a second again": (
+        (supervisor.SOUND, supervisor.FIRST_PAUSE) == (60, 1)
+    ),
+}
+"""The same of what is said in words."""
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name in a page: its headings, as GitHub does."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+class PagesTests(SynchronousTestCase):
+    """Whatever a page names is there, and as it says."""
+
+    def test_links_lead_somewhere(self) -> None:
+        for page in PAGES:
+            for link, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text("utf-8")):
+                there = page.parent / link if link else page
+                self.assertTrue(there.exists(), f"{page.name}: {link}")
+                if heading:
+                    self.assertIn(heading, anchors(there), f"{page.name}: {link}")
+
+    def test_the_options_are_those_of_the_command_with_their_defaults(self) -> None:
+        row = r"^\| (?:`-p`, )?`--([a-z-]+)` \| ?([^|]*)\|([^|]*)\|"
+        rows = re.findall(row, text("docs/operating.md"), re.MULTILINE)
+        options = Options({}).synonyms.keys() - {"help", "version", "p"}
+        self.assertCountEqual([name for name, *_ in rows], options)
+        defaults = {name: str(default) for name, _, default, _ in PARAMETERS if default is not None}
+        defaults["concurrency"] = str(SEATS)
+        for name, variable, default in rows:
+            if name != "show-callback-secret":
+                self.assertRegex(variable, f"^`ASYNCTASK_{name.replace('-', '_').upper()}\\b")
+            if name in defaults:
+                self.assertEqual(re.sub("[`, ]", "", default), defaults[name], name)
+
+    def test_its_numbers_are_those_of_the_code(self) -> None:
+        read = {page: " ".join(text(page).split()) for page in SAID}
+        for page, sentences in SAID.items():
+            for sentence in sentences:
+                self.assertIn(sentence, read[page], page)
+        for sentence, is_true in IN_WORDS.items():
+            self.assertIn(sentence, " ".join(read.values()))
+            self.assertTrue(is_true, sentence)
