@@ -8,8 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import (
     answers,
     api,
+    backlog,
     deliveries,
     followers,
+    headers,
     heads,
     lanes,
     leash,
@@ -48,6 +50,7 @@ SAID = {
     "docs/http.md": (
         f"strict JSON in UTF-8 of at most {answers.MAX_BODY >> 10} KiB",
         f"`ResultTooLarge` (over {wire.MAX_RESULT >> 20} MiB)",
+        f"gives the first 202 again, for {headers.KEY_KEPT // 3_600} hours",
         f"history the first {statements.KEPT_CHANGES:,} changes are kept",
         f"or the last {retention.MOST_EVENTS >> 20} MiB of them",
         f"the progress of up to {sharing.HEARD:,} tasks is told",
@@ -70,6 +73,7 @@ SAID = {
         f"`--grace` and {supervisor.LAST:g} seconds more",
         f"then two, up to {supervisor.LONGEST_PAUSE:g}",
         f"a statement ends after {postgres.PATIENCE:g} seconds",
+        f"wait in memory, {backlog.MAX_KEPT >> 20} MiB of them",
         f"that says nothing for {leash.LONGEST:g} is cut",
     ),
 }
@@ -82,6 +86,7 @@ IN_WORDS = {
         (ticking.IDLE, ticking.BODY_TIME) == (60, 300)
     ),
     "a day of it, or 256 MiB": retention.EVENTS_KEPT == 86_400,
+    "still has what is answered within two seconds": ticking.LEAVING == 2,
     "The last try is three days after the end": deliveries.GIVE_UP == 3 * 86_400,
     "After a minute of life the next pause is a second again": (
         (supervisor.SOUND, supervisor.FIRST_PAUSE) == (60, 1)
