@@ -418,6 +418,31 @@ class LifeTests(CallbacksTestCase):
         self.advance(SELDOM)
         self.assertEqual(len(self.sent), 1)
 
+    def test_what_a_stop_leaves_no_time_to_keep_is_told_again(self) -> None:
+        self.answers = lambda _: None
+        task = self.ended()
+        self.store._writer.healthy = False
+        stopped = self.callbacks.stop(2)
+        self.reply(self.sent[0], Answer(200))
+        self.successResultOf(stopped)
+        self.store._writer.healthy = True
+        self.assertEqual(self.logged("Callback delivered"), [])
+        self.answers = lambda _: Answer(200)
+        self.restart()
+        self.assertEqual((len(self.sent), self.callback(task).state), (2, "delivered"))
+
+    def test_a_delivery_that_fails_for_a_bug_is_made_again(self) -> None:
+        def broken(*_: object) -> Deferred[Any]:
+            raise ValueError("a bug")
+
+        sound = self.store.outbox.outcome
+        self.store.outbox.outcome = broken  # type: ignore[method-assign, assignment]
+        task = self.ended()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.store.outbox.outcome = sound  # type: ignore[method-assign]
+        self.advance(SOON)
+        self.assertEqual(self.callback(task).state, "delivered")
+
     def test_while_the_store_fails_nothing_is_sent(self) -> None:
         task = self.running()
         self.store._writer.healthy = False

@@ -351,6 +351,15 @@ class Looks(ClaimsTestCase):
         office.advance(2)
         self.assertEqual((office.begun, office.clock.getDelayedCalls()), ([], []))
 
+    def test_a_stop_leaves_no_call_behind(self) -> None:
+        office = self.open(SIMULATE, FETCH, reactor=2)
+        office.submit("simulate", "a", delay=1)
+        office.submit("fetch", "b", delay=9)
+        office.advance(1)  # the first look has come, the second is still planned
+        self.assertEqual((office.begun, len(office.clock.getDelayedCalls())), (["a"], 1))
+        office.claims.stop()
+        self.assertEqual(office.clock.getDelayedCalls(), [])
+
 
 class Asked:
     """A store that answers claims when the test does."""

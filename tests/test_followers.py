@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from asynctask import api, sse, wire
 from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
-from asynctask.model import CANCELLED, Unavailable
+from asynctask.model import CANCELLED, Deleted, Unavailable
 from asynctask.retention import BATCH
 from asynctask.sse import Position
 from tests.following import Following
@@ -259,6 +259,22 @@ class OneTests(FollowTestCase):
         self.assertEqual(paused.events[-1].data, {"task_id": task_id})
         self.assertTrue(paused.over)
         self.assertEqual(self.follow_one(task_id, Last_Event_ID=paused.last_id).status, 404)
+
+    def test_who_follows_a_task_that_is_gone_before_its_end_is_told_so(self) -> None:
+        following = self.follow_one(task_id := self.submit(delay=50))
+        # Such as one whose commit failed, came back after all, and was taken back.
+        self.feed.publish(self.feed.now.seq, [Deleted(task_id, "simulate")])
+        self.assertEqual(following.told, ["accepted 0", "deleted"])
+        self.assertEqual(following.last_id, sse.count_id(task_id, 2))
+        self.assertTrue(following.over)
+
+    def test_a_change_of_which_this_process_has_not_heard_is_read(self) -> None:
+        following = self.follow_one(task_id := self.submit(delay=50))
+        self.store.published = lambda _seq, _news: None
+        self.act(task_id, "cancel")
+        self.store.published = self.feed.publish
+        self.act(task_id, "retry")
+        self.assertEqual(following.told, ["accepted 0", "cancelled 0", *LIFE])
 
     def test_a_store_that_cannot_be_read_is_asked_again(self) -> None:
         task_id = self.submit(duration=9)

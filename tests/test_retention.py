@@ -275,6 +275,25 @@ class Pace(SynchronousTestCase):
             clock.advance(2 * store.for_events)
         self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST, FEWEST])
 
+    def test_events_alone_may_take_long(self) -> None:
+        clock = Clock()
+        store = Full(clock)
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        clock.advance(PAUSE)
+        store.for_events = LONG + 0.01
+        for _ in range(2):
+            clock.advance(2 * store.for_events)
+        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST])
+
+    def test_others_have_as_long_as_a_batch_took_before_the_next(self) -> None:
+        clock = Clock()
+        store = Full(clock)
+        store.seconds = 0.125
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        for seconds, asked in ((PAUSE, 1), (store.seconds - PAUSE / 2, 1), (PAUSE, 2)):
+            clock.advance(seconds)
+            self.assertEqual(len(store.asked), asked)
+
     def test_it_does_not_go_by_how_long_they_waited_for_others(self) -> None:
         clock = Clock()
         store = Full(clock)

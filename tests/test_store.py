@@ -135,6 +135,14 @@ class SqliteTroubleTests(OnFile):
         self.assertIs(self.get(task).status, COMPLETED)
         self.assertEqual(self.store.unfinished, 0)
 
+    def test_what_came_back_is_not_told_again_at_the_next_failure(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1, reach_disk=True)
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.assertEqual(self.kept(), [(1, ["accepted 1", "running 2"]), (2, ["completed 3"])])
+
     def test_a_failed_attempt_whose_end_came_back_has_its_next_one(self) -> None:
         task = self.run_one(retries=1)
         self.fail_commits(1, reach_disk=True)
@@ -191,6 +199,16 @@ class SqliteTroubleTests(OnFile):
         again = self.claim()
         self.assertEqual([task.status for task in again.tasks], [RUNNING])
         self.assertEqual(self.started, again.tasks)
+
+    def test_a_claim_that_is_made_again_outlives_the_next_failure(self) -> None:
+        self.add(self.new())
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.claim)
+        (task,) = self.claim().tasks
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.assertIs(self.get(task).status, RUNNING)
+        self.assertIs(self.wait(self.store.end(complete(task, "1", NOW), NOW)), COMPLETED)
 
     def add_once(self, waiting: list[Task], starting: list[Task]) -> Any:
         return self.wait(self.store.add_once(waiting, starting, Key("k", "d", "answer", NOW + 9), NOW))
@@ -264,6 +282,13 @@ class SqliteTroubleTests(OnFile):
         self.add(self.new("kept"))
         self.assertEqual(self.names(), ["kept"])
 
+    def test_what_was_never_begun_is_surely_not_done(self) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            error = self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.assertEqual(error.type, "about:blank")
+        self.recover()
+
     def test_neighbours_of_a_bad_task_are_refused_where_the_database_fails_too(self) -> None:
         self.fail_commits(2)
         waits = [self.store.add([self.new(name)], []) for name in ("first", "\ud800", "third")]
@@ -271,6 +296,13 @@ class SqliteTroubleTests(OnFile):
             self.assertRaises(Unavailable, self.wait, wait)
         self.recover()
         self.assertEqual(self.names(), [])
+
+    def test_only_of_those_that_were_tried_the_outcome_is_unknown(self) -> None:
+        self.fail_commits(2)
+        waits = [self.store.add([self.new(name)], []) for name in ("first", "\ud800", "third")]
+        types = [self.assertRaises(Unavailable, self.wait, wait).type for wait in waits]
+        self.assertEqual(types, [OutcomeUnknown("").type, "about:blank", "about:blank"])
+        self.recover()
 
     def test_a_database_that_cannot_be_opened_again_is_tried_again(self) -> None:
         connect, tries = self.store._database.connect, []
@@ -300,6 +332,15 @@ class SqliteTroubleTests(OnFile):
             while self.store.healthy:
                 self.store._writer._thread.join(0.01)
         self.reopen()
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_an_end_of_the_last_moment_is_written(self) -> None:
+        task = self.run_one()
+        self.store.end(complete(task, "1", NOW), NOW)
+        closed = self.store.close()
+        self.store._writer._thread.join(PATIENCE)
+        self.wait(closed)
+        self.store = self.open()
         self.assertEqual(self.get(task).status, COMPLETED)
 
     def test_a_log_that_cannot_be_shortened_stops_nothing(self) -> None:
