@@ -6,7 +6,7 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-from asynctask.works import Add, Call, Save, Work
+from asynctask.works import CLAIM, Add, Call, Save, Work
 
 MAX_WAITING: Final = 64 * 1024 * 1024
 """Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
@@ -39,6 +39,13 @@ tells those who follow is read and decoded in one go, and a server has a second 
 BEHIND: Final = 5_000
 """Ends that wait, or a quarter of the bytes that may, from which on no further task begins."""
 
+CLAIMS: Final = 4
+"""Claims of one transaction with a server that many share, until it is known how long they take there: each
+asks several times, and the server may be far."""
+
+CLAIMING: Final = 0.3
+"""Seconds that a transaction with claims is to take there: a client may wait for the next."""
+
 GIVEN: Final = 0.05
 """Seconds that the writer waits until its answers are given: more than a turn under full load, and so short
 that nobody notices when a handler holds the reactor."""
@@ -62,6 +69,10 @@ class Backlog:
         self._fresh_kept = 0
         self._asked: deque[Add | Call] = deque()
         self._saves: deque[Save] = deque()
+        self._claims: deque[Call] = deque()
+        self._room = CLAIMS
+        self._claimed = 0
+        self._began = 0.0
         self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
         self._bytes = 0
         self._kept = 0
@@ -112,6 +123,8 @@ class Backlog:
             for work in fresh:
                 if isinstance(work, Save):
                     self._saves.append(work)
+                elif not self.patient and isinstance(work, Call) and work.order.startswith(CLAIM):
+                    self._claims.append(work)
                 else:
                     work.at = now
                     self._asked.append(work)
@@ -139,11 +152,12 @@ class Backlog:
     @property
     def waits(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._asked or self._saves)
+        return bool(self._asked or self._saves or self._claims)
 
     def wait(self) -> bool:
         """Wait for work; tell whether to go on."""
         with self._wakeup:
+            self._learn()
             self._wakeup.wait_for(lambda: self.waits or self._closing)
             self._wakeup.wait_for(self._may_go_on, GIVEN)
             return self.waits or not self._closing
@@ -155,9 +169,13 @@ class Backlog:
             return not self._closing
 
     def take(self) -> list[Work]:
-        """The next transaction: all that somebody waits for, and some of the ends of attempts."""
+        """The next transaction: all that somebody waits for, some claims and some ends of attempts."""
         with self._wakeup:
+            self._learn()
             batch = self.take_asked(LARGEST)
+            claims = self._take_claims(self._room)
+            self._claimed, self._began = len(claims), monotonic()
+            batch += claims
             added = sum(len(work.rows) for work in batch if isinstance(work, Add))
             room = max(min(FEWEST + added if batch else BATCH, MOST), min(len(self._saves) // PART, MANY))
             saves: list[Save] = []
@@ -179,7 +197,23 @@ class Backlog:
                 size += work.size
                 asked.append(work)
             self._bytes -= size
+            if most == inf:
+                asked += self._take_claims(len(self._claims))
         return asked
+
+    def _take_claims(self, most: int) -> list[Call]:
+        claims = [self._claims.popleft() for _ in range(min(most, len(self._claims)))]
+        for claim in claims:
+            claim.at = monotonic()  # nobody has waited for it
+        return claims
+
+    def _learn(self) -> None:
+        """For how many claims a transaction has the time, by what the last one took until now."""
+        if self._claimed:
+            taken = monotonic() - self._began
+            room = int(self._claimed * CLAIMING / taken) if taken else self._room
+            self._room = max(1, min(room, 2 * self._room))
+            self._claimed = 0
 
     def put_back(self, saves: list[Save]) -> None:
         """Keep these ends of attempts for a later transaction."""

@@ -46,7 +46,7 @@ from asynctask.recovery import Gone, charge, moved_in, note, settle
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.upkeep import Upkeep
-from asynctask.works import Database, why
+from asynctask.works import CLAIM, Database, why
 from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ class SqlStore(Hooks, Reading, Upkeep):
             wanted = Wanted(kind, limit, now, total, orphans, self._kinds)
             return take(db, self._database, wanted, news)
 
-        return self._writer.call(run, order=f"kind {kind}").addCallback(begin)
+        return self._writer.call(run, order=f"{CLAIM}{kind}").addCallback(begin)
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""

@@ -37,6 +37,10 @@ class Save(Struct, gc=False):
     done: Deferred[Status | None]
 
 
+CLAIM: Final = "kind "
+"""How the order of a claim begins, which locks a kind."""
+
+
 class Call(Struct, gc=False):
     """Anything else to be done in a transaction; answered with what it returns.
 

@@ -4,10 +4,22 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.backlog import BEHIND, LARGEST, MANY, MAX_WAITING, MOST, PART, Backlog
+from asynctask import backlog
+from asynctask.backlog import (
+    BEHIND,
+    CLAIMING,
+    CLAIMS,
+    LARGEST,
+    LONGEST_WAIT,
+    MANY,
+    MAX_WAITING,
+    MOST,
+    PART,
+    Backlog,
+)
 from asynctask.batches import End
 from asynctask.model import COMPLETED, Error, Task
-from asynctask.works import Add, Save
+from asynctask.works import CLAIM, Add, Call, Save
 
 
 class BacklogTests(SynchronousTestCase):
@@ -41,6 +53,51 @@ class BacklogTests(SynchronousTestCase):
         first, second, third, last = self.ask(LARGEST // 2, LARGEST, 1, 1)
         self.assertEqual(self.backlog.take(), [first, second])
         self.assertEqual(self.backlog.take(), [third, last])
+
+    def claim(self, number: int) -> list[Call]:
+        calls = [Call(lambda _db, _news: None, f"{CLAIM}{one:02}", Deferred()) for one in range(number)]
+        for call in calls:
+            self.backlog.put(call)
+        self.backlog.hand_over()
+        return calls
+
+    def take_in(self, seconds: float) -> int:
+        """A transaction that takes so long; how many works it was."""
+        works = len(self.backlog.take())
+        self.now += seconds
+        return works
+
+    def test_a_transaction_with_a_server_has_as_many_claims_as_it_has_the_time_for(self) -> None:
+        self.now = 5.0
+        self.patch(backlog, "monotonic", lambda: self.now)
+        self.claim(500)
+        self.assertEqual(self.take_in(CLAIMING / 10), CLAIMS)
+        self.assertEqual(self.take_in(0), 2 * CLAIMS)
+        self.assertEqual(self.take_in(2 * CLAIMING), 2 * CLAIMS)
+        self.assertEqual(self.take_in(99), CLAIMS)
+        self.assertEqual(self.take_in(CLAIMING), 1)
+        self.assertEqual(self.take_in(CLAIMING / 5), 1)
+        self.assertEqual(self.take_in(CLAIMING / 5), 2)
+
+    def test_claims_keep_no_client_waiting(self) -> None:
+        self.now = 5.0
+        self.patch(backlog, "monotonic", lambda: self.now)
+        claims = self.claim(2 * CLAIMS)
+        self.assertEqual(self.backlog.take(), claims[:CLAIMS])
+        self.now += 2 * LONGEST_WAIT
+        self.assertFalse(self.backlog.is_late())
+        (add,) = self.ask(1)
+        self.assertEqual(self.backlog.take(), [add, claims[CLAIMS]])
+        self.assertEqual(claims[CLAIMS].at, self.now)
+        self.assertTrue(self.backlog.waits)
+        self.assertEqual(self.backlog.take_asked(), claims[CLAIMS + 1 :])
+        self.assertFalse(self.backlog.waits)
+
+    def test_a_file_takes_all_claims_in_their_turn(self) -> None:
+        self.backlog = Backlog(patient=True)
+        claims = self.claim(9 * CLAIMS)
+        (add,) = self.ask(1)
+        self.assertEqual(self.backlog.take(), [*claims, add])
 
     def test_one_that_is_larger_has_its_turn_too(self) -> None:
         large, small = self.ask(3 * LARGEST, 1)
