@@ -304,10 +304,11 @@ class Api:
 
     def _left(self, task: Task, status: int) -> int:
         """Seconds until the task can have ended, at least 1; for a 202 as in `_accepted`."""
-        begins = task.started_at if task.status is RUNNING else task.run_at
-        seconds = self._seconds(task)
-        ends = (begins or task.run_at) + (seconds or 0)
-        return max(0 if status == 202 and seconds is not None else 1, math.ceil(ends - self._now()))
+        now, seconds = self._now(), self._seconds(task)
+        # A clock that was set back shows beginnings that are still to come.
+        begins = min(task.started_at or task.run_at, now) if task.status is RUNNING else task.run_at
+        ends = begins + (seconds or 0)
+        return max(0 if status == 202 and seconds is not None else 1, math.ceil(ends - now))
 
     @app.route("/api/tasks/<task_id>/cancel", methods=["POST"])
     async def cancel(self, request: Request, task_id: str) -> bytes:

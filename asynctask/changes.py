@@ -22,6 +22,9 @@ from asynctask.model import (
 )
 from asynctask.wire import Change
 
+AT: Final = '{"at":"'
+"""How an entry of a history begins; in a text in it, quotes are escaped."""
+
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(list[News]).decode
 _history: Final = msgspec.json.Decoder(list[Change]).decode
@@ -42,6 +45,12 @@ def ended(task: Task, cancel_requested: bool, n: int, now: float) -> Task:
     if cancel_requested and task.status is RETRYING:
         task = cancel(task, now)
     return replace(task, n=n + 1, cancel_requested=cancel_requested or task.cancel_requested)
+
+
+def latest(task: Task) -> float:
+    """When the last change of a task happened that is kept: seconds since the epoch, or 0."""
+    _, found, last = (task.history or "").rpartition(AT)
+    return _seconds(last.partition('"')[0]) if found else 0.0
 
 
 def of_new(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:

@@ -6,7 +6,7 @@ make a living process look dead.
 
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
 
 import psycopg
@@ -32,7 +32,10 @@ _LIGHTLY: Final = (
 """A heartbeat is over before it would be on disk. Said within its transaction, where no pooler changes the
 server under it."""
 
-_BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s".encode()  # noqa: S608
+_BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s RETURNING seen".encode()  # noqa: S608
+
+AT_ONCE: Final = 0.5
+"""Seconds within which the answer to a heartbeat tells the time; the database is asked again soon."""
 
 _SILENT: Final = f"{SECONDS} - %(lease)s"
 _LOOK: Final = (
@@ -55,6 +58,7 @@ class Heart:
     :param troubled: told, in this thread, when the database does not answer, or does not know this process
         any more: a transaction will find out.
     :param reaped: told, in this thread, when another process was taken for dead.
+    :param timed: told, in this thread, the database's time and this machine's, in seconds since the epoch.
     """
 
     def __init__(
@@ -63,11 +67,13 @@ class Heart:
         database: Postgres,
         troubled: Callable[[], object],
         reaped: Callable[[], object],
+        timed: Callable[[float, float], object],
     ) -> None:
         self._server = server
         self._database = database
         self._troubled = troubled
         self._reaped = reaped
+        self._timed = timed
         self._leash = database.keeper.leash()
         self._steady: float | None = None
         self._last = 0.0
@@ -108,9 +114,13 @@ class Heart:
     def _beat(self, connection: "psycopg.Connection[Any]") -> None:
         with connection.transaction():
             connection.execute(_LIGHTLY)
-            known = connection.execute(_BEAT, (self._database.owner,)).rowcount
-        if not known:
+            asked = time()
+            seen = connection.execute(_BEAT, (self._database.owner,)).fetchone()
+            took = time() - asked
+        if seen is None:
             self._troubled()
+        elif 0 <= took < AT_ONCE:
+            self._timed(seen[0], asked + took / 2)
         now = monotonic()
         if self._steady is not None and now - self._last > self._server.lease / 2:
             # The database was away, for the others too: they are given as long as they would have had.

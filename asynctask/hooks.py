@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from asynctask.istore import Due, Hook, Lost, Progressed, Published, Watched
+from asynctask.istore import Due, Hook, Lost, Progressed, Published, Timed, Watched
 from asynctask.recorder import FlightRecorder
 
 
@@ -19,6 +19,7 @@ class Hooks:
         self.lost: Lost = _nobody
         self.followed: Callable[[], bool] = bool
         self.watched: Watched = tuple
+        self.timed: Timed = _nobody
         self.abandoned: Callable[[], list[FlightRecorder]] = list
 
 

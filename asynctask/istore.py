@@ -14,6 +14,7 @@ Hook = Callable[[Sequence[Task]], None]
 Published = Callable[[int, Sequence[News]], None]
 Due = Callable[[Collection[str]], None]
 Lost = Callable[[], None]
+Timed = Callable[[float, float], object]
 Progressed = Callable[[Task, Progress], None]
 Watched = Callable[[], Collection[str] | None]
 ToCall = Callable[["ToTell"], None]
@@ -117,6 +118,9 @@ class IStore(Interface):
     due: Due = Attribute("Called with kinds of which another process may have left tasks that are due.")
     lost: Lost = Attribute(
         "Called when the other processes have taken this one for dead, and may run its tasks."
+    )
+    timed: Timed = Attribute(
+        "Called now and then with the time of the database that processes share, and with this machine's."
     )
     followed: Callable[[], bool] = Attribute("Tells whether anybody wants to hear of changes.")
     outbox: IOutbox = Attribute("What is to be told of tasks that have ended.")

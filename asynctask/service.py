@@ -10,9 +10,8 @@ from random import random
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks, succeed
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from asynctask import listening, outbox, stock, storeurl, ties
@@ -56,12 +55,6 @@ __all__ = ["Options", "StartError", "makeService"]
 log = Logger(namespace="asynctask")
 
 SEATS: Final = {"reactor": 1_000_000, "asyncio": 1_000_000, "thread": 32, "process": 2}
-
-LAST_ANSWERS: Final = 2.0
-"""Seconds that answers under way have to go out once the port is closed."""
-
-LOOK: Final = 0.05
-"""Seconds between two looks whether they have."""
 
 LAST_CALLBACKS: Final = 2.0
 """Seconds that callbacks under way have to be answered."""
@@ -120,7 +113,8 @@ class AsyncTask(Service):
         clock = self._clock = Wheel(reactor)
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED + EXECUTOR)
         metrics = self._metrics = Metrics(kinds)
-        self._store = SqlStore(place, reactor, metrics=metrics)
+        self._store = SqlStore(place, reactor, metrics=metrics, now=now.read)
+        self._store.timed = now.follow
         self._feed = Feed(clock)
         self._store.published = self._feed.publish
         self._store.progressed = self._feed.report
@@ -213,7 +207,7 @@ class AsyncTask(Service):
         self._open_recorder()
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
         self._recorder.clear()
-        if not self._seats.shared:  # of a shared store, others keep the time too
+        if not self._seats.shared:  # which has a clock of its own
             self._now.was_set = self._clock_was_set
         self._feed.begin(self._store.epoch, self._store.seq)
         for kind, tasks in gone.items():
@@ -292,7 +286,7 @@ class AsyncTask(Service):
         self._feed.end()
         if self.port is not None:
             yield self.port.stopListening()
-        yield self._finish_answers()
+        yield ensureDeferred(listening.finish_answers(self._front, self._clock))
         yield self._callbacks.stop(LAST_CALLBACKS)
         self._names.stop()
         yield self._store.close()
@@ -300,14 +294,6 @@ class AsyncTask(Service):
         self._recorder.close()
         self._watchdog.stop()
         self._clock.stop()
-
-    @inlineCallbacks
-    def _finish_answers(self) -> Any:
-        """Let go of idle connections, and wait a moment for those with an answer under way."""
-        for _ in range(int(LAST_ANSWERS / LOOK)):
-            if not self._front.close_idle():
-                return
-            yield deferLater(self._clock, LOOK)
 
 
 class Command(OfCommand, AsyncTask):

@@ -40,6 +40,7 @@ class Store(Protocol):
     cancelling: Callable[[Sequence[Task]], None]
     due: Callable[[Collection[str]], None]
     lost: Callable[[], None]
+    timed: Callable[[float, float], object]
     followed: Callable[[], bool]
     watched: Callable[[], Collection[str] | None]
     progressed: Callable[[Task, Progress], None]
@@ -96,7 +97,11 @@ class Sharing:
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
         self._heart = Heart(
-            server, database, lambda: from_thread(self._find_out), lambda: from_thread(self._pulse.hint)
+            server,
+            database,
+            lambda: from_thread(self._find_out),
+            lambda: from_thread(self._pulse.hint),
+            lambda theirs, ours: from_thread(store.timed, theirs, ours),
         )
 
     def stop(self) -> None:

@@ -116,6 +116,8 @@ class SqlStore(Hooks, Reading, Upkeep):
                 upgrade(connection)
             with connection.begin():
                 self._database.start(connection)
+                if self._database.shared:
+                    self.timed(connection.scalar(statements.TIME) or 0.0, time())
                 # First, since from what is told on, the other processes wait with all that they tell.
                 counted = Counter(
                     {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
@@ -145,6 +147,7 @@ class SqlStore(Hooks, Reading, Upkeep):
             self._publish,
             self.came_back,
             self.seq,
+            self._now,
         )
         if not isinstance(self._place, Place):
             self._share(self._place)
@@ -365,15 +368,16 @@ class SqlStore(Hooks, Reading, Upkeep):
             before = find(db, task_id, locked=True)
             if before is None:
                 return None
+            at = max(now, changes.latest(before))  # an attempt may have ended on the way
             try:
-                after = decide(before, now)
+                after = decide(before, at)
             except InvalidTransition as refusal:
                 return refusal
             given = {"of_task": task_id, "me": self._database.owner}
             if after.status is RUNNING and db.scalar(self._database.is_orphan, given) is not None:
-                after = cancel(before, now)  # nobody is there who would end it
+                after = cancel(before, at)  # nobody is there who would end it
             moved = after.status is not before.status
-            db.execute(statements.CHANGE, changed_row(after, now, moved=moved))
+            db.execute(statements.CHANGE, changed_row(after, at, moved=moved))
             changed = find(db, task_id)
             assert changed is not None
             if moved:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -26,12 +26,15 @@ def elapsed() -> float:
 
 
 class Wall:
-    """Tells the time; called for it.
+    """Tells the time; called for it, in the reactor's thread.
+
+    Where processes share a database, they go by its clock: see `follow`.
 
     :param now: wall time, seconds since the epoch.
     :param elapsed: seconds by a clock that nobody sets.
     :ivar was_set: told that the clock was set, with the time that it would be and the time that it is,
-        before anybody else hears of that; and told again if it fails.
+        before anybody else hears of that; and told again if it fails. Until it is a function, the time
+        goes on as if nobody had set the clock.
     """
 
     def __init__(
@@ -40,14 +43,30 @@ class Wall:
         self._now = now
         self._elapsed = elapsed
         self._ahead = now() - elapsed()
-        self.was_set: Callable[[float, float], Deferred[None]] = lambda _before, _now: succeed(None)
+        self._behind = 0.0
+        self.was_set: Callable[[float, float], Deferred[None]] | None = None
 
     def __call__(self) -> float:
         """Wall time, seconds since the epoch."""
         now = self._now()
         if abs(now - self._elapsed() - self._ahead) > SET:
             self._look()
-        return now
+        return now + self._behind
+
+    def read(self) -> float:
+        """Wall time for other threads, which hear of a clock that was set a moment later."""
+        return self._now() + self._behind
+
+    def follow(self, theirs: float, ours: float) -> None:
+        """Go by another clock, where it differs by more than `SET`.
+
+        :param theirs: what it says, in seconds since the epoch.
+        :param ours: what this machine's clock says at the same time.
+        """
+        self()
+        if abs(theirs - ours - self._behind) > SET:
+            self._behind = theirs - ours
+            log.warn("This machine's clock and the database's differ", seconds=round(ours - theirs, 3))
 
     def _look(self) -> None:
         began = self._elapsed()
@@ -55,6 +74,9 @@ class Wall:
         step = now - began - self._ahead
         if abs(step) > SET and self._elapsed() - began < AT_ONCE:
             self._ahead += step
+            if self.was_set is None:
+                self._behind -= step
+                return
             maybeDeferred(self.was_set, now - step, now).addErrback(self._failed, step)
 
     def _failed(self, failure: Failure, step: float) -> None:

@@ -179,6 +179,17 @@ class ChangesContract(Base):
         self.assertEqual(self.history(task)[2:], [("retrying", 1), ("cancelled", 1)])
         self.assertEqual(self.claim(now=NOW + 99).tasks, [])
 
+    def test_what_was_asked_for_before_an_attempt_ended_happens_after_it(self) -> None:
+        task = self.run_one(retries=3)
+        failed = after_failure(task, Error("ValueError", '{"at":"x"}'), NOW + 5, 10)
+        asked = [self.store.end(failed, NOW + 5), self.store.cancel(task.task_id, NOW + 4)]
+        for one in asked:
+            self.wait(one)
+        cancelled = self.get(task)
+        self.assertEqual((cancelled.status, cancelled.finished_at), (CANCELLED, NOW + 5))
+        times = [entry["at"] for entry in json.loads(cancelled.history or "")]
+        self.assertEqual((times, len(times)), (sorted(times), 4))
+
     def test_a_task_that_has_ended_cannot_be_cancelled(self) -> None:
         for status in (COMPLETED, FAILED, CANCELLED):
             refusal = self.refused(self.cancel, self.ended(status))

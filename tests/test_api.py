@@ -326,6 +326,11 @@ class FollowTests(ApiTestCase):
         self.assertEqual(answer.json["progress"], {"step": 2, "total": 5, "message": ""})
         self.assertEqual(answer.header("Retry-After"), "3")
 
+    def test_a_running_task_has_no_more_left_where_the_clock_was_set_back(self) -> None:
+        task_id = self.submit(duration=5)
+        self.clock.rightNow -= 3_600
+        self.assertEqual(self.get(f"/api/tasks/{task_id}").header("Retry-After"), "5")
+
     def test_a_waiting_task_says_when_it_can_have_ended(self) -> None:
         task_id = self.submit(duration=5, delay=10)
         self.advance(1)

@@ -66,6 +66,23 @@ class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
         self.assertEqual(self.store.unfinished, 5)
 
 
+class Times(OnServer):
+    """What time it is there."""
+
+    def open_store(self) -> SqlStore:
+        self.told: list[tuple[float, float]] = []
+        store = super().open_store()
+        store.timed = lambda *times: self.told.append(times)
+        return store
+
+    def test_the_database_tells_the_time_at_the_start_and_with_each_heartbeat(self) -> None:
+        self.assertEqual(len(self.told), 1)
+        while len(self.told) < 2:
+            self.turns.turn()
+        for theirs, ours in self.told:
+            self.assertLess(abs(theirs - ours), 60)
+
+
 class BothOpen(OnServer):
     """Two processes on one database."""
 

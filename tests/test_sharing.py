@@ -53,6 +53,9 @@ class Others:
     def due(self, kinds: Collection[str]) -> None:
         self.looked_for.append([*kinds])
 
+    def timed(self, theirs: float, ours: float) -> None:
+        pass
+
     def followed(self) -> bool:
         return self.follows
 

@@ -1,6 +1,7 @@
 """The wall clock: who hears that it was set, and what waits meanwhile."""
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import Unavailable
@@ -65,6 +66,29 @@ class WallTests(SynchronousTestCase):
         wall.was_set = self.hear
         wall()
         self.assertEqual((self.heard, list(times), list(others)), ([], [], []))
+
+    def test_where_nobody_hears_it_time_goes_on(self) -> None:
+        self.wall.was_set = None
+        for step in (-HOUR, 3 * HOUR):
+            before = self.wall()
+            self.wall_time += step
+            self.assertEqual([self.wall(), self.wall.read()], [before] * 2)
+            self.run_on(2)
+            self.assertEqual(self.wall(), before + 2)
+
+    def test_it_goes_by_another_clock(self) -> None:
+        self.wall.was_set = None
+        with capturedLogs() as events:
+            self.wall.follow(self.wall_time + SET / 2, self.wall_time)
+            self.assertEqual(self.wall(), START)
+            self.wall.follow(self.wall_time - 300, self.wall_time)
+            self.assertEqual([self.wall(), self.wall.read()], [START - 300] * 2)
+            self.wall.follow(self.wall_time - 300 + SET / 2, self.wall_time)
+            self.assertEqual(self.wall(), START - 300)
+            self.wall_time += 300  # it is set right
+            self.wall.follow(self.wall_time, self.wall_time)
+        self.assertEqual(self.wall(), START + 300)
+        self.assertEqual([event.get("seconds") for event in events], [300.0, 0.0])
 
     def test_it_is_told_again_where_nothing_could_be_done(self) -> None:
         def fails(before: float, now: float) -> Deferred[None]:
