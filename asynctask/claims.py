@@ -160,7 +160,7 @@ class Claims:
             self._full.discard(kind.name)
         if more:
             self._look(kind)
-        elif claim.next_due is not None and not claim.full:
+        elif claim.next_due is not None:
             # What is due and cannot be had, another process is just about to take.
             self._look_at(kind, max(claim.next_due, self._now() + (0 if claim.tasks else PAUSE)))
         if free:

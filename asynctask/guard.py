@@ -79,9 +79,9 @@ def _shortest(address: str) -> str:
 
 
 def _same_site(origin: bytes, host: bytes) -> bool:
-    scheme, separator, authority = origin.strip().lower().partition(b"://")
+    scheme, _, authority = origin.strip().lower().partition(b"://")
     default = DEFAULT_PORTS.get(scheme.decode("latin-1"))
-    if not separator or default is None:
+    if default is None:
         return False
     theirs, their_port = split_host(authority)
     ours, our_port = split_host(host)

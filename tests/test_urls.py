@@ -1,7 +1,7 @@
 """Which URLs a callback may have."""
 
 import re
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
 from hypothesis import given
@@ -63,6 +63,21 @@ class UrlTests(SynchronousTestCase):
     def test_every_ipv6_address_is_a_host(self, address: IPv6Address) -> None:
         for text in (address.compressed, address.exploded, address.compressed.upper()):
             self.assertTrue(is_callback_url(f"http://[{text}]/"), text)
+
+    @given(st.ip_addresses(v=6), st.ip_addresses(v=4))
+    def test_it_may_end_as_an_ipv4_address(self, address: IPv6Address, end: IPv4Address) -> None:
+        self.assertTrue(is_callback_url(f"http://[{address.exploded[:30]}{end}]/"))
+        self.assertTrue(is_callback_url(f"http://[::ffff:{end}]/"))
+
+    @given(
+        st.lists(st.sampled_from((":", "::", "1:", "abcd:", "1.2.3.4", "0.0.0.256", "ffff"))).map("".join)
+    )
+    def test_groups_and_dots_are_where_they_may_be(self, text: str) -> None:
+        try:
+            sound = IPv6Address(text) is not None
+        except ValueError:
+            sound = False
+        self.assertEqual(is_callback_url(f"http://[{text}]/"), sound)
 
     @given(st.text("0123456789abcdefF:", max_size=12))
     def test_nothing_else_in_brackets_is_one(self, text: str) -> None:
