@@ -7,9 +7,13 @@ on one store are prevented by the store's lock, not by this file.
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 PROCESSES: Final = Path("/proc")
+
+PROBE: Final = b"4194304\n"
+"""As long as any number of a process."""
 
 
 def forget_if_stale(path: Path) -> None:
@@ -31,7 +35,19 @@ def why_not_written(path: Path) -> str | None:
         may = os.access(path if path.exists() else path.parent, os.W_OK)
     except PermissionError:  # further up
         may = False
-    return None if may else "this user may not"
+    if not may:
+        return "this user may not"
+    return None if path.exists() else _why_no_room(path.parent)
+
+
+def _why_no_room(folder: Path) -> str | None:
+    """Why a file of some bytes cannot be written there; None if it can."""
+    try:
+        with TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(PROBE)
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return None
 
 
 def _is_twistd(process: Path) -> bool:

@@ -1,6 +1,7 @@
 """A PID file that a crash has left behind."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,18 @@ class PidFileTests(SynchronousTestCase):
         with nobody():
             self.assertEqual(why_not_written(folder / "pid"), "this user may not")
             self.assertEqual(why_not_written(folder / "other"), "this user may not")
+
+    def test_a_disk_without_room_is_told_and_nothing_is_left_on_it(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            why = why_not_written(folder / "pid")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        self.assertEqual(why, "File too large")
+        self.assertEqual(list(folder.iterdir()), [])
 
     def test_what_is_no_pid_file_is_left_alone(self) -> None:
         self.assertTrue(self.is_kept("precious"))
