@@ -63,6 +63,7 @@ tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound
 logqueue       the log off the hot path: a thread writes many lines at a time
 logs           a line an event, as text or JSON
+pythonlog      what handlers say to Python's `logging`
 registry       the kinds of task: `task`, where they are found, ``simulate``
 inputs         a signature as a schema (``annotations``, ``shapes``)
 timers         one wheel for a million waiting calls, by a clock that nobody sets

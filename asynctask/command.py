@@ -16,7 +16,7 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from asynctask import logs
+from asynctask import logs, pythonlog
 from asynctask.logqueue import PAUSE, LogQueue
 from asynctask.sqlite import StartError
 from asynctask.supervisor import Supervisor
@@ -43,6 +43,7 @@ class OfCommand(Service):
     observer: LogQueue | None = None
     pid_file: Path | None = None
     _process = 0
+    _stepped: pythonlog.Stepped = staticmethod(pythonlog.nobody)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,6 +74,7 @@ class OfCommand(Service):
         finally:
             if not getattr(self._reactor, "_stopped", True):
                 self._give_signals_back()
+            pythonlog.stop_listening(self._stepped)
             if self.observer is not None:
                 self.observer.stop()
 
@@ -109,14 +111,19 @@ class OfCommand(Service):
         self._complain(sentence)
         self.end_now(1)
 
-    def begin(self, reactor: Any, *, supervised: bool = False) -> None:
-        """The reactor runs: the log may have its thread, and signals are ours.
+    def begin(
+        self, reactor: Any, *, supervised: bool = False, stepped: pythonlog.Stepped = pythonlog.nobody
+    ) -> None:
+        """The reactor runs: the log may have its thread, `logging` is heard, and signals are ours.
 
         :param supervised: the first signal may come twice, from a supervisor and from what ended that;
             what ends at once is SIGQUIT.
+        :param stepped: tells which task the reactor is stepping.
         """
         if self.observer is not None:
             self.observer.start()
+        self._stepped = stepped
+        pythonlog.listen(stepped)
         if threading.current_thread() is not threading.main_thread():
             return  # where no signal can be heard: they are the program's
         seen: list[int] = []

@@ -13,7 +13,7 @@ from asynctask import wire
 from asynctask.loop import AsyncioLoop
 from asynctask.model import Progress, Task
 from asynctask.processes import Processes
-from asynctask.recorder import FlightRecorder
+from asynctask.recorder import ATTEMPT, FlightRecorder
 from asynctask.registry import Kind
 from asynctask.runs import Elsewhere, Reporter, Run, Watcher
 from asynctask.steps import Recorded, Stepped
@@ -100,6 +100,7 @@ class Places:
 
         def call() -> str:
             slot = self._recorder.hold(run.record)
+            context.run(ATTEMPT.set, run.record)
             try:
                 return context.run(lambda: wire.dump_result(kind.function(**given)))
             finally:

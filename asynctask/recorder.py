@@ -28,7 +28,7 @@ MOST_FILES: Final = 1_000
 """Processes of one folder and one database of which each has a flight recorder."""
 
 ATTEMPT: Final = ContextVar("asynctask.attempt", default=NOBODY)
-"""The attempt that code on the asyncio loop belongs to, as it is named, also in tasks of its own."""
+"""The attempt that code on the asyncio loop, in a thread or in a process belongs to, as it is named."""
 
 
 class Suspect(NamedTuple):
@@ -99,8 +99,7 @@ class FlightRecorder:
 
     def stepped(self) -> str:
         """The id of the task that the reactor is stepping, or nothing; from any thread."""
-        named, task_id, _ = SLOT.unpack(self._now[REACTOR])
-        return task_id.decode() if named else ""
+        return task_named(self._now[REACTOR])
 
     def clear(self) -> None:
         """Name nobody: the suspects were charged."""
@@ -164,3 +163,9 @@ def abandoned(path: Path) -> list[FlightRecorder]:
 def record(task_id: str, attempt: int) -> bytes:
     """An attempt as the recorder names it."""
     return SLOT.pack(True, task_id.encode(), attempt)
+
+
+def task_named(record: bytes) -> str:
+    """The id of the task of an attempt as the recorder names it; nothing for nobody."""
+    named, task_id, _ = SLOT.unpack(record)
+    return task_id.decode() if named else ""

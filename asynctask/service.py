@@ -314,7 +314,7 @@ class Command(OfCommand, AsyncTask):
         self._metrics.everyone = self.tie.everyone
 
     def _serving(self) -> None:
-        self.begin(self._reactor, supervised=self.tie is not None)
+        self.begin(self._reactor, supervised=self.tie is not None, stepped=self._recorder.stepped)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
         if not self._switched:  # several may serve in one program

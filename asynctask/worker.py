@@ -19,10 +19,11 @@ from typing import Any, Final, NamedTuple, cast
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 
-from asynctask import wire
+from asynctask import pythonlog, wire
 from asynctask.context import Context, Facts
 from asynctask.forked import leave
 from asynctask.model import Progress
+from asynctask.recorder import ATTEMPT, record
 
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 10_000
@@ -156,8 +157,11 @@ def _answer(asked: bytes, mouth: _Mouth) -> Returned | Raised:
         given = call.arguments
         if call.context_name is not None:
             given = given | {call.context_name: Context(call.facts, None, report)}
+        pythonlog.listen()  # now that the handler's module is there, which may give `logging` a handler
         # Of its own: what it sets there is not for the next call.
-        result = copy_context().run(call.function, **given)
+        context = copy_context()
+        context.run(ATTEMPT.set, record(call.facts.task_id, call.facts.attempt))
+        result = context.run(call.function, **given)
         if not mouth.is_ours():
             leave()
         return Returned(wire.dump_result(result))
@@ -197,7 +201,9 @@ def _logged(event: LogEvent) -> Logged:
     told["log_time"] = event["log_time"]
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
-        told["traceback"] = _text(failure.getTraceback())[-MAX_TRACEBACK:]
+        told["log_stack"] = _text(failure.getTraceback())[-MAX_TRACEBACK:]
+    elif stack := event.get("log_stack"):
+        told["log_stack"] = _text(str(stack))[-MAX_TRACEBACK:]
     level: LogLevel = event["log_level"]
     return Logged(level.name, told)
 

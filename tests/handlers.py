@@ -1,6 +1,7 @@
 """Handlers for the tests of processes, which import them by their name."""
 
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -140,6 +141,29 @@ def fork(how: str, context: Context) -> Any:
     with open(reading) as stderr:
         told = stderr.read()
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told]
+
+
+def say() -> None:
+    logging.getLogger("a.library").warning("%d {said}", 7)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("a.library").exception("It failed")
+
+
+def say_in_fork() -> str | None:
+    """What a child's `logging` writes to standard output, as this process prints it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writing, 1)
+        logging.getLogger("a.library").warning("said")
+        return None
+    os.close(writing)
+    with open(reading) as stdout:
+        told = stdout.read()
+    os.waitpid(child, 0)
+    return told
 
 
 def defaults(one: object = NOTHING, *, lock: object = LOCK) -> list[bool]:

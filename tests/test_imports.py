@@ -80,6 +80,7 @@ ORDER: Final = (
         "timers",
         "wall",
         "context",
+        "pythonlog",
         "recorder",
         "logqueue",
         "logs",

@@ -1,0 +1,101 @@
+"""What handlers say to Python's `logging`, heard in Twisted's log.
+
+Where nobody has given the root logger a handler, `logging` writes to standard error, which is nowhere for a
+service in the background, and knows neither levels nor tasks there.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.python.threadable import isInIOThread
+
+from asynctask.recorder import ATTEMPT, task_named
+
+Stepped = Callable[[], str]
+"""The id of the task that a reactor is stepping, or nothing."""
+
+LEVELS: Final = (
+    (logging.CRITICAL, LogLevel.critical),
+    (logging.ERROR, LogLevel.error),
+    (logging.WARNING, LogLevel.warn),
+    (logging.INFO, LogLevel.info),
+)
+
+
+class _Ear(logging.Handler):
+    """The one handler of the root logger that is ours, while somebody listens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listening: list[Stepped] = []
+        self.pid = os.getpid()
+        self._hears = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`; no two threads are in here at once."""
+        if os.getpid() != self.pid:  # a child that a handler has forked is no part of the service
+            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                logging.lastResort.handle(record)
+            return
+        if self._hears:  # Twisted's log is itself passed on to `logging`
+            return
+        self._hears = True
+        try:
+            log = Logger(namespace=record.name)
+            log.emit(_level(record.levelno), "{log_text}", **self._fields(record))
+        except Exception:
+            self.handleError(record)
+        finally:
+            self._hears = False
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        fields: dict[str, Any] = {"log_text": record.getMessage(), "logger": record.name}
+        if task_id := self._task_id():
+            fields["task_id"] = task_id
+        if record.exc_info and record.exc_info[1] is not None:
+            kind, error, trace = record.exc_info
+            fields["log_failure"] = Failure(error, kind, trace)
+        elif record.stack_info:
+            fields["log_stack"] = record.stack_info
+        return fields
+
+    def _task_id(self) -> str:
+        """The task that this is said in, or nothing."""
+        named = [task_named(ATTEMPT.get())]
+        if isInIOThread():
+            named += [stepped() for stepped in self.listening]
+        return next(filter(None, named), "")
+
+
+_ear: Final = _Ear()
+
+
+def nobody() -> str:
+    """Where no reactor steps tasks."""
+    return ""
+
+
+def listen(stepped: Stepped = nobody) -> None:
+    """Hear what is said to `logging` from now on, unless the root logger has a handler of somebody's."""
+    if not logging.root.handlers:
+        _ear.pid = os.getpid()
+        logging.root.addHandler(_ear)
+    if _ear in logging.root.handlers and stepped not in _ear.listening:
+        _ear.listening.append(stepped)
+
+
+def stop_listening(stepped: Stepped = nobody) -> None:
+    """Hear nothing any more, once nobody listens."""
+    if stepped in _ear.listening:
+        _ear.listening.remove(stepped)
+        if not _ear.listening:
+            logging.root.removeHandler(_ear)
+
+
+def _level(number: int) -> Any:
+    """The highest that this reaches."""
+    return next((level for least, level in LEVELS if number >= least), LogLevel.debug)
