@@ -68,7 +68,7 @@ registry       the kinds of task: `task`, where they are found, ``simulate``
 inputs         a signature as a schema (``annotations``, ``shapes``)
 timers         one wheel for a million waiting calls, by a clock that nobody sets
 wall           the clock that people set, and who hears of it
-context        what a handler is given
+context        what a handler is given; ``testing`` has one for tests
 recorder       the flight recorder: which task was at work when the process died
 client         for Twisted programs: sends again what was lost (``sending``), goes on where
                events were cut off (``stream``), tells what came (``answered``)

@@ -375,8 +375,19 @@ class HandlersPageTests(ServiceTestCase):
         self.assertEqual(path.read_text(), "paid")
         self.assertFalse(path.with_suffix(".part").exists())
 
+    def test_its_tests_pass_and_leave_nothing_in_the_reactor(self) -> None:
+        tests = [code for code in blocks(PAGE, "python") if code.startswith("# test_")]
+        names = [named(0, code) for code in tests]
+        self.assertEqual(names, ["test_words", "test_service"])
+        for name, code in zip(names, tests, strict=True):
+            (self.folder / f"{name}.py").write_text(code)
+        command = [sys.executable, "-m", "twisted.trial", *names]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("PASSED (successes=4)", done.stdout)
+
     def test_the_service_file_starts_a_service(self) -> None:
-        (code,) = (code for code in blocks(PAGE, "python") if "@task" not in code)
+        (code,) = (code for code in blocks(PAGE, "python") if code.startswith("# service.tac\n"))
         (self.folder / "service.tac").write_text(code.replace("8080", "0"))
         service = subprocess.Popen(
             [Path(sys.executable).parent / "twistd", "--pidfile=", "-n", "-y", "service.tac"],

@@ -79,6 +79,7 @@ ORDER: Final = (
     *(
         "timers",
         "wall",
+        "testing",
         "context",
         "pythonlog",
         "recorder",

@@ -1,0 +1,60 @@
+"""A context for the tests of handlers, without any service."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+
+from asynctask.context import Context
+from asynctask.model import Progress
+
+TASK_ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
+
+
+class _Attempt(Struct):
+    """An attempt that is as the test wants it."""
+
+    task_id: str
+    attempt: int
+    deadline: float | None
+    traceparent: str | None
+    cancelled: bool = False
+
+
+class FakeContext(Context):
+    """What a test gives a handler as its context.
+
+    :param clock: what the handler waits by; a `twisted.internet.task.Clock` of its own if none is given.
+    :ivar told: its progress, each with ``step``, ``total`` and ``message``.
+    :ivar cancelled: whether it should end; the test sets it.
+    """
+
+    __slots__ = ("_attempt", "told")
+
+    def __init__(
+        self,
+        clock: IReactorTime | None = None,
+        *,
+        task_id: str = TASK_ID,
+        attempt: int = 1,
+        deadline: float | None = None,
+        traceparent: str | None = None,
+    ) -> None:
+        self.told: list[Progress] = []
+        self._attempt = _Attempt(task_id, attempt, deadline, traceparent)
+        super().__init__(self._attempt, clock or Clock(), self.told.append)
+
+    @property
+    def clock(self) -> Any:
+        """What the handler waits by, in whatever place it is declared; ``advance`` moves a `Clock`."""
+        return super().clock
+
+    @property
+    def cancelled(self) -> bool:
+        """See `Context`."""
+        return self._attempt.cancelled
+
+    @cancelled.setter
+    def cancelled(self, whether: bool) -> None:
+        self._attempt.cancelled = whether
