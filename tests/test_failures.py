@@ -314,3 +314,13 @@ class Results(EndsTestCase):
             self.assertEqual(self.outcome(task_id), (FAILED, "ResultTooLarge", 1))
             self.assertIsNone(self.get(task_id).result)
         self.fails(ResultTooLarge, 2)
+
+    def test_a_result_that_cannot_be_stored_is_a_failure_that_is_retried(self) -> None:
+        async def handler() -> Any:
+            return {1}
+
+        self.with_handler(handler)
+        task_id = self.submit(None, retries=1)
+        self.advance(4)
+        self.assertEqual(self.outcome(task_id), (FAILED, "NotSerializable", 2))
+        self.fails(NotSerializable)
