@@ -4,6 +4,7 @@ import ast
 import atexit
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from errno import ENXIO
 from functools import cache
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import mkdtemp
@@ -40,6 +43,8 @@ SAMPLES = {
     named(number, code): code for number, code in enumerate(blocks(PAGE, "python")) if "@task" in code
 }
 
+TEXT = "once upon\na time"
+
 TRIED: dict[str, tuple[Json, Any]] = {
     "words": ({"path": "text.txt", "least": 4}, {"words": 3}),
     "nap": ({"seconds": 0.01}, "rested"),
@@ -55,6 +60,7 @@ TRIED: dict[str, tuple[Json, Any]] = {
     ),
     "collect": ({"path": "text.txt"}, 2),
     "poll": ({"times": 1}, 1),
+    "checksum": ({"path": "text.txt"}, sha256(TEXT.encode()).hexdigest()),
     "add": ({"numbers": [1, 2, 4]}, {"total": 7, "largest": 4}),
 }
 """An input for each handler of the page, and its result; `receipt` has a test of its own."""
@@ -325,7 +331,7 @@ class HandlersPageTests(ServiceTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        (self.folder / "text.txt").write_text("once upon\na time")
+        (self.folder / "text.txt").write_text(TEXT)
 
     def test_each_handler_does_what_it_says(self) -> None:
         kinds = self.curl(self.url("/api/kinds"))["kinds"]
@@ -369,6 +375,22 @@ class HandlersPageTests(ServiceTestCase):
                 time.sleep(0.02)
             self.assertTrue(client.post(f"{where}/cancel", {}).body["cancel_requested"])
             self.assertEqual(self.curl("-H", "Prefer: wait=4", self.url(where))["status"], "cancelled")
+
+    def test_a_program_ends_with_its_task(self) -> None:
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        self.addCleanup(fifo.unlink)
+        # The program waits for somebody who writes.
+        body = {"name": "test", "kind": "checksum", "input": {"path": fifo.name}, "timeout": 0.5}
+        task = self.post(body)
+        self.assertEqual((task["status"], task["error"]["type"]), ("failed", "Timeout"))
+        with self.assertRaises(OSError) as caught:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        self.assertEqual(caught.exception.errno, ENXIO, "The program still reads")
+
+    def test_a_program_that_fails_fails_its_task(self) -> None:
+        task = self.run_task("checksum", path="nowhere.txt")
+        self.assertEqual((task["status"], task["error"]["type"]), ("failed", "CalledProcessError"))
 
     def test_a_file_is_written_once(self) -> None:
         path = self.folder / self.run_task("receipt", text="paid")["result"]
