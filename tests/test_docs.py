@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from treq.testing import StubTreq
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask.options import Options
@@ -215,17 +216,49 @@ class FilesTests(SynchronousTestCase):
             self.assertLessEqual(named, known, page)
 
 
+class CronTests(SynchronousTestCase):
+    """The job of docs/operating.md."""
+
+    def test_however_often_it_runs_on_a_day_there_is_one_task(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "mine.py").write_text("from asynctask import task\n\n@task\ndef report(): pass\n")
+        server = self.enterContext(Server(folder, options=["--tasks", "mine"])).ready()
+        (line,) = blocks("docs/operating.md", "crontab")
+        *when, job = line.strip().split(" ", 5)
+        self.assertEqual(when, ["30", "2", "*", "*", "*"])
+        self.assertNotRegex(job, r"(?<!\\)%")  # which would end it
+        job = job.replace(r"\%", "%").replace("$(date +%F)", "2026-11-24")
+        job = job.replace("localhost:8080", f"localhost:{server.port}")
+        told = [json.loads(run("bash", "-ec", job).stdout) for _ in range(2)]
+        self.assertEqual(told[0]["task_id"], told[1]["task_id"])
+
+
 class CallbackTests(SynchronousTestCase):
-    """The sample of docs/callbacks.md."""
+    """The samples of docs/callbacks.md."""
+
+    def setUp(self) -> None:
+        secret = new_secret()
+        self.told: list[tuple[Any, ...]] = []
+        self.names: dict[str, Any] = {
+            "__name__": "sample",
+            "print": lambda *words: self.told.append(words),
+        }
+        for sample in blocks("docs/callbacks.md", "python"):
+            exec(sample.replace("whsec_…", secret), self.names)
+        body = '{"type":"task.completed","data":{"task_id":"task_1"}}'
+        self.headers = Signer([secret]).headers("task_1.1", time.time(), body)
+        self.body = body.encode()
 
     def test_a_receiver_takes_what_was_signed_and_nothing_else(self) -> None:
-        (sample,) = blocks("docs/callbacks.md", "python")
-        told: list[tuple[Any, ...]] = []
-        secret = new_secret()
-        names: dict[str, Any] = {"print": lambda *words: told.append(words)}
-        exec(sample.replace("whsec_…", secret), names)
-        body = '{"type":"task.completed","data":{"task_id":"task_1"}}'
-        headers = Signer([secret]).headers("task_1.1", time.time(), body)
-        self.assertEqual(names["received"](headers, body.encode()), 204)
-        self.assertEqual(names["received"](headers, body.encode() + b" "), 401)
-        self.assertEqual(told, [("task.completed", "task_1")])
+        received = self.names["received"]
+        self.assertEqual(received(self.headers, self.body), 204)
+        self.assertEqual(received(self.headers, self.body + b" "), 401)
+        self.assertEqual(self.told, [("task.completed", "task_1")])
+
+    def test_a_receiver_of_twisted_web_passes_on_what_came(self) -> None:
+        treq: Any = StubTreq(self.names["Hook"]())
+        for body, status in ((self.body, 204), (self.body + b" ", 401)):
+            posted = treq.post("http://receiver.example/hooks", headers=self.headers, data=body)
+            self.assertEqual(self.successResultOf(posted).code, status)
+        self.assertEqual(self.told, [("task.completed", "task_1")])
