@@ -74,7 +74,7 @@ client         for Twisted programs: sends again what was lost (``sending``), go
                events were cut off (``stream``), tells what came (``answered``)
 agents         what treq is given: URLs as they are, and less of answers; ``trust``, whose
                certificate it is
-wire           bytes to model and back
+wire           bytes to model and back; their JSON is ``strict``
 model          what a task is, and what may happen to it
 =============  =========================================================================
 """

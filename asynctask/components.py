@@ -60,7 +60,11 @@ def shown(task: Task, *, whole: bool = True) -> Raw:
 _DURATION: Final = FieldError(f"Field 'duration' must be from 0 to {MAX_DURATION}", "/duration")
 
 PROBLEMS: Final[Mapping[str, list[Problem]]] = {
-    "BadRequest": [Invalid(_DURATION.detail, (_DURATION,)), Invalid("Parameter 'limit' is given twice")],
+    "BadRequest": [
+        Invalid(_DURATION.detail, (_DURATION,)),
+        Invalid("Parameter 'limit' is given twice"),
+        Invalid("Invalid JSON", (FieldError("Expecting ',' delimiter: line 1 column 15 (char 14)", ""),)),
+    ],
     "Forbidden": [Forbidden("This name is not one of the service's; allow it with --host")],
     "NotFound": [NotFound(wire.NO_TASK)],
     "Conflict": [Conflict("A task that is completed cannot be cancelled")],

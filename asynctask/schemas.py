@@ -8,9 +8,10 @@ from msgspec import json
 
 from asynctask.model import FieldError, Problem, Progress, Status
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, PLACES, Kind
+from asynctask.strict import MAX_DEPTH
 from asynctask.submissions import MAX_BATCH, MAX_DELAY
 from asynctask.urls import MAX_URL, URL
-from asynctask.wire import MAX_DEPTH, MAX_ERRORS, MAX_NAME, MAX_RESULT, TASK_ID, Change
+from asynctask.wire import MAX_ERRORS, MAX_NAME, MAX_RESULT, TASK_ID, Change
 
 Schema = dict[str, Any]
 
@@ -181,7 +182,8 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
                 "type": "array",
                 "items": ref("FieldError"),
                 "minItems": 1,
-                "description": f"Every bad field of the body (the first {MAX_ERRORS} or so).",
+                "description": f"Every bad field of the body (the first {MAX_ERRORS} or so), or what "
+                "keeps the body from being JSON, and where.",
             },
         },
         "errors",

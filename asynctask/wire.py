@@ -1,21 +1,21 @@
 """Bytes to model and back: bodies, queries, ids, task JSON, problems. Pure.
 
-What a body may hold is the contract's, stricter than any JSON library: see `parse_json`.
+What a body may hold is the contract's, stricter than any JSON library: see `asynctask.strict`.
 """
 
 import difflib
 import json
-import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, Never
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Raw, Struct
 
+from asynctask import strict
 from asynctask.model import (
     ACCEPTED,
     Error,
@@ -28,9 +28,6 @@ from asynctask.model import (
     Status,
     Task,
 )
-
-MAX_DEPTH: Final = 64
-"""Nesting that a body may have: enough for any input, far below what exhausts the stack."""
 
 MAX_HINTS: Final = 20
 """Unknown fields of one body for which a similar name is looked up: a search costs 20 µs."""
@@ -90,59 +87,14 @@ class Ids:
 
 
 def parse_json(body: bytes) -> Any:
-    """Read strict JSON.
+    """Read JSON as strict as `asynctask.strict` has it.
 
-    :raises Invalid: for what RFC 8259 forbids, and for what it leaves open and breaks elsewhere: a key
-        twice, a number beyond a double, a lone surrogate, nesting deeper than `MAX_DEPTH`.
+    :raises Invalid: it is not; what and where is in its one error.
     """
     try:
-        text = body.decode("utf-8").strip(_WHITESPACE)
-        value, end = _DECODER.raw_decode(text)  # which does not look for what comes after it
-        if end != len(text):
-            raise ValueError("something after the value")
-        _check_values((value,), 0, surrogates="\\u" in text)
-    except (ValueError, RecursionError, OverflowError):
-        # UnicodeDecodeError, UnicodeEncodeError and JSONDecodeError are all ValueErrors.
-        raise Invalid("Invalid JSON", (FieldError("Invalid JSON", ""),)) from None
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key twice")
-    return found
-
-
-def _refuse(constant: str) -> Never:
-    raise ValueError(constant)
-
-
-_WHITESPACE: Final = " \t\n\r"
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-_ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-
-
-def _check_values(values: Iterable[Any], depth: int, *, surrogates: bool) -> None:
-    """Check what lies at some depth, and below."""
-    if depth > MAX_DEPTH:
-        raise ValueError("nested too deep")
-    for value in values:
-        kind = type(value)
-        if kind is str:
-            if surrogates:
-                value.encode("utf-8")
-        elif kind is float:
-            if math.isinf(value):
-                raise ValueError("a number beyond a double")
-        elif kind is int:
-            float(value)
-        elif kind is list:
-            _check_values(value, depth + 1, surrogates=surrogates)
-        elif kind is dict:
-            if surrogates:
-                _check_values(value, depth, surrogates=True)
-            _check_values(value.values(), depth + 1, surrogates=surrogates)
+        return strict.read(body)
+    except strict.NotStrict as error:
+        raise Invalid("Invalid JSON", (FieldError(str(error), ""),)) from None
 
 
 class Wrong(Exception):
@@ -175,6 +127,9 @@ def pointer(*path: str | int) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
+_ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
 def dump(value: Any) -> str:
     """JSON text of a value, as it is stored."""
     return _ENCODER.encode(value)
@@ -200,13 +155,11 @@ def dump_result(result: Any) -> str:
         text = dump(result)
         size = len(text.encode("utf-8"))
         if size <= MAX_RESULT:
-            parse_json(text.encode("utf-8"))
+            strict.read(text.encode("utf-8"))
+    except strict.NotStrict as error:
+        raise NotSerializable(f"The result is no strict JSON: {error}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise NotSerializable(f"The result is no JSON: {error}") from error
-    except Invalid:
-        raise NotSerializable(
-            f"The result is no strict JSON: a key twice, nesting over {MAX_DEPTH}, or too large a number"
-        ) from None
     if size > MAX_RESULT:
         raise ResultTooLarge(f"The result has {size} bytes; at most {MAX_RESULT} are kept")
     return text

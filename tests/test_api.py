@@ -223,8 +223,17 @@ class SubmitTests(ApiTestCase):
         self.assertIn("did you mean 'duration'?", answer.json["errors"][3]["detail"])
 
     def test_what_is_no_json_is_said_so(self) -> None:
-        for body in (b"", b"{", b'{"name":"a"}x', b"\xff", b'{"name":NaN}', b'{"name":"a","name":"b"}'):
-            self.assert_problem(self.post(body), 400, "Invalid JSON")
+        for body, what in (
+            (b"", "The body is empty"),
+            (b"{'name'", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+            (b'{"name":"a"}x', "Something comes after the value: line 1 column 13 (char 12)"),
+            (b"\xff", "The body is not UTF-8 at byte 0"),
+            (b'{"name":NaN}', "NaN is no number of JSON"),
+            (b'{"name":"a","name":"b"}', "Key 'name' is in one object twice"),
+        ):
+            answer = self.post(body)
+            self.assert_problem(answer, 400, "Invalid JSON")
+            self.assertEqual(answer.json["errors"], [{"detail": what, "pointer": ""}])
         self.assert_problem(self.post([]), 400, "The body must be a JSON object")
 
     def test_what_was_refused_is_not_there(self) -> None:

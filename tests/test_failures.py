@@ -293,9 +293,9 @@ class Results(EndsTestCase):
             "infinity": ({"x": float("-inf")}, "not JSON compliant"),
             "surrogate": ("\ud800", "surrogates not allowed"),
             "a surrogate in a key": ({"\udfff": 1}, "surrogates not allowed"),
-            "a key twice": ({1: "one", "1": "one"}, "a key twice"),
-            "deep": (deep, "nesting over 64"),
-            "too large a number": (10**400, "too large a number"),
+            "a key twice": ({1: "one", "1": "one"}, "Key '1' is in one object twice"),
+            "deep": (deep, "nested deeper than 64"),
+            "too large a number": (10**400, "beyond a double"),
             "a Deferred in a list": ([Deferred()], "Deferred is not JSON serializable"),
         }
         for what, (result, why) in wrong.items():

@@ -90,12 +90,13 @@ ORDER: Final = (
         "addresses",
         "urls",
     ),
-    *("wire", "model"),
+    *("wire", "strict", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
 PURE: Final = (
     "wire",
+    "strict",
     "model",
     "headers",
     "heads",
@@ -200,7 +201,7 @@ class TheOrder(SynchronousTestCase):
     def test_the_imports_are_really_found(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         self.assertEqual(known["model"], set())
-        self.assertEqual(known["wire"], {"model"})
+        self.assertEqual(known["wire"], {"model", "strict"})
         self.assertLessEqual({"api", "runner", "store", "options"}, known["service"])
 
 

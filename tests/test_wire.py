@@ -218,7 +218,9 @@ class StrictJson(WireTestCase):
     def test_what_is_no_json_is_refused_wherever_it_stands(self, text: str) -> None:
         refusal = self.refusal(wire.parse_json, text.encode())
         self.assertEqual(refusal.detail, "Invalid JSON")
-        self.assertEqual(refusal.errors, (FieldError("Invalid JSON", ""),))
+        [error] = refusal.errors
+        self.assertEqual(error.pointer, "")
+        self.assertNotIn(error.detail, ("", "Invalid JSON"))
 
     def test_each_thing_that_is_no_json_is_refused(self) -> None:
         for text in NOT_JSON:
@@ -281,7 +283,7 @@ class EveryBody(WireTestCase):
             self.check_submission(new)
 
     def check_refusal(self, refusal: Invalid) -> None:
-        self.assertEqual(refusal.detail, refusal.errors[0].detail)
+        self.assertIn(refusal.detail, ("Invalid JSON", refusal.errors[0].detail))
         for error in refusal.errors:
             self.assertTrue(error.detail)
             self.assertRegex(error.pointer, r"\A(/([^~/]|~[01])*)?\Z")
@@ -347,7 +349,9 @@ class Bodies(WireTestCase):
             self.assertEqual(refusal.errors, (FieldError("The body must be a JSON object", ""),))
 
     def test_an_empty_body_is_no_json(self) -> None:
-        self.assertEqual(self.refusal(parse_submission, b"", KINDS).detail, "Invalid JSON")
+        refusal = self.refusal(parse_submission, b"", KINDS)
+        self.assertEqual(refusal.detail, "Invalid JSON")
+        self.assertEqual(refusal.errors, (FieldError("The body is empty", ""),))
 
     def test_a_name_is_required(self) -> None:
         for body in (b"{}", b'{"name": null}', b'{"name": ""}', b'{"name": 5}', b'{"name": ["a"]}'):
