@@ -49,6 +49,7 @@ class Guarded(Resource):
     """
 
     isLeaf = True
+    limits = LIMITS
 
     def __init__(
         self,
@@ -226,4 +227,5 @@ def answer_problem(request: Request, problem: Problem) -> bytes:
 
 def answer_too_large(request: Request) -> bytes:
     """Answer a body that is over the limit, before it has all come."""
-    return answer_problem(request, TooLarge(f"The body must have at most {MAX_BATCH_BODY} bytes"))
+    limit = LIMITS.get(request.path, MAX_BATCH_BODY)
+    return answer_problem(request, TooLarge(f"The body must have at most {limit} bytes"))

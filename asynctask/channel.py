@@ -210,9 +210,10 @@ class Connection(Protocol):
     def _begin_body(self, head: Head) -> None:
         """The body is still to come: refuse it now, or ask for it, or wait."""
         limit = self.factory.limit
+        told = self.factory.limits.get(head.path, limit)
         self._head = head
         if head.length > limit:
-            raise TooLarge(f"The body must have at most {limit} bytes", headers=CLOSE)
+            raise TooLarge(f"The body must have at most {told} bytes", headers=CLOSE)
         if head.expects and not self._buffer:
             request = Request(self, head)
             if not self.factory.takes(request):
@@ -220,7 +221,7 @@ class Connection(Protocol):
                 self._answer(request)
                 return
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._body = Chunks(limit) if head.length == CHUNKED else Sized(head.length)
+        self._body = Chunks(limit, told) if head.length == CHUNKED else Sized(head.length)
         self._body_ends = self.factory.ticks + BODY_TIME
         self.deadline = self.factory.ticks + IDLE
 

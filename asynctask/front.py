@@ -1,7 +1,7 @@
 """The HTTP server: it has the connections, and closes them when it ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import ServerFactory
@@ -19,7 +19,8 @@ class Front(Ticking[Connection], ServerFactory):
     """The HTTP server.
 
     :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body
-        of a request will be taken, if the client waits to know.
+        of a request will be taken, if the client waits to know. Where it has ``limits``, they say for paths
+        what a client is told whose body is over the limit of all.
     :param limit: bytes that a body may have.
     :param clock: for the deadlines.
     :param access: is told of every request that is over.
@@ -42,6 +43,7 @@ class Front(Ticking[Connection], ServerFactory):
         self.resource = resource
         self.limit = limit
         self.access = access
+        self.limits: Mapping[bytes, int] = getattr(resource, "limits", {})
         self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -43,12 +43,14 @@ class Chunks:
     """Takes a body out of its chunks, however they are cut.
 
     :param limit: bytes that it may have.
+    :param told: bytes that it may have, as its client is told.
     :ivar body: what has come of it.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, told: int) -> None:
         self.body = bytearray()
         self._limit = limit
+        self._told = told
         self._buffer = b""
         self._aside = 0
         self._left = 0
@@ -106,7 +108,7 @@ class Chunks:
             raise malformed("the size of a chunk is not one number in hexadecimal digits")
         length = int(size[1], 16)
         if len(self.body) + length > self._limit:
-            raise TooLarge(f"The body must have at most {self._limit} bytes", headers=CLOSE)
+            raise TooLarge(f"The body must have at most {self._told} bytes", headers=CLOSE)
         self._in_trailers = not length
         self._left = length + 2 if length else 0
 

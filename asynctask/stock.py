@@ -78,6 +78,7 @@ class LimitedRequest(Request):
         """Answer now, and close the connection once the client has had time to read why."""
         self._refused = True
         self.clientproto = b"HTTP/1.1"
+        self.path = self.channel._path.partition(b"?")[0]  # which would be set once the body has come
         self.requestHeaders.removeHeader(b"Expect")
         self.setHeader(b"Connection", b"close")
         body = type(self).refuse(self)

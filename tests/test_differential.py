@@ -523,6 +523,22 @@ class Differential(SynchronousTestCase):
         self.pair = Pair()
         self.addCleanup(self.pair.close)
 
+    def test_who_sends_more_than_anybody_may_is_told_what_may_be_sent_there(self) -> None:
+        for target, limit in (
+            (b"/api/tasks", 65_536),
+            (b"/api/tasks?a=b", 65_536),
+            (b"/api/tasks/batch", 1_048_576),
+            (b"/api/kinds", 1_048_576),
+        ):
+            head = b"POST " + target + b" HTTP/1.1\r\nHost: localhost\r\n"
+            whole = head + b"Content-Length: 3000000\r\n\r\n"
+            chunk = head + b"Transfer-Encoding: chunked\r\n\r\n200000\r\n" + b"x" * 0x200000
+            for raw in (whole, chunk):
+                for answers in self.pair.both(raw):
+                    [refusal] = answers
+                    self.assertEqual(refusal.status, 413)
+                    self.assertIn(b'"The body must have at most %d bytes"' % limit, refusal.body)
+
     def test_what_is_stricter_is_so_on_purpose(self) -> None:
         for row in STRICTER:
             ours, theirs = self.pair.both(row.raw)

@@ -14,7 +14,7 @@ LIMIT = 100
 
 def read(*pieces: bytes) -> tuple[bytes, bytes | None]:
     """The body of what comes in pieces, and what comes after it."""
-    chunks = Chunks(LIMIT)
+    chunks = Chunks(LIMIT, LIMIT)
     rest = None
     for piece in pieces:
         rest = chunks.feed(piece) if rest is None else rest + piece
@@ -64,7 +64,7 @@ class InChunks(SynchronousTestCase):
         self.assertEqual(read(b"1\r\nx\r\n" * LIMIT + b"0\r\n\r\n"), (body, b""))
 
     def test_however_small_its_chunks_are_their_sizes_are_nothing_aside(self) -> None:
-        chunks = Chunks(2 * MAX_ASIDE)
+        chunks = Chunks(2 * MAX_ASIDE, 2 * MAX_ASIDE)
         self.assertEqual(chunks.feed(b"1\r\nx\r\n" * (2 * MAX_ASIDE) + b"0\r\n\r\n"), b"")
         self.assertEqual(len(chunks.body), 2 * MAX_ASIDE)
 
