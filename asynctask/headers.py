@@ -73,7 +73,8 @@ def wants_openmetrics(values: Sequence[str]) -> bool:
         media_type, *parameters = (part.strip() for part in value.split(";"))
         if media_type in likes:
             quality = next((each for each in parameters if each.startswith("q=")), "q=1")
-            likes[media_type] = float(quality[2:]) if _QUALITY.fullmatch(quality) else 0.0
+            like = float(quality[2:]) if _QUALITY.fullmatch(quality) else 0.0
+            likes[media_type] = max(like, likes[media_type])
     return 0 < likes["application/openmetrics-text"] >= likes["text/plain"]
 
 

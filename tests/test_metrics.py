@@ -411,6 +411,8 @@ class FormatTests(MetricsTestCase):
             ([f"{openmetrics};q=0.000, */*"], False),
             ([f"{openmetrics};q=0.2, text/plain"], False),
             ([f"{openmetrics};q=0.2", "text/plain;q=0.1"], True),
+            ([f"{openmetrics};version=1.0.0, {openmetrics};q=0.1, text/plain;q=0.5"], True),
+            ([f"{openmetrics};q=0.5", "text/plain;version=0.0.4;q=0.9, text/plain;q=0.1"], False),
             ([f"{openmetrics};q=nan"], False),
             ([f"{openmetrics};q=1e3"], False),
             ([f"x{openmetrics}, {openmetrics}x"], False),
