@@ -297,7 +297,9 @@ class Request(server.Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """What should have answered has failed; where it had begun, the client sees that it broke off."""
-        if self.startedWriting and not self._disconnected:
+        if self.finished:
+            self._log.failure("", failure=reason)
+        elif self.startedWriting and not self._disconnected:
             self._log.failure("", failure=reason)
             self.channel.abort()
         elif not self._disconnected:

@@ -141,6 +141,10 @@ class Answers(Resource):
             return b"x" * 2**17
         if request.path == b"/bug":
             raise ZeroDivisionError
+        if request.path == b"/late-bug":
+            request.write(b"whole")
+            request.finish()
+            raise ZeroDivisionError
         return b" ".join((request.method, request.uri, request.content.read()))
 
     def takes(self, request: Request) -> bool:
@@ -277,6 +281,12 @@ class Exchanges(InMemory):
     def test_a_bug_is_a_500_and_no_more(self) -> None:
         self.assertEqual(self.send(GET.replace(b"/ ", b"/bug ", 1), GET), [500, 200])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_bug_after_the_end_of_an_answer_is_told_and_disturbs_nothing(self) -> None:
+        late = GET.replace(b"/ ", b"/late-bug ", 1)
+        self.assertEqual(self.send(late + late, GET), [200, 200, 200])
+        self.assertEqual(self.wire.answers[1].body, b"whole")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     @given(st.lists(st.integers(0, 600), max_size=12), st.permutations(range(7)))
     def test_it_does_not_matter_how_bytes_come(self, cuts: list[int], order: list[int]) -> None:
