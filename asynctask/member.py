@@ -21,6 +21,11 @@ from asynctask.ties import HEARS, LISTENS, SAYS, Downwards, Lines, Setting, Upwa
 log = Logger(namespace="asynctask.supervisor")
 
 OUT, ERR = 1, 2
+
+LONGEST: Final = {OUT: 1024 * 1024, ERR: 64 * 1024}
+"""Bytes that wait for the end of their line, which a bar that shows progress never has; a line of the log
+is shorter with whatever traceback."""
+
 MARK: Final = "asynctask: "
 """Begins the sentence of a start that failed."""
 
@@ -66,7 +71,7 @@ class Member(ProcessProtocol):
         self.began = now
         self.is_alive = True
         self.complaint = ""
-        self._lines = {OUT: Lines(), ERR: Lines(), SAYS: Lines()}
+        self._lines = {OUT: Lines(LONGEST[OUT]), ERR: Lines(LONGEST[ERR]), SAYS: Lines()}
 
     def say(self, word: Downwards) -> None:
         """Say something to it."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from itertools import count
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -101,24 +102,30 @@ def heard_from_below(line: bytes) -> Upwards:
 
 
 class Lines:
-    """Cuts what comes in pieces into lines."""
+    """Cuts what comes in pieces into lines.
 
-    def __init__(self) -> None:
+    :param most: bytes that are kept of a line that has not ended; of a longer one, what has come is given.
+    """
+
+    def __init__(self, most: float = inf) -> None:
+        self._most = most
         self._rest: list[bytes] = []
+        self._kept = 0
 
     def take(self, data: bytes) -> bytes:
-        """All lines that are whole by now, with their ends."""
+        """All lines that are whole by now, with their ends; or what is too much of one."""
         end = data.rfind(b"\n") + 1
-        if not end:
-            self._rest.append(data)
-            return b""
-        whole = b"".join((*self._rest, data[:end]))
-        self._rest = [data[end:]] if end < len(data) else []
-        return whole
+        whole = b"".join((*self._rest, data[:end])) if end else b""
+        if end:
+            self._rest, self._kept = [], 0
+        if end < len(data):
+            self._rest.append(data[end:])
+            self._kept += len(data) - end
+        return whole + self.rest() if self._kept > self._most else whole
 
     def rest(self) -> bytes:
         """What came after the last end of a line."""
-        left, self._rest = b"".join(self._rest), []
+        left, self._rest, self._kept = b"".join(self._rest), [], 0
         return left
 
 

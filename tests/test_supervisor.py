@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import ties
-from asynctask.member import ERR, OUT, Member
+from asynctask.member import ERR, LONGEST, OUT, Member
 from asynctask.numbers import Family, Sample
 from asynctask.supervisor import LAST, LAST_WORDS, PATIENCE, SOUND, Supervisor, pause_before
 from asynctask.ties import SAYS, Asked, Sum, Tell, Told, Up
@@ -264,6 +264,16 @@ class Logs(SupervisorTestCase):
         one.member.childDataReceived(OUT, "d\nläst".encode())
         one.end(0)
         self.assertEqual(self.lines, ["a b", "x y", "c d", "läst"])
+
+    def test_what_has_no_ends_of_lines_is_not_kept_for_ever(self) -> None:
+        member = self.spawned[0].member
+        for descriptor, longest in LONGEST.items():
+            for _ in range(longest // 1_500 + 1):
+                member.childDataReceived(descriptor, b"frame=12345678\r" * 100)
+        self.assertGreater(sum(map(len, self.lines)), LONGEST[OUT])
+        told = self.logged("Process wrote to its standard error")
+        self.assertGreater(len(told), LONGEST[ERR] // 15)
+        self.assertEqual({each["text"] for each in told}, {"frame=12345678"})
 
     def test_what_stands_on_standard_error_is_logged(self) -> None:
         self.spawned[1].member.childDataReceived(ERR, b"Fatal Python error\n")

@@ -27,6 +27,23 @@ class Cutting(SynchronousTestCase):
         self.assertEqual(b"".join(taken) + rest, b"".join(pieces))
         self.assertEqual(lines.rest(), b"")
 
+    @given(st.lists(st.binary(max_size=5)))
+    def test_of_a_line_without_an_end_only_so_much_is_kept(self, pieces: list[bytes]) -> None:
+        lines = Lines(6)
+        taken = b""
+        for number, piece in enumerate(pieces, 1):
+            taken += lines.take(piece)
+            self.assertLessEqual(sum(map(len, pieces[:number])) - len(taken), 6)
+        self.assertEqual(taken + lines.rest(), b"".join(pieces))
+
+    def test_what_is_too_much_is_given_with_all_before_it_and_the_next_line_is_whole(self) -> None:
+        lines = Lines(6)
+        self.assertEqual(
+            [lines.take(piece) for piece in (b"abcd", b"ef", b"g", b"hi\njk")],
+            [b"", b"", b"abcdefg", b"hi\n"],
+        )
+        self.assertEqual(lines.rest(), b"jk")
+
 
 class TheSetting(SynchronousTestCase):
     """What makes a process one of many."""
