@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -29,7 +29,7 @@ class Spawned:
         start = starter()
         self._pipe, theirs = get_context("spawn").Pipe()
         self._pid: int | None = None
-        self._end = start(theirs, os.getpid())
+        self._end = forgiving(start(theirs, os.getpid()))
         # Else we would not see it closed when the process dies.
         theirs.close()
 
@@ -95,6 +95,18 @@ class Spawned:
             with suppress(ValueError):
                 return signal.Signals(-code).name
         return f"exit code {code}"
+
+
+def forgiving(end: Future[None]) -> Future[None]:
+    """One that may fail after its cancel: pebble's thread may be about to tell how a process ended."""
+    fail = end.set_exception
+
+    def set_exception(error: BaseException | None) -> None:
+        with suppress(InvalidStateError):
+            fail(error)
+
+    end.set_exception = set_exception  # type: ignore[assignment, method-assign]
+    return end
 
 
 def starter() -> Callable[[Connection, int], Future[None]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from errno import EMFILE
 from pathlib import Path
 from typing import Any, Final, cast
@@ -279,6 +280,15 @@ class Killed(ProcessesTestCase):
         unwanted = spawned.Spawned()
         self.assertEqual(unwanted.death(), "SIGKILL")
         self.assertFalse(unwanted.lives)
+
+    def test_one_that_is_told_to_have_ended_when_nobody_waits_any_more_is_no_error(self) -> None:
+        late: Future[None] = spawned.forgiving(Future())
+        late.cancel()
+        late.set_exception(OSError())
+        self.assertTrue(late.cancelled())
+        in_time: Future[None] = spawned.forgiving(Future())
+        in_time.set_exception(OSError())
+        self.assertIsInstance(in_time.exception(), OSError)
 
     def test_signals_to_all_processes_are_the_parents_to_decide_upon(self) -> None:
         self.assertEqual(self.outcome(handlers.signalled, folder=self.mktemp_folder()), "went on")
