@@ -246,7 +246,7 @@ class Connection(Protocol):
         front = self.factory
         self.deadline = front.ticks + LEAVING if self._left else NEVER
         if front.access is not None:
-            request.arrived = front.now()
+            request.arrived = front.clock.seconds()
         try:
             request.render(front.resource)
         except Exception:

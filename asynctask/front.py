@@ -22,7 +22,7 @@ class Front(Ticking[Connection], ServerFactory):
         of a request will be taken, if the client waits to know. Where it has ``limits``, they say for paths
         what a client is told whose body is over the limit of all.
     :param limit: bytes that a body may have.
-    :param clock: for the deadlines.
+    :param clock: for the deadlines, and how long a request took.
     :param access: is told of every request that is over.
     :param now: wall time, seconds since the epoch.
     """
@@ -68,6 +68,6 @@ class Front(Ticking[Connection], ServerFactory):
         if request is None:
             self.access(b"", b"", status, 0, 0.0, connection.peer)
         else:
-            seconds = self.now() - request.arrived if request.arrived else 0.0
+            seconds = 0.0 if request.arrived is None else self.clock.seconds() - request.arrived
             method = request.head.method  # as it came
             self.access(method, request.uri, status, request.sentLength, seconds, connection.peer)

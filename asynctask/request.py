@@ -117,7 +117,7 @@ class Request(server.Request):
 
     :ivar head: what its head says.
     :ivar body: its body.
-    :ivar arrived: when it had come, where somebody logs that; seconds since the epoch.
+    :ivar arrived: when it had come, where somebody logs that; by its server's clock.
     :ivar began: free for whoever answers it.
     :ivar over: called once the answer is complete or the client has gone, see `status`.
     :ivar lost: called as soon as the client has gone.
@@ -127,7 +127,7 @@ class Request(server.Request):
     over: Callable[["Request"], object] | None = None
     lost: Callable[[Failure], object] | None = None
     hurry: Callable[[], object] | None = None
-    arrived = 0.0
+    arrived: float | None = None
     began = 0.0
 
     _bodyless = False

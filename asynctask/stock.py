@@ -1,7 +1,7 @@
 """The HTTP connection as twisted.web has it, with a limit on bodies and a quiet end: the reference."""
 
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall
@@ -29,8 +29,9 @@ class LimitedRequest(Request):
 
     limit = 0
     refuse: Refuse
+    seconds: Callable[[], float]
 
-    _arrived = 0.0
+    _arrived: float | None = None
     _size = 0
     _refused = False
     _lingering: IDelayedCall | None = None
@@ -53,7 +54,7 @@ class LimitedRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The whole request has come."""
-        self._arrived = time.time()
+        self._arrived = type(self).seconds()
         if not self._refused:
             super().requestReceived(command, path, version)
         elif self._lingering is not None and self._lingering.active():
@@ -64,7 +65,7 @@ class LimitedRequest(Request):
         """The client has left."""
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
-        elif self._arrived and isinstance(self.site, Front):
+        elif self._arrived is not None and isinstance(self.site, Front):
             self.site.tell(self, self.code if self.startedWriting else GONE)
         super().connectionLost(reason)
 
@@ -106,18 +107,26 @@ class Front(Site):
     :param limit: bytes that a body may have.
     :param refuse: answers a body over the limit.
     :param access: is told of every request that is over, but for malformed ones.
+    :param seconds: a clock that nobody sets.
     """
 
     noisy = False
     protocol = Connection  # type: ignore[assignment]
 
     def __init__(
-        self, resource: IResource, limit: int, refuse: Refuse, access: Access | None = None
+        self,
+        resource: IResource,
+        limit: int,
+        refuse: Refuse,
+        access: Access | None = None,
+        seconds: Callable[[], float] = monotonic,
     ) -> None:
-        request = type("FrontRequest", (LimitedRequest,), {"limit": limit, "refuse": refuse})
+        given = {"limit": limit, "refuse": refuse, "seconds": staticmethod(seconds)}
+        request = type("FrontRequest", (LimitedRequest,), given)
         super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
         self.connections: set[Connection] = set()
         self._access = access
+        self._seconds = seconds
 
     def log(self, request: Any) -> None:
         """A request has its answer."""
@@ -126,7 +135,7 @@ class Front(Site):
     def tell(self, request: Any, status: int) -> None:
         """Tell of a request that is over."""
         if self._access is not None:
-            seconds = time.time() - request._arrived if request._arrived else 0.0
+            seconds = 0.0 if request._arrived is None else self._seconds() - request._arrived
             self._access(request.method, request.uri, status, request.sentLength, seconds, request.client)
 
     def close_idle(self) -> int:

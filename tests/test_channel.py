@@ -717,18 +717,19 @@ class Accesses(SynchronousTestCase):
 
     def test_it_is_told_of_all_that_are_over(self) -> None:
         told: list[tuple[Any, ...]] = []
-        now = iter(range(1_000))
-        app = Answers()
-        front = Front(app, LIMIT, Clock(), lambda *request: told.append(request), now=lambda: next(now))
+        app, clock = Answers(), Clock()
+        front = Front(
+            app, LIMIT, clock, lambda *request: told.append(request), now=lambda: -clock.seconds()
+        )
         Wire(front).send(GET.replace(b"/", b"/a?b", 1), BAD)
         Wire(front).send(POST.replace(b"3", b"3000"))
         gone = Wire(front).send(SLOW)
+        clock.advance(1.5)
         gone.leave()
         shown = [(method, path, status) for method, path, status, *_ in told]
         self.assertEqual(
             shown, [(b"GET", b"/a?b", 200), (b"", b"", 400), (b"POST", b"/", 413), (b"GET", b"/slow", 499)]
         )
-        self.assertEqual(
-            [(sent, seconds, client.host) for *_, sent, seconds, client in told[:1]], [(9, 1, "127.0.0.1")]
-        )
+        self.assertEqual([seconds for *_, seconds, _ in told], [0, 0, 0, 1.5])
+        self.assertEqual([(sent, client.host) for *_, sent, _, client in told[:1]], [(9, "127.0.0.1")])
         self.assertEqual(len(parse_answers(gone.raw)), 0)

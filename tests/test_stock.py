@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from twisted.trial.unittest import TestCase
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from asynctask.answers import answer_too_large
 from asynctask.stock import Front
 from tests.channel_contract import LIMIT, ChannelContract
+from tests.wires import Wire
 
 
 class StockTests(ChannelContract, TestCase):
@@ -15,3 +18,37 @@ class StockTests(ChannelContract, TestCase):
 
     def front_of(self, resource: Resource) -> Any:
         return Front(resource, LIMIT, answer_too_large)
+
+
+class Slow(Resource):
+    """Answers when the test does so."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Any] = []
+
+    def render(self, request: Any) -> int:
+        self.asked.append(request)
+        return NOT_DONE_YET
+
+
+class Accesses(SynchronousTestCase):
+    """Whoever wants to know of every request."""
+
+    def test_it_is_told_how_long_each_took_by_a_clock_that_nobody_sets(self) -> None:
+        told: list[tuple[Any, ...]] = []
+        clock, slow = Clock(), Slow()
+        front: Any = Front(slow, LIMIT, answer_too_large, lambda *of: told.append(of), clock.seconds)
+        front.reactor = Clock()
+        left, stayed = (Wire(front).send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2))
+        clock.advance(1.5)
+        left.leave()
+        clock.advance(1)
+        slow.asked[1].finish()
+        self.assertEqual(stayed.statuses, [200])
+        self.assertEqual(
+            [(uri, status, took) for _, uri, status, _, took, _ in told],
+            [(b"/a", 499, 1.5), (b"/a", 200, 2.5)],
+        )
