@@ -120,6 +120,7 @@ class _Builder:
         shape.decimal = any(isinstance(member, types.DecimalType) for member in members)
         shape.integral = any(map(_is_integral, members)) and not any(map(_is_float, members))
         shape.whole = all(map(_is_whole, members))
+        shape.different = all(_is_whole(member) or _is_whole_set(member) for member in members)
         shape.hooked = any(map(_is_hooked, members))
         return shape
 
@@ -231,6 +232,13 @@ def _is_whole(info: types.Type) -> bool:
     if isinstance(info, types.DictType):
         return not _is_number(info.key_type) and all(map(_is_whole, _members(info.value_type)))
     return not isinstance(info, _Record | types.SetType | types.FrozenSetType | types.DecimalType)
+
+
+def _is_whole_set(info: types.Type) -> bool:
+    """Whether msgspec accepts nothing that we would not, but for what is in a set twice."""
+    return isinstance(info, types.SetType | types.FrozenSetType) and all(
+        map(_is_whole, _members(info.item_type))
+    )
 
 
 def _is_hashable(info: types.Type) -> bool:

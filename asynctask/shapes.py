@@ -32,6 +32,9 @@ WHOLE: Final = 1e22
 
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
+_COMPARED: Final = frozenset({str, int, float})
+"""Types of which Python finds those values equal that JSON does."""
+
 NUL: Final = "must not contain a NUL character"
 
 
@@ -115,6 +118,11 @@ def canonical(value: Any) -> str:
     return _encode(_plain(value))
 
 
+def _alike(value: Any) -> Any:
+    """What is equal for the same JSON; of most that a set has, the value itself."""
+    return value if type(value) in _COMPARED else (canonical(value),)
+
+
 def _plain(value: Any) -> Any:
     """The same value, where 5.0 is 5."""
     if isinstance(value, dict):
@@ -142,6 +150,7 @@ class Shape:
     :ivar integral: whether 5.0 is meant as 5.
     :ivar decimal: whether a string stands for a number.
     :ivar whole: whether msgspec accepts nothing that we would not.
+    :ivar different: whether it is ``whole`` but for an array in which something is twice.
     :ivar hooked: whether a value may be wrong though its parts are right.
     """
 
@@ -149,7 +158,8 @@ class Shape:
         # A Struct's types are compiled once, those of a bare annotation at every call.
         self._box: Any = defstruct("Box", [("value", annotation)], array_like=True)
         self.must = "anything"
-        self.anything = self.integral = self.decimal = self.whole = self.hooked = False
+        self.anything = self.integral = self.decimal = self.whole = False
+        self.different = self.hooked = False
         self.objects: Part | None = None
         self.arrays: Part | None = None
 
@@ -163,7 +173,9 @@ class Shape:
             return value
         part = None
         if isinstance(value, dict | list):
-            if self.whole and not found.may_have_nul and self.fits(value):
+            if not found.may_have_nul and (
+                (self.whole and self.fits(value)) or (self.different and self._fits_as_a_set(value))
+            ):
                 return value
             part = self.objects if isinstance(value, dict) else self.arrays
         if part is None:
@@ -194,6 +206,13 @@ class Shape:
         except BaseException:  # A `__post_init__` may raise anything.
             return False
         return True
+
+    def _fits_as_a_set(self, value: list[Any] | dict[str, Any]) -> bool:
+        """Whether it fits, and has as many items as a set of them."""
+        try:
+            return len(self.convert(value)) == len(value)
+        except ValidationError:
+            return False
 
     def refusal(self, value: Any) -> str | None:
         """Why it does not fit; None if it does."""
@@ -300,7 +319,7 @@ class Array:
             shape.check(item, (*path, number), found)
             for number, (item, shape) in enumerate(zip(value, shapes, strict=False))
         ]
-        same = self._different and len(set(map(canonical, checked))) < len(checked)
+        same = self._different and len(set(map(_alike, checked))) < len(checked)
         if same or not self._low <= len(value) <= self._high:
             found.add(path, f"must be {self._must}")
         return checked

@@ -660,6 +660,31 @@ class Errors(SynchronousTestCase):
             self.assertEqual(pointers(taken, value), [f"/input/{name}"])
             self.assertFalse(Draft202012Validator(taken.schema).is_valid(value))
 
+    def test_a_large_set_is_not_looked_at_item_by_item(self) -> None:
+        def handler(x: set[str], y: frozenset[int] | None = None) -> None: ...
+
+        taken = read_signature(handler)
+        looked_at: list[object] = []
+
+        def check(value: object, *_: object) -> object:
+            looked_at.append(value)
+            return value
+
+        for name in ("x", "y"):
+            item: Any = taken._fields.shapes[name].arrays.others[0]  # type: ignore[union-attr]
+            self.patch(item, "check", check)
+        self.assertEqual(pointers(taken, {"x": ["1", "2"], "y": [1, 2]}), [])
+        self.assertEqual(looked_at, [])
+        self.assertEqual(pointers(taken, {"x": ["1", "1"], "y": [1, 1]}), ["/input/x", "/input/y"])
+
+    def test_numbers_of_a_set_are_told_apart_as_its_schema_does(self) -> None:
+        def handler(x: set[int | bool | str | None]) -> None: ...
+
+        taken = read_signature(handler)
+        for value in ([1, True, "1", None, 0, False], [1, 1.0], [True, True], [None, None], [1e22, 10**22]):
+            right = Draft202012Validator(taken.schema).is_valid({"x": value})
+            self.assertEqual(pointers(taken, {"x": value}), [] if right else ["/input/x"], value)
+
     def test_a_set_takes_nothing_that_cannot_be_in_one(self) -> None:
         def handler(x: set[Any]) -> None: ...
 
