@@ -4,6 +4,7 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import Any, Final
 
@@ -147,7 +148,8 @@ class LogQueue:
             while self._waiting:
                 with self._writing:
                     self._write_some()
-                sleep(BREATH)
+                with suppress(OSError):  # as it may under libfaketime
+                    sleep(BREATH)
 
     def _take(self, line: str) -> None:
         with self._counting:

@@ -1,6 +1,7 @@
 """The log off the hot path. Its thread looks by the real clock."""
 
 import threading
+from errno import EINVAL
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, cast
@@ -257,6 +258,15 @@ class Queued(QueueTestCase):
 
     def test_nothing_to_write_is_no_write(self) -> None:
         self.assertRaises(Empty, self.sink.written.get, timeout=2 * PAUSE)
+
+    def test_a_sleep_that_fails_does_not_end_the_log(self) -> None:
+        def sleep(_seconds: float) -> None:
+            raise OSError(EINVAL, "Invalid argument")
+
+        self.patch(logqueue, "sleep", sleep)
+        for line in ("first", "second", "third"):
+            self.quick.info(line)
+            self.assertEqual(self.next_lines(), [f"info {line}"])
 
     def test_a_second_start_starts_no_second_thread(self) -> None:
         before = self.threads()
