@@ -104,7 +104,7 @@ class Api:
         self._draw = draw
         self._hosts = hosts
         self._max_waiting = max_waiting
-        self._ids = wire.Ids()
+        self.ids = wire.Ids()
         self._description = describe(kinds)
         self._metrics = metrics or Metrics(kinds)
         self._metrics.name_routes(rule.rule for rule in self.app.url_map.iter_rules())
@@ -165,7 +165,7 @@ class Api:
         """The tasks of a body."""
         trace = headers.parse_traceparent(", ".join(fields(request, "traceparent")))
         now = self._now()
-        return [accept(new, self._ids.next(now, self._draw()), now, trace) for new in body.submissions]
+        return [accept(new, self.ids.next(now, self._draw()), now, trace) for new in body.submissions]
 
     def _refusal(self, tasks: list[Task], more: int = 0) -> Unavailable | None:
         """Why there is no room for new tasks and so many more, if there is none."""

@@ -115,6 +115,7 @@ class IStore(Interface):
     watched: Watched = Attribute("Called to learn which tasks are followed here: None for all of them.")
     epoch: str = Attribute("Which database this is: numbers of another one mean nothing here.")
     seq: int = Attribute("The number of the last commit that changed tasks, when it was opened.")
+    newest: str | None = Attribute("The greatest id of a task, when it was opened.")
     due: Due = Attribute("Called with kinds of which another process may have left tasks that are due.")
     lost: Lost = Attribute(
         "Called when the other processes have taken this one for dead, and may run its tasks."

@@ -140,7 +140,7 @@ class AsyncTask(Service):
         )
         self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
         self._watch()
-        api = Api(
+        api = self._api = Api(
             self._store,
             self._seats,
             self._feed,
@@ -210,6 +210,8 @@ class AsyncTask(Service):
         if not self._seats.shared:  # which has a clock of its own
             self._now.was_set = self._clock_was_set
         self._feed.begin(self._store.epoch, self._store.seq)
+        if self._store.newest is not None:
+            self._api.ids.go_on(self._store.newest, self._now())
         for kind, tasks in gone.items():
             log.warn("There is no handler for tasks that wait", kind=kind, tasks=tasks)
         self._runner.start()

@@ -363,6 +363,8 @@ ELSEWHERE: Final = (
 ELSEWHERE_OF: Final = ELSEWHERE.where(task.c.task_id.in_(bindparam("task_ids", expanding=True)))
 """What attempts of other processes have told, for those here who follow them."""
 
+NEWEST: Final = select(func.max(task.c.task_id))
+
 TIME: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
 
 LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")

@@ -89,6 +89,7 @@ class SqlStore(Hooks, Reading, Upkeep):
         self._sharing: Sharing | None = None
         self.epoch = ""
         self.seq = 0
+        self.newest: str | None = None
         self.unfinished = 0
         self.asked = self.settled = 0
         self.forgetting = 0.0
@@ -131,6 +132,7 @@ class SqlStore(Hooks, Reading, Upkeep):
                 self.outbox.open(connection)
                 self.epoch = connection.scalar(statements.EPOCH) or ""
                 self.seq = connection.scalar(statements.LAST_EVENT) or 0
+                self.newest = connection.scalar(statements.NEWEST)
             self._database.start_reading()
         except (UnreadableSchemaError, DBAPIError) as error:
             self._database.close()

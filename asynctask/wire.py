@@ -70,9 +70,20 @@ class Ids:
 
     PER_SECOND: Final = len(_PAIRS) ** 2
 
+    AHEAD: Final = 86_400.0
+    """Seconds by which the ids of an earlier process may be ahead of the clock."""
+
     def __init__(self) -> None:
         self._second = 0
         self._count = 0
+
+    def go_on(self, newest: str, now: float) -> None:
+        """Give only ids that sort after this one, unless it is of a clock that was days ahead."""
+        if TASK_ID.fullmatch(newest) and (second := int(newest[5:15])) < now + self.AHEAD:
+            count = 0
+            for letter in newest[15:19]:
+                count = count * len(ALPHABET) + ALPHABET.index(letter)
+            self._second, self._count = second, count + 1
 
     def next(self, now: float, chance: bytes) -> str:
         """:param now: seconds since the epoch. :param chance: `CHANCE` bytes, which the caller draws."""

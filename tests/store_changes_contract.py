@@ -575,8 +575,10 @@ class ChangesContract(Base):
         self.retrying()
         for status in (COMPLETED, FAILED, CANCELLED):
             self.ended(status)
+        self.assertIsNone(self.store.newest)
+        newest = self.ended(COMPLETED).task_id
         self.reopen()
-        self.assertEqual(self.store.unfinished, 4)
+        self.assertEqual((self.store.unfinished, self.store.newest), (4, newest))
 
     def test_every_change_of_a_status_is_told(self) -> None:
         task = self.retrying()

@@ -615,6 +615,20 @@ class Ids(SynchronousTestCase):
             ["0000000007zzzz", "00000000080000", "00000000080001", "00000000080002", "00000000090000"],
         )
 
+    def test_they_go_on_after_those_of_an_earlier_process(self) -> None:
+        for count in ("0000", "0zzz", "z0a9", "zzzz"):
+            ids = wire.Ids()
+            newest = f"task_1738880000{count}{'z' * 16}"
+            ids.go_on(newest, 1_738_870_000)
+            made = [ids.next(now, bytes(16)) for now in (1_738_870_000, 1_738_870_001, 1_738_880_002)]
+            self.assertEqual([newest, *made], sorted([newest, *made]))
+            self.assertEqual(made[2][5:19], "17388800020000")
+
+    def test_a_clock_that_was_far_ahead_once_is_forgotten(self) -> None:
+        ids = wire.Ids()
+        ids.go_on("task_1738880000" + "0" * 20, 1_738_880_000 - 1.1 * wire.Ids.AHEAD)
+        self.assertEqual(ids.next(1_738_780_000, bytes(16))[5:19], "17387800000000")
+
     @given(
         st.integers(0, 9_999_000_000),
         st.lists(
