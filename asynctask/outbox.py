@@ -41,6 +41,16 @@ class Run(Protocol):
         """Fires with what it returns."""
 
 
+class Write(Protocol):
+    """Does something in the next transaction that writes.
+
+    :param order: what it locks, see `asynctask.works.Call`.
+    """
+
+    def __call__(self, run: Callable[[Connection], T], /, order: str) -> Deferred[T]:
+        """Fires with what it returns."""
+
+
 @implementer(IOutbox)
 class Outbox:
     """What is to be told, in a store.
@@ -50,7 +60,7 @@ class Outbox:
     :param healthy: whether the store can be written to.
     """
 
-    def __init__(self, read: Run, write: Run, shared: bool, healthy: Callable[[], bool]) -> None:
+    def __init__(self, read: Run, write: Write, shared: bool, healthy: Callable[[], bool]) -> None:
         self.to_call: ToCall = lambda _due: None
         self.secret = ""
         self._read = read
@@ -101,7 +111,7 @@ class Outbox:
             return run
 
         if self._shared:
-            return self._write(find(statements.CLAIM_OUTCOME))
+            return self._write(find(statements.CLAIM_OUTCOME), f"task {due.task_id}")
         return self._read(find(statements.OUTCOME))
 
     def give_back(self, task: Task, now: float) -> Deferred[None]:
@@ -115,7 +125,8 @@ class Outbox:
             "now": now,
         }
         return self._write(
-            lambda connection: connection.execute(statements.GIVE_BACK, given).rowcount
+            lambda connection: connection.execute(statements.GIVE_BACK, given).rowcount,
+            f"task {task.task_id}",
         ).addCallback(lambda _: None)
 
     def keep(self, tried: Tried) -> Deferred[bool]:
@@ -128,7 +139,10 @@ class Outbox:
             "new_due": tried.due,
             "new_error": tried.error,
         }
-        return self._write(lambda connection: bool(connection.execute(statements.CALLED, given).rowcount))
+        return self._write(
+            lambda connection: bool(connection.execute(statements.CALLED, given).rowcount),
+            f"task {tried.task_id}",
+        )
 
 
 def secret_of(connection: Connection) -> str:

@@ -138,8 +138,8 @@ class Reading:
 
         return self._read(read).addCallback(page)
 
-    def _write(self, write: Callable[[Connection], T]) -> Deferred[T]:
-        return self._writer.call(lambda db, _: write(db))
+    def _write(self, write: Callable[[Connection], T], order: str = "") -> Deferred[T]:
+        return self._writer.call(lambda db, _: write(db), order=order)
 
     def _read(self, read: Callable[[Connection], T]) -> Deferred[T]:
         if self._database.readers is None:

@@ -349,11 +349,13 @@ UNFINISHED: Final = text(
 """How many tasks of each kind have not ended, 0 too: kind after kind by an index that has the status."""
 
 PROGRESS: Final = text(
-    "UPDATE task SET progress = told.value ->> 2 FROM json_array_elements(CAST(:rows AS json)) AS told "
-    "WHERE task.task_id = told.value ->> 0 AND task.attempt = CAST(told.value ->> 1 AS integer) "
-    "AND task.status = 'running'"
+    "WITH told AS (SELECT task_id, value ->> 2 AS progress "
+    "FROM json_array_elements(CAST(:rows AS json)) JOIN task ON task_id = value ->> 0 "
+    "AND attempt = CAST(value ->> 1 AS integer) AND status = 'running' FOR UPDATE OF task SKIP LOCKED) "
+    "UPDATE task SET progress = told.progress FROM told WHERE task.task_id = told.task_id"
 )
-"""Where many share a database, what attempts tell of themselves reaches the others by it."""
+"""Where many share a database, what attempts tell of themselves reaches the others by it. It
+waits for nobody who changes a task: the next time tells more."""
 
 ELSEWHERE: Final = (
     select(*LISTED)

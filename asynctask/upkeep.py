@@ -16,7 +16,7 @@ from asynctask.writer import Writer
 log = Logger(namespace="asynctask.store")
 
 LAST: Final = "task"
-"""The order of a call that is done after all others of its transaction, but those for one task."""
+"""The order of a call that is done after all others that wait with it, but those for one task."""
 
 
 class Upkeep:

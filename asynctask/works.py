@@ -1,7 +1,9 @@
 """What the writer is asked to do, and what it needs of a database."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from math import inf
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
@@ -46,7 +48,8 @@ class Call(Struct, gc=False):
 
     :ivar run: is given a list too, for what it has to tell; it may be run again, after a transaction that
         was rolled back.
-    :ivar order: what it locks; all processes lock in this order, or they would wait for each other.
+    :ivar order: what it locks; all processes lock in this order, or they would wait for each other. What
+        locks a task says ``task`` and its id, and what locks whichever it finds, ``task`` alone.
     """
 
     run: Callable[[Connection, list[News]], Any]
@@ -57,6 +60,29 @@ class Call(Struct, gc=False):
 
 
 Work = Add | Save | Call
+
+
+def in_turn(batch: Sequence[Work]) -> list[Work]:
+    """As they are done and answered: new tasks, ends of attempts, and other things by what they lock. Who
+    is answered later knows of all that was done before."""
+    adds = [work for work in batch if isinstance(work, Add)]
+    saves = [work for work in batch if isinstance(work, Save)]
+    calls = [work for work in batch if isinstance(work, Call)]
+    return [*adds, *saves, *sorted(calls, key=attrgetter("order"))]
+
+
+def transactions(batch: Sequence[Work], *, shared: bool) -> list[list[Work]]:
+    """Those in which a batch is done, one after the other.
+
+    Where many share a database, what locks single tasks has one of its own, and locks them by their ids, as
+    ends of attempts do: who had locked anything else before might wait for somebody who waits for that.
+    """
+    ordered = in_turn(batch)
+    return [list(some) for _, some in groupby(ordered, _of_tasks)] if shared else [ordered]
+
+
+def _of_tasks(work: Work) -> str:
+    return work.order[: len("task ")] if isinstance(work, Call) and work.order.startswith("task") else ""
 
 
 def since(work: Work) -> float:

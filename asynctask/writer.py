@@ -1,4 +1,5 @@
-"""The one thread that writes: it takes all that waits, in one transaction, and answers all at once.
+"""The one thread that writes: it takes all that waits, in one transaction, and answers all at once. Where
+many share a database, what locks the tasks of others has one of its own.
 
 Into a file it writes again when these answers have been given, so that what they bring goes into the next
 transaction: few large ones cost less than many small ones, and keep nobody waiting for longer. A database
@@ -12,7 +13,6 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from time import monotonic, time
 from typing import Any, Final, TypeVar
 
@@ -53,6 +53,7 @@ from asynctask.works import (
     Work,
     collided,
     since,
+    transactions,
     why,
 )
 
@@ -190,12 +191,10 @@ class Writer:
     def _run(self) -> None:
         while self._backlog.wait() if self.healthy else self._pauses():
             if self.healthy or self._recovers():
-                self._write(self._in_time(self._backlog.take()))
-                self._database.waiting_since(0.0)
+                self._write_all(self._backlog.take())
         if not self.healthy and self._recovers():
             while self.healthy and self._backlog.waits:
-                self._write(self._backlog.take())
-                self._database.waiting_since(0.0)
+                self._write_all(self._backlog.take())
         self._refuse(self._backlog.take_asked())
         self._disconnect()
         self._from_thread(self._queue, (self._closed.callback, None))
@@ -204,6 +203,14 @@ class Writer:
         """Wait for the next try at a failed database; tell whether to go on."""
         pause, self._pause = self._pause, self._try_again
         return self._backlog.pause(pause)
+
+    def _write_all(self, batch: list[Work]) -> None:
+        for some in transactions(batch, shared=self._database.shared):
+            if self.healthy:
+                self._write(self._in_time(some))
+            else:
+                self._refuse(some)
+        self._database.waiting_since(0.0)
 
     def _in_time(self, batch: list[Work]) -> list[Work]:
         """Refuse those who have waited for too long already: their answer would come too late."""
@@ -215,7 +222,6 @@ class Writer:
 
     def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
         began = monotonic()
-        batch = _in_turn(batch)
         self._database.waiting_since(min([began, *map(since, batch)]))
         try:
             results, committed = self._transact(batch)
@@ -258,7 +264,7 @@ class Writer:
             self._write([work])
 
     def _transact(self, batch: list[Work]) -> tuple[list[Any], Committed]:
-        """Do the batch, which is `_in_turn`, in one transaction; the results, and what it changed."""
+        """Do the batch, which is `in_turn`, in one transaction; the results, and what it changed."""
         connection = self._connected()
         self._stage = "begin"
         connection.begin()
@@ -437,12 +443,3 @@ class Writer:
 
 def _refusal(unknown: bool) -> Problem:
     return OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
-
-
-def _in_turn(batch: list[Work]) -> list[Work]:
-    """As a transaction does them and as they are answered: new tasks, ends of attempts, and other things by
-    what they lock. Who is answered later knows of all that was done before."""
-    adds = [work for work in batch if isinstance(work, Add)]
-    saves = [work for work in batch if isinstance(work, Save)]
-    calls = [work for work in batch if isinstance(work, Call)]
-    return [*adds, *saves, *sorted(calls, key=attrgetter("order"))]

@@ -277,6 +277,11 @@ class Retention(FaultTestCase):
 class Orphans(BothOpen, FaultTestCase):
     """Many processes want what one of them has left."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        for store in (self.store, self.other):
+            self.until_it_has_looked(store)
+
     def test_one_that_was_to_be_cancelled_is_cancelled_logged_and_counted_by_who_finds_it(self) -> None:
         task = self.run_one()
         self.wait(self.store.cancel(task.task_id, NOW))
