@@ -51,6 +51,7 @@ parts          a dict of a million, in parts
 claiming       what a claim takes: what an earlier process left running (``recovery``), what is due
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``)
+trouble        whether a shared database that is back takes anything
 backlog        what waits for it
 patient        what no cancel ends before its time
 batches        the statements on the way of a task, many rows in each (``pgbatches``);

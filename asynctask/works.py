@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.batches import End
-from asynctask.model import News, Status, Task
+from asynctask.model import News, OutcomeUnknown, Problem, Status, Task, Unavailable
 
 T = TypeVar("T")
 
@@ -105,6 +105,15 @@ OWN_FAULT: Final = (IntegrityError, DataError, InterfaceError, ProgrammingError)
 
 COLLISIONS: Final = ("40001", "40P01")
 """A serialization failure, a deadlock (the SQLSTATEs of PostgreSQL, appendix A)."""
+
+
+CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
+MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
+
+
+def refusal(unknown: bool = False) -> Problem:
+    """What clients are told of work that was not done, or of which that is not known."""
+    return OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
 
 
 def why(error: DBAPIError) -> str:

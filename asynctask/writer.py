@@ -31,8 +31,6 @@ from asynctask.model import (
     Deleted,
     Error,
     News,
-    OutcomeUnknown,
-    Problem,
     Status,
     Task,
     Unavailable,
@@ -41,6 +39,7 @@ from asynctask.model import (
 )
 from asynctask.patient import Patient
 from asynctask.recovery import let_go
+from asynctask.trouble import Trouble
 from asynctask.wire import dump
 from asynctask.works import (
     NOTHING,
@@ -52,6 +51,7 @@ from asynctask.works import (
     Save,
     Work,
     collided,
+    refusal,
     since,
     transactions,
     why,
@@ -75,8 +75,6 @@ is refused, while there is time for an answer."""
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
 
-CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
-MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
@@ -115,6 +113,7 @@ class Writer:
         self.healthy = True
         self._seq = seq
         self._pause = self._try_again = try_again
+        self._trouble = Trouble()
         self._stored = stored
         self._published = published
         self._returned = returned
@@ -142,7 +141,7 @@ class Writer:
         :raises Unavailable: the store fails, or too much waits already.
         """
         if not (self.healthy and self._backlog.has_room(size)) or self._backlog.is_late():
-            raise Unavailable(CANNOT_STORE)
+            raise refusal()
         done = Patient()
         self._put(Add(rows, news, size, done), size)
         return done
@@ -206,7 +205,7 @@ class Writer:
 
     def _write_all(self, batch: list[Work]) -> None:
         for some in transactions(batch, shared=self._database.shared):
-            if self.healthy:
+            if self._connection is not None:
                 self._write(self._in_time(some))
             else:
                 self._refuse(some)
@@ -244,7 +243,7 @@ class Writer:
     def _one_by_one(self, batch: list[Work]) -> None:
         """One of them is to blame: the others must not suffer for it."""
         for work in batch:
-            if self.healthy:
+            if self._connection is not None:
                 self._write([work])
             else:
                 self._refuse([work])
@@ -287,7 +286,8 @@ class Writer:
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
-        log.warn("Store failed", stage=self._stage, error=why(error))
+        if not self._database.shared or self._trouble.failed(error, monotonic()):
+            log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
             begun = (one for one in self._told if isinstance(one, Task) and one.status is RUNNING)
@@ -296,7 +296,7 @@ class Writer:
             # What came back after all is no longer ours to remove: others may run it already.
             self._disconnect()
             self.healthy = False
-            self._pause = 0.0
+            self._pause = self._try_again if self._trouble.is_back else 0.0
             self._refuse(batch, unknown=at_commit)
             self._refuse(self._backlog.take_asked())
             return
@@ -367,14 +367,23 @@ class Writer:
             self._database.waiting_since(0.0)
             return False
         self._database.waiting_since(monotonic())
-        self.healthy = self._probe()
+        self.healthy = self._probe() and self._takes_what_waits()
         self._database.waiting_since(0.0)
         if self.healthy:
+            self._trouble.is_over()
             log.info("Store works again")
             self._tell_what_came_back()
         else:
             self._disconnect()
         return self.healthy
+
+    def _takes_what_waits(self) -> bool:
+        """Whether a database that took the probe takes what it has refused, where it has done so before."""
+        self._trouble.reached(monotonic())
+        if not self._trouble.lasts or not self._backlog.waits:
+            return self._trouble.has_held_out(monotonic())
+        self._write_all(self._backlog.take())
+        return self._connection is not None
 
     def _refuse(self, batch: list[Work], *, unknown: bool = False, others_unknown: bool = False) -> None:
         """Answer clients that it cannot be done now, and keep how attempts ended for later.
@@ -386,7 +395,7 @@ class Writer:
             work.end = work.end._replace(again=True)
         self._backlog.put_back(saves)
         refused = [
-            (work, Failure(_refusal(unknown or (others_unknown and isinstance(work, Call)))))
+            (work, Failure(refusal(unknown or (others_unknown and isinstance(work, Call)))))
             for work in batch
             if not isinstance(work, Save)
         ]
@@ -439,7 +448,3 @@ class Writer:
         finally:
             if self._answers:
                 self._from_thread(self._give)
-
-
-def _refusal(unknown: bool) -> Problem:
-    return OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)

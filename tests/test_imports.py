@@ -55,6 +55,7 @@ ORDER: Final = (
         "live",
         "parts",
         "writer",
+        "trouble",
         "recovery",
         "database",
         "backlog",

@@ -1,0 +1,65 @@
+"""Whether a shared database that is reached again also takes what is wanted of it.
+
+That it has taken a probe says little: a full disk has room for so much.
+"""
+
+from math import inf
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from asynctask.works import why
+
+STEADY: Final = 5.0
+"""Seconds for which it has to work: what fails before is the same trouble again."""
+
+SAY_AGAIN: Final = 60.0
+"""Seconds after which a trouble that lasts is told of again."""
+
+PASSING: Final = ("40", "55", "57")
+"""Collisions, locks, and statements and servers that are stopped (the classes of SQLSTATE, appendix A)."""
+
+
+class Trouble:
+    """What its failures have in common.
+
+    :ivar is_back: whether it has failed soon after it was reached.
+    :ivar lasts: whether it may be reached and fail without end: it has to show that it works.
+    """
+
+    def __init__(self) -> None:
+        self.is_back = self.lasts = False
+        self._reached_at = self._failed_at = self._told_at = -inf
+        self._told = ""
+
+    def failed(self, error: DBAPIError, now: float) -> bool:
+        """Tell whether that is worth a line in the log.
+
+        :param now: by the monotonic clock.
+        """
+        self.is_back = now - self._reached_at < STEADY
+        self.lasts = self.is_back and not _passes(error)
+        self._failed_at = now
+        if why(error) == self._told and now - self._told_at < SAY_AGAIN:
+            return False
+        self._told, self._told_at = why(error), now
+        return True
+
+    def reached(self, now: float) -> None:
+        """It has taken a probe."""
+        self._reached_at = now
+
+    def has_held_out(self, now: float) -> bool:
+        """Whether it may be trusted where nothing waits that would show it."""
+        return not self.lasts or now - self._failed_at >= STEADY
+
+    def is_over(self) -> None:
+        """It works: the next failure is news."""
+        self.lasts = False
+        self._told = ""
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether it says nothing of what comes next."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state[:2] in PASSING

@@ -1,0 +1,129 @@
+"""A shared database that can be reached, and does not take what is wanted of it."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import psycopg
+from sqlalchemy.exc import OperationalError
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import trouble
+from asynctask.batches import End
+from asynctask.model import ACCEPTED, COMPLETED, News, Status, Unavailable, complete
+from asynctask.trouble import SAY_AGAIN, STEADY, Trouble
+from tests.store_contract import NOW
+from tests.test_postgres_faults import FaultTestCase
+
+FULL = OperationalError("end", None, psycopg.errors.DiskFull("No space left on device"))
+OTHER = OperationalError("end", None, psycopg.errors.IoError("could not read block"))
+LOST = OperationalError("end", None, psycopg.OperationalError("closed"), connection_invalidated=True)
+LOCKED = OperationalError("end", None, psycopg.errors.LockNotAvailable("timeout"))
+
+
+class Troubles(SynchronousTestCase):
+    """What is one trouble, and what is said of it."""
+
+    def setUp(self) -> None:
+        self.trouble = Trouble()
+
+    def fail(self, now: float, error: OperationalError = FULL) -> bool:  # type: ignore[override]
+        return self.trouble.failed(error, now)
+
+    def test_what_fails_after_a_long_time_is_tried_again_at_once(self) -> None:
+        self.assertTrue(self.fail(100))
+        self.assertEqual((self.trouble.is_back, self.trouble.lasts), (False, False))
+        self.assertTrue(self.trouble.has_held_out(100))
+
+    def test_what_fails_again_soon_has_to_hold_out(self) -> None:
+        self.fail(100)
+        self.trouble.reached(100.1)
+        self.fail(100.2)
+        self.assertEqual((self.trouble.is_back, self.trouble.lasts), (True, True))
+        self.assertFalse(self.trouble.has_held_out(100.2 + STEADY * 0.9))
+        self.assertTrue(self.trouble.has_held_out(100.2 + STEADY))
+        self.trouble.reached(200)
+        self.fail(200 + STEADY)
+        self.assertEqual((self.trouble.is_back, self.trouble.lasts), (False, False))
+
+    def test_a_lost_connection_or_a_lock_says_nothing_of_the_next_time(self) -> None:
+        for error in (LOST, LOCKED):
+            self.trouble.reached(100)
+            self.fail(100.1, error)
+            self.assertEqual((self.trouble.is_back, self.trouble.lasts), (True, False))
+            self.assertTrue(self.trouble.has_held_out(100.2))
+
+    def test_the_same_is_said_once_a_minute_while_nothing_else_was(self) -> None:
+        self.trouble.reached(100)
+        said = [self.fail(now) for now in (100, 101, 102)]
+        self.assertEqual(said, [True, False, False])
+        self.assertEqual([self.fail(103, OTHER), self.fail(104, OTHER)], [True, False])
+        self.assertTrue(self.fail(103 + SAY_AGAIN, OTHER))
+        self.trouble.is_over()
+        self.assertTrue(self.fail(104 + SAY_AGAIN, OTHER))
+
+
+class Full(FaultTestCase):
+    """It takes a probe, and nothing that needs room."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.until_it_has_looked(self.store)
+        self.patch(trouble, "STEADY", 1e9)
+        self.healthy: list[bool] = []
+        self.pauses: list[float] = []
+        self.is_full = True
+        database: Any = self.store._database
+        self.database_end, self.database_add = database.end, database.add
+        database.end, database.add = self.end, self.fill
+        backlog: Any = self.store._writer._backlog
+        self.pause, backlog.pause = backlog.pause, self.note_pause
+
+    def end(self, connection: Any, ends: Sequence[End], news: list[News]) -> Sequence[Status | None]:
+        if ends:
+            self.refuse()
+        return cast(Sequence[Status | None], self.database_end(connection, ends, news))
+
+    def fill(self, connection: Any, rows: Any) -> None:
+        self.refuse()
+        self.database_add(connection, rows)
+
+    def refuse(self) -> None:
+        self.healthy.append(self.store.healthy)
+        if self.is_full:
+            raise FULL
+
+    def note_pause(self, seconds: float) -> Any:
+        self.pauses.append(seconds)
+        return self.pause(seconds)
+
+    def test_it_is_healthy_again_when_an_end_has_been_written(self) -> None:
+        self.is_full = False
+        task = self.run_one()
+        self.healthy.clear()
+        self.is_full = True
+        with self.logged() as lines:
+            end = self.store.end(complete(task, "1", NOW), NOW)
+            self.until(lambda: len(self.healthy) > 5)
+            self.assertFalse(self.store.healthy)
+            self.is_full = False
+            self.assertIs(self.wait(end), COMPLETED)
+            self.until_healthy()
+            self.add(self.new())
+        self.assertEqual(set(self.healthy[2:-1]), {False})
+        self.assertEqual(self.pauses[0], 0.0)
+        self.assertEqual(set(self.pauses[1:]), {0.01})
+        said = [line for line in lines if line.startswith("Store")]
+        self.assertEqual(said, ["Store failed", "Store works again"] * 2)
+
+    def test_where_nothing_waits_it_has_to_hold_out(self) -> None:
+        self.assertRaises(Unavailable, self.wait, self.store.add([self.new()], []))
+        self.until_healthy()
+        self.assertRaises(Unavailable, self.wait, self.store.add([self.new()], []))
+        self.until(lambda: len(self.pauses) > 5)
+        self.assertFalse(self.store.healthy)
+        self.is_full = False
+        self.patch(trouble, "STEADY", 0.0)
+        self.until_healthy()
+        task = self.new()
+        self.add(task)
+        self.assertIs(self.get(task).status, ACCEPTED)
