@@ -37,6 +37,14 @@ CONNECT: Final = 2
 MIGRATING: Final = 0x61746B6D
 """The lock under which the schema is brought up: many processes may start at once ("atkm")."""
 
+_ROOM: Final = (
+    "SAVEPOINT room",
+    "INSERT INTO event (at, upto, body) SELECT 0, 0, string_agg(md5(random()::text), '') "
+    "FROM generate_series(1, 4096)",
+    "ROLLBACK TO SAVEPOINT room",
+)
+"""Takes 128 KiB, and leaves them to vacuum: where a disk is full, there is often room for a small row."""
+
 SECONDS: Final = "extract(epoch FROM clock_timestamp())"
 """The time by the database's clock, which all processes share."""
 
@@ -298,8 +306,8 @@ class Postgres:
         return seq
 
     def probe(self, connection: Connection) -> None:
-        """Write something small, and make sure that nobody keeps our tables from us."""
-        connection.exec_driver_sql("LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE")
+        """Write something, and make sure that there is room, and that nobody keeps our tables from us."""
+        self._run(connection, "LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE", *_ROOM)
         connection.exec_driver_sql(f"UPDATE process SET seen = {SECONDS} WHERE id = %s", (self.owner,))  # noqa: S608
 
     def add(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

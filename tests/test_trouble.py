@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import psycopg
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -62,8 +63,40 @@ class Troubles(SynchronousTestCase):
         self.assertTrue(self.fail(104 + SAY_AGAIN, OTHER))
 
 
+REFUSE = (
+    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'No space left on device'; END $$",
+    "CREATE TRIGGER no_room BEFORE INSERT ON event EXECUTE FUNCTION refuse()",
+)
+
+
+class NoRoom(FaultTestCase):
+    """A disk is full, but for rows that are changed in place."""
+
+    def test_it_is_not_taken_for_healthy_until_there_is_room(self) -> None:
+        self.patch(trouble, "STEADY", 0.0)
+        database: Any = self.store._database
+        probe, probes = database.probe, []
+
+        def note(connection: Connection) -> None:
+            probes.append(self.store.healthy)
+            probe(connection)
+
+        database.probe = note
+        for statement in REFUSE:
+            self.execute(statement)
+        with self.logged() as lines:
+            self.refused(lambda: self.store.add([self.new()], []))
+            self.until(lambda: len(probes) > 3)
+            self.assertFalse(self.store.healthy)
+            self.execute("DROP TRIGGER no_room ON event")
+            self.until_healthy()
+            self.add(self.new())
+        self.assertEqual(lines, ["Store failed", "Store works again"])
+
+
 class Full(FaultTestCase):
-    """It takes a probe, and nothing that needs room."""
+    """It takes a probe, and nothing that is wanted."""
 
     def setUp(self) -> None:
         super().setUp()
