@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.leash import LONGEST, Keeper, Leash
@@ -24,6 +25,8 @@ EARLY: Final = 0.3
 """Seconds that somebody may have waited until a connection is opened for him: that may take two more."""
 
 NO_ANSWER: Final = "The store does not answer now; try again later"
+
+log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
 
@@ -60,6 +63,8 @@ class Readers:
         event.listen(self._engine, "begin", begin)
         self._opened: list[Connection] = []
         self._unreachable_until = 0.0
+        self._noting = threading.Lock()
+        self._fails = False
 
     def start(self) -> None:
         """Start the threads."""
@@ -82,9 +87,22 @@ class Readers:
             raise Unavailable(NO_ANSWER)
         try:
             with self._mine.leash.waiting(since):
-                return self._read(run, since)
-        except DBAPIError:
+                found = self._read(run, since)
+        except (DBAPIError, OSError) as error:  # such as: no more descriptors
+            self._note(error)
             raise Unavailable(NO_ANSWER) from None
+        if self._fails:
+            self._note(None)
+        return found
+
+    def _note(self, error: DBAPIError | OSError | None) -> None:
+        """Tell when reads begin to fail, and when they no longer do: the writer may not notice."""
+        with self._noting:
+            before, self._fails = self._fails, error is not None
+        if error is not None and not before:
+            log.warn("Store cannot be read", error=" ".join(str(getattr(error, "orig", error)).split()))
+        elif error is None and before:
+            log.info("Store can be read again")
 
     def _read(self, run: Callable[[Connection], T], since: float) -> T:
         """Read; once more on a new connection where the kept one was lost, if it is early enough."""
@@ -114,7 +132,7 @@ class Readers:
     def _open(self) -> Connection:
         try:
             connection = self._engine.connect()
-        except DBAPIError:
+        except (DBAPIError, OSError):
             self._unreachable_until = monotonic() + TRY_AGAIN
             raise
         self._mine.connection = connection
