@@ -114,6 +114,9 @@ class Sqlite:
     def start(self, connection: Connection) -> None:
         """Nobody else is there who would have to know."""
 
+    def leave(self, connection: Connection | None) -> None:
+        """Nobody else is there who would wait for it."""
+
     def waiting_since(self, since: float) -> None:
         """A file keeps nobody waiting for longer than the busy timeout."""
 

@@ -1,7 +1,7 @@
 """PostgreSQL under the store: one connection that writes, a few that read, and one that keeps the lease."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -186,14 +186,7 @@ class Postgres:
         self.keeper.start()
 
     def close(self) -> None:
-        """Say good-bye, so that nobody waits for the lease to end."""
-        if self._is_registered:
-            try:
-                with self._leash.waiting(), connect(self._server.url, autocommit=True) as goodbye:
-                    self._leash.hold(goodbye)
-                    goodbye.execute("DELETE FROM process WHERE id = %s", (self.owner,))
-            except psycopg.Error:
-                pass  # the lease ends by itself
+        """Cut off no more."""
         self.keeper.stop()
 
     def waiting_since(self, since: float) -> None:
@@ -249,6 +242,12 @@ class Postgres:
             (self.owner, __version__),
         )
         self._is_registered = True
+
+    def leave(self, connection: Connection | None) -> None:
+        """Say good-bye, so that nobody waits for the lease to end."""
+        if connection is not None:
+            with self._leash.waiting(), suppress(psycopg.Error):  # the lease ends by itself
+                _driver_of(connection).execute("DELETE FROM process WHERE id = %s", (self.owner,))
 
     def _begin(self, _connection: Connection) -> None:
         """Begin, with the first statement, a transaction that dies before its client's patience."""

@@ -188,6 +188,9 @@ class Database(Protocol):
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """Do what `tell` does, and commit; the number that `tell` would give."""
 
+    def leave(self, connection: Connection | None) -> None:
+        """Let other processes know that this one ends; None where it fails."""
+
     def probe(self, connection: Connection) -> None:
         """Write something small, wherever it shows that tasks can be written."""
 

@@ -1,5 +1,4 @@
-"""The one thread that writes: it takes all that waits, in one transaction, and answers all at once. Where
-many share a database, what locks the tasks of others has one of its own.
+"""The one thread that writes: it takes all that waits, in one transaction, and answers all at once.
 
 Into a file it writes again when these answers have been given, so that what they bring goes into the next
 transaction: few large ones cost less than many small ones, and keep nobody waiting for longer. A database
@@ -195,6 +194,7 @@ class Writer:
             while self.healthy and self._backlog.waits:
                 self._write_all(self._backlog.take())
         self._refuse(self._backlog.take_asked())
+        self._database.leave(self._connection)
         self._disconnect()
         self._from_thread(self._queue, (self._closed.callback, None))
 

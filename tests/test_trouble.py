@@ -1,5 +1,6 @@
 """A shared database that can be reached, and does not take what is wanted of it."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import trouble
+from asynctask import postgres, trouble
 from asynctask.batches import End
 from asynctask.model import ACCEPTED, COMPLETED, News, Status, Unavailable, complete
 from asynctask.trouble import SAY_AGAIN, STEADY, Trouble
@@ -160,3 +161,39 @@ class Full(FaultTestCase):
         task = self.new()
         self.add(task)
         self.assertIs(self.get(task).status, ACCEPTED)
+
+
+class Stops(FaultTestCase):
+    """A process ends."""
+
+    def processes(self) -> int:
+        """How many are among those alive."""
+        found: tuple[int] = self.execute("SELECT count(*) FROM process")
+        return found[0]
+
+    def test_it_says_good_bye(self) -> None:
+        store = self.open()
+        self.assertEqual(self.processes(), 2)
+        self.wait(store.close())
+        self.assertEqual(self.processes(), 1)
+
+    def test_where_the_database_is_away_it_does_not_wait_for_that_on_the_reactor(self) -> None:
+        store = self.open()
+        self.until_it_has_looked(store)
+        threads: list[threading.Thread] = []
+
+        def refuse(*_given: Any, **_named: Any) -> None:
+            threads.append(threading.current_thread())
+            raise psycopg.OperationalError("the database is away")
+
+        self.patch(postgres, "connect", refuse)
+        self.assertRaises(Unavailable, self.wait, store._writer.call(end_connection))
+        self.wait(store.close())
+        self.assertFalse(store.healthy)
+        self.assertIn(store._writer._thread, threads)
+        self.assertNotIn(threading.current_thread(), threads)
+
+
+def end_connection(connection: Connection, _news: list[News]) -> None:
+    """Have the server end the connection that this runs in."""
+    connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
