@@ -17,10 +17,8 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
 from asynctask.model import News, Unavailable
+from asynctask.readers import NO_ANSWER, READERS, Threads
 from asynctask.sqlite import BUSY, Lock, Place, StartError, create
-
-READERS: Final = 4
-"""Connections that read, each on a thread: what is read is short, and the cores are few."""
 
 LARGE_LOG: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log above which readers are paused, since two slow ones that overlap would
@@ -31,8 +29,6 @@ LOOK_AT_LOG: Final = 1.0
 
 BUSY_LOG: Final = 30.0
 """Seconds until the next one, where another program reads what is in it."""
-
-NO_ANSWER: Final = "The store does not answer now; try again later"
 
 T = TypeVar("T")
 
@@ -138,7 +134,7 @@ class Sqlite:
         if path is None:
             return
         _sync_folder(path.parent)
-        self.readers = ThreadPool(0, READERS, "asynctask-reader")
+        self.readers = Threads()
         self.readers.start()
 
     def stop_reading(self) -> None:

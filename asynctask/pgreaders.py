@@ -10,21 +10,16 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from asynctask.leash import LONGEST, Keeper, Leash
 from asynctask.model import Unavailable
-
-READERS: Final = 4
-"""Threads that read."""
+from asynctask.readers import NO_ANSWER, Threads
 
 TRY_AGAIN: Final = 0.5
 """Seconds until a database that could not be reached is tried again by those who read."""
 
 EARLY: Final = 0.3
 """Seconds that somebody may have waited until a connection is opened for him: that may take two more."""
-
-NO_ANSWER: Final = "The store does not answer now; try again later"
 
 log = Logger(namespace="asynctask.store")
 
@@ -52,7 +47,7 @@ class Readers:
         connect: "Callable[[Leash], psycopg.Connection[Any]]",
         begin: Callable[[Connection], None],
     ) -> None:
-        self.threads = ThreadPool(0, READERS, "asynctask-reader")
+        self.threads = Threads()
         self._mine = Reader(keeper)
         self._engine: Engine = create_engine(
             "postgresql+psycopg://",

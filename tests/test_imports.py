@@ -68,6 +68,7 @@ ORDER: Final = (
         "postgres",
         "pgreaders",
         "leash",
+        "readers",
         "pgbatches",
         "batches",
         "changes",

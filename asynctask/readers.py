@@ -1,0 +1,51 @@
+"""The threads that read; where the system gives none, nobody waits for one."""
+
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from asynctask.model import Unavailable
+
+READERS: Final = 4
+"""Threads that read, each on a connection: what is read is short, and the cores are few."""
+
+NO_ANSWER: Final = "The store does not answer now; try again later"
+
+log = Logger(namespace="asynctask.store")
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Threads(ThreadPool):
+    """Threads that are started as they are needed."""
+
+    def __init__(self) -> None:
+        super().__init__(0, READERS, "asynctask-reader")
+        self._fails = False
+
+    def callInThreadWithCallback(
+        self,
+        onResult: Callable[[bool, T], object] | None,
+        func: Callable[P, T],
+        *args: P.args,
+        **kw: P.kwargs,
+    ) -> None:
+        """See `ThreadPool`.
+
+        :raises Unavailable: the system gives no more threads.
+        """
+        try:
+            super().callInThreadWithCallback(onResult, func, *args, **kw)
+        except RuntimeError as error:
+            # It would be waited for at the end.
+            self.threads[:] = [thread for thread in self.threads if thread.ident is not None]
+            if not self._fails:
+                log.warn("Store cannot be read", error=str(error))
+            self._fails = True
+            raise Unavailable(NO_ANSWER) from None
+        if self._fails:
+            self._fails = False
+            log.info("Store can be read again")

@@ -1,0 +1,49 @@
+"""The system gives no more threads to read with."""
+
+from threading import Thread
+from typing import Any
+
+from twisted.logger import capturedLogs
+from twisted.python.threadpool import ThreadPool
+
+from asynctask.model import RUNNING, Unavailable
+from tests.test_store import OnFile
+
+
+class NotToBeHad(Thread):
+    """A thread that the system does not give."""
+
+    def start(self) -> None:
+        """See `Thread`."""
+        raise RuntimeError("can't start new thread")
+
+
+class NoThreads(OnFile):
+    """On a file, whose first read starts the first of them."""
+
+    def test_a_read_is_refused_until_there_is_one(self) -> None:
+        task, threads = self.run_one(), self.threads
+        threads.threadFactory = NotToBeHad
+        with capturedLogs() as logged:
+            for _ in range(2):
+                self.assertRaises(Unavailable, self.get, task)
+            threads.threadFactory = Thread
+            self.assertEqual((self.get(task).status, self.get(task).status), (RUNNING, RUNNING))
+        told = [(one["log_format"], one.get("error")) for one in logged if "read" in one["log_format"]]
+        self.assertEqual(
+            told, [("Store cannot be read", "can't start new thread"), ("Store can be read again", None)]
+        )
+
+    def test_a_stop_waits_for_none_that_did_not_start(self) -> None:
+        task = self.run_one()
+        self.threads.threadFactory = NotToBeHad
+        self.assertRaises(Unavailable, self.get, task)
+        self.reopen()
+        self.assertEqual(self.get(task).name, "a")
+
+    @property
+    def threads(self) -> Any:
+        """Those of the store."""
+        threads = self.store._database.readers
+        assert isinstance(threads, ThreadPool)
+        return threads
