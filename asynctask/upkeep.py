@@ -15,6 +15,9 @@ from asynctask.writer import Writer
 
 log = Logger(namespace="asynctask.store")
 
+AFTER_KEYS: Final = "keys"
+"""The order of a call that locks keys, any of them, and so comes after those that lock one."""
+
 LAST: Final = "task"
 """The order of a call that is done after all others that wait with it, but those for one task."""
 
@@ -40,7 +43,7 @@ class Upkeep:
             self.forgetting = monotonic() - began
             return max(keys, len(old))
 
-        return self._writer.call(run)
+        return self._writer.call(run, order=AFTER_KEYS)
 
     def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
         """See `IStore`."""

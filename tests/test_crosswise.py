@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from asynctask import writer
 from asynctask.deliveries import Tried
-from asynctask.istore import ToTell
+from asynctask.istore import Key, Known, ToTell
 from asynctask.model import (
     CANCELLED,
     COMPLETED,
@@ -126,6 +126,21 @@ class Crosswise(BothOpen, FaultTestCase):
                 self.other.cancel(ours.task_id, NOW),
             ]
         self.assertIs(self.together(*found)[-1], InvalidTransition)
+
+    def test_keys_that_are_forgotten_and_given_again(self) -> None:
+        first, old = (Key(name, "digest", "answer", NOW + 9) for name in "ab")
+        self.wait(self.store.add_once([self.new()], [], Key("b", "digest", "answer", NOW - 1), NOW - 2))
+        with self.transaction_under_way():
+            found: list[Deferred[Any]] = [
+                self.store.forget(NOW - 9, NOW, 9),
+                self.meeting.attend(self.store, ""),
+                self.store.add_once([self.new()], [], first, NOW),
+                self.other.add_once([self.new()], [], first, NOW),
+                self.meeting.attend(self.other, "key a is locked"),
+                self.other.add_once([self.new()], [], old, NOW),
+            ]
+        forgotten, _, known, *added = self.together(*found)
+        self.assertEqual((forgotten, known, added), (0, Known("digest", "answer"), [None] * 3))
 
     def test_progress_waits_for_nobody(self) -> None:
         first, second = self.running(self.store), self.running(self.store)
