@@ -49,7 +49,8 @@ class Call(Struct, gc=False):
     :ivar run: is given a list too, for what it has to tell; it may be run again, after a transaction that
         was rolled back.
     :ivar order: what it locks; all processes lock in this order, or they would wait for each other. What
-        locks a task says ``task`` and its id, and what locks whichever it finds, ``task`` alone.
+        locks a task says ``task`` and its id, and what locks whichever it finds, ``task`` alone; no other
+        order comes after these.
     """
 
     run: Callable[[Connection, list[News]], Any]
@@ -78,7 +79,9 @@ def transactions(batch: Sequence[Work], *, shared: bool) -> list[list[Work]]:
     ends of attempts do: who had locked anything else before might wait for somebody who waits for that.
     """
     ordered = in_turn(batch)
-    return [list(some) for _, some in groupby(ordered, _of_tasks)] if shared else [ordered]
+    if not (shared and ordered and _of_tasks(ordered[-1])):
+        return [ordered]
+    return [list(some) for _, some in groupby(ordered, _of_tasks)]
 
 
 def _of_tasks(work: Work) -> str:
