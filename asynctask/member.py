@@ -22,9 +22,9 @@ log = Logger(namespace="asynctask.supervisor")
 
 OUT, ERR = 1, 2
 
-LONGEST: Final = {OUT: 1024 * 1024, ERR: 64 * 1024}
-"""Bytes that wait for the end of their line, which a bar that shows progress never has; a line of the log
-is shorter with whatever traceback."""
+LONGEST: Final = {OUT: 32 * 1024 * 1024, ERR: 64 * 1024}
+"""Bytes that wait for the end of their line, which a bar that shows progress never has. A line of the log
+has it, and is shorter, whatever a client's text becomes in a traceback."""
 
 MARK: Final = "asynctask: "
 """Begins the sentence of a start that failed."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.logger import Logger, LogLevel
-from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
 
 from asynctask.recorder import ATTEMPT, task_named
@@ -34,19 +33,20 @@ class _Ear(logging.Handler):
         self.listening: list[Stepped] = []
         self.pid = os.getpid()
         self._hears = False
+        self.before: logging.Handler | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`; no two threads are in here at once."""
         if os.getpid() != self.pid:  # a child that a handler has forked is no part of the service
-            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
-                logging.lastResort.handle(record)
+            if self.before is not None and record.levelno >= self.before.level:
+                self.before.handle(record)
             return
         if self._hears:  # Twisted's log is itself passed on to `logging`
             return
-        self._hears = True
         try:
-            log = Logger(namespace=record.name)
-            log.emit(_level(record.levelno), "{log_text}", **self._fields(record))
+            fields = self._fields(record)
+            self._hears = True
+            Logger(namespace=record.name).emit(_level(record.levelno), "{log_text}", **fields)
         except Exception:
             self.handleError(record)
         finally:
@@ -57,8 +57,7 @@ class _Ear(logging.Handler):
         if task_id := self._task_id():
             fields["task_id"] = task_id
         if record.exc_info and record.exc_info[1] is not None:
-            kind, error, trace = record.exc_info
-            fields["log_failure"] = Failure(error, kind, trace)
+            fields["log_stack"] = _FORMATTER.formatException(record.exc_info)
         elif record.stack_info:
             fields["log_stack"] = record.stack_info
         return fields
@@ -71,6 +70,7 @@ class _Ear(logging.Handler):
         return next(filter(None, named), "")
 
 
+_FORMATTER: Final = logging.Formatter()
 _ear: Final = _Ear()
 
 
@@ -81,10 +81,10 @@ def nobody() -> str:
 
 def listen(stepped: Stepped = nobody) -> None:
     """Hear what is said to `logging` from now on, unless the root logger has a handler of somebody's."""
-    if not logging.root.handlers:
-        _ear.pid = os.getpid()
-        logging.root.addHandler(_ear)
-    if _ear in logging.root.handlers and stepped not in _ear.listening:
+    if logging.lastResort is not _ear:
+        _ear.pid, _ear.before = os.getpid(), logging.lastResort
+        logging.lastResort = _ear
+    if stepped not in _ear.listening:
         _ear.listening.append(stepped)
 
 
@@ -92,8 +92,8 @@ def stop_listening(stepped: Stepped = nobody) -> None:
     """Hear nothing any more, once nobody listens."""
     if stepped in _ear.listening:
         _ear.listening.remove(stepped)
-        if not _ear.listening:
-            logging.root.removeHandler(_ear)
+        if not _ear.listening and logging.lastResort is _ear:
+            logging.lastResort = _ear.before
 
 
 def _level(number: int) -> Any:

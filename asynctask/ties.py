@@ -101,10 +101,15 @@ def heard_from_below(line: bytes) -> Upwards:
     return word
 
 
+CONTINUED: Final = b"  "
+"""How what goes on with a line begins, so that it is not taken for a line of its own."""
+
+
 class Lines:
     """Cuts what comes in pieces into lines.
 
-    :param most: bytes that are kept of a line that has not ended; of a longer one, what has come is given.
+    :param most: bytes that are kept of a line that has not ended; of a longer one, what has come is given,
+        and what comes of it later is `CONTINUED`.
     """
 
     def __init__(self, most: float = inf) -> None:
@@ -121,12 +126,15 @@ class Lines:
         if end < len(data):
             self._rest.append(data[end:])
             self._kept += len(data) - end
-        return whole + self.rest() if self._kept > self._most else whole
+        if self._kept > self._most:
+            whole += self.rest()
+            self._rest = [CONTINUED]
+        return whole
 
     def rest(self) -> bytes:
         """What came after the last end of a line."""
         left, self._rest, self._kept = b"".join(self._rest), [], 0
-        return left
+        return b"" if left == CONTINUED else left
 
 
 class Tie(Protocol):

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import ties
 from asynctask.listening import Shared
 from asynctask.numbers import Family, Sample
-from asynctask.ties import Asked, Lines, Setting, Sum, Tell, Tie, Told, Up
+from asynctask.ties import CONTINUED, Asked, Lines, Setting, Sum, Tell, Tie, Told, Up
 
 FAMILIES = [Family("asynctask_x", "counter", "X.", [Sample("asynctask_x_total", {"kind": "a\nb"}, 2.5)])]
 
@@ -27,22 +27,27 @@ class Cutting(SynchronousTestCase):
         self.assertEqual(b"".join(taken) + rest, b"".join(pieces))
         self.assertEqual(lines.rest(), b"")
 
-    @given(st.lists(st.binary(max_size=5)))
+    @given(st.lists(st.text("ab\n", max_size=5).map(str.encode)))
     def test_of_a_line_without_an_end_only_so_much_is_kept(self, pieces: list[bytes]) -> None:
         lines = Lines(6)
         taken = b""
         for number, piece in enumerate(pieces, 1):
             taken += lines.take(piece)
-            self.assertLessEqual(sum(map(len, pieces[:number])) - len(taken), 6)
-        self.assertEqual(taken + lines.rest(), b"".join(pieces))
+            left = sum(map(len, pieces[:number])) - len(taken.replace(CONTINUED, b""))
+            self.assertLessEqual(left, 6)
+        self.assertEqual((taken + lines.rest()).replace(CONTINUED, b""), b"".join(pieces))
 
     def test_what_is_too_much_is_given_with_all_before_it_and_the_next_line_is_whole(self) -> None:
         lines = Lines(6)
         self.assertEqual(
             [lines.take(piece) for piece in (b"abcd", b"ef", b"g", b"hi\njk")],
-            [b"", b"", b"abcdefg", b"hi\n"],
+            [b"", b"", b"abcdefg", b"  hi\n"],
         )
         self.assertEqual(lines.rest(), b"jk")
+
+    def test_nothing_is_left_of_a_line_that_was_given(self) -> None:
+        lines = Lines(6)
+        self.assertEqual((lines.take(b"abcdefg"), lines.rest()), (b"abcdefg", b""))
 
 
 class TheSetting(SynchronousTestCase):
