@@ -6,7 +6,7 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-from asynctask.works import CLAIM, Add, Call, Save, Work
+from asynctask.works import ALONE, CLAIM, Add, Call, Save, Work
 
 MAX_WAITING: Final = 64 * 1024 * 1024
 """Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
@@ -70,6 +70,8 @@ class Backlog:
         self._asked: deque[Add | Call] = deque()
         self._saves: deque[Save] = deque()
         self._claims: deque[Call] = deque()
+        self._alone: Call | None = None
+        self._later: list[Work] = []
         self._room = CLAIMS
         self._claimed = 0
         self._began = 0.0
@@ -121,14 +123,36 @@ class Backlog:
             self._bytes += size
             self._kept += kept
             for work in fresh:
-                if isinstance(work, Save):
-                    self._saves.append(work)
-                elif not self.patient and isinstance(work, Call) and work.order.startswith(CLAIM):
-                    self._claims.append(work)
-                else:
+                if not isinstance(work, Save):
                     work.at = now
-                    self._asked.append(work)
+                    self._line_up(work)
+                elif self._alone is None:
+                    self._saves.append(work)
+                else:
+                    self._later.append(work)
             self._wakeup.notify()
+
+    def _line_up(self, work: Work) -> None:
+        if self._alone is not None:
+            self._later.append(work)
+        elif isinstance(work, Save):
+            self._saves.append(work)
+        elif isinstance(work, Call) and work.order == ALONE:
+            self._alone = work
+        elif not self.patient and isinstance(work, Call) and work.order.startswith(CLAIM):
+            self._claims.append(work)
+        else:
+            self._asked.append(work)
+
+    def _take_alone(self) -> list[Work]:
+        """What has a transaction of its own, when all before it is done; what came later may follow."""
+        if self._alone is None:
+            return []
+        alone, later = self._alone, self._later
+        self._alone, self._later = None, []
+        for work in later:
+            self._line_up(work)
+        return [alone]
 
     def answered(self) -> None:
         """All answers of a transaction have been given."""
@@ -152,7 +176,7 @@ class Backlog:
     @property
     def waits(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._asked or self._saves or self._claims)
+        return bool(self._asked or self._saves or self._claims or self._alone)
 
     def wait(self) -> bool:
         """Wait for work; tell whether to go on."""
@@ -171,6 +195,8 @@ class Backlog:
     def take(self) -> list[Work]:
         """The next transaction: all that somebody waits for, some claims and some ends of attempts."""
         with self._wakeup:
+            if not (self._asked or self._saves or self._claims):
+                return self._take_alone()
             self._learn()
             batch = self.take_asked(LARGEST)
             claims = self._take_claims(self._room)
@@ -192,6 +218,8 @@ class Backlog:
         asked: list[Work] = []
         size = 0
         with self._wakeup:
+            while most == inf and self._alone is not None:
+                asked += self._take_alone()
             while self._asked and size < most:
                 work = self._asked.popleft()
                 size += work.size

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 PROGRESS: Final = 500
 """Tasks whose progress is written at once, each second, for those who ask another process."""
 
+ON_THE_WAY: Final = 2.0
+"""Seconds that a change may take to be written; one that is later yet is of a clock that was ahead."""
+
 log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
@@ -370,7 +373,8 @@ class SqlStore(Hooks, Reading, Upkeep):
             before = find(db, task_id, locked=True)
             if before is None:
                 return None
-            at = max(now, changes.latest(before))  # an attempt may have ended on the way
+            latest = changes.latest(before)  # an attempt may have ended on the way
+            at = latest if now < latest < now + ON_THE_WAY else now
             try:
                 after = decide(before, at)
             except InvalidTransition as refusal:

@@ -8,18 +8,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from asynctask import statements
-from asynctask.backlog import LARGEST
 from asynctask.model import Deleted, News
-from asynctask.works import Database
+from asynctask.works import ALONE, Database
 from asynctask.writer import Writer
 
 log = Logger(namespace="asynctask.store")
 
 AFTER_KEYS: Final = "keys"
 """The order of a call that locks keys, any of them, and so comes after those that lock one."""
-
-LAST: Final = "task"
-"""The order of a call that is done after all others that wait with it, but those for one task."""
 
 
 class Upkeep:
@@ -69,5 +65,5 @@ class Upkeep:
                 "The clock was set; what waits follows it", seconds=round(now - before, 3), tasks=moved
             )
 
-        # It is so large that no transaction takes more: what is asked for later goes by the new time.
-        return self._writer.call(run, size=LARGEST, order=LAST).addCallback(tell)
+        # All before it went by the time that it would be, and all after it goes by the new one.
+        return self._writer.call(run, order=ALONE).addCallback(tell)

@@ -43,6 +43,11 @@ CLAIM: Final = "kind "
 """How the order of a claim begins, which locks a kind."""
 
 
+ALONE: Final = "alone"
+"""The order of what has a transaction of its own, after all that came before it and before all that comes
+later, ends of attempts too."""
+
+
 class Call(Struct, gc=False):
     """Anything else to be done in a transaction; answered with what it returns.
 

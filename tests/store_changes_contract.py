@@ -120,6 +120,17 @@ class ChangesContract(Base):
             self.wait(one)
         self.assertEqual([self.get(one).run_at - NOW for one in (before, after)], [69, 9])
 
+    def test_an_end_of_before_the_clock_was_set_follows_it_and_one_of_after_does_not(self) -> None:
+        before, after = self.run_one(retries=3), self.run_one(retries=3)
+        self.store.end(after_failure(before, NO, NOW, 9), NOW)
+        self.store.clock_was_set(NOW, NOW + 60)
+        self.wait(self.store.end(after_failure(after, NO, NOW + 60, 9), NOW + 60))
+        self.assertEqual([self.get(one).run_at - NOW for one in (before, after)], [69, 69])
+
+    def test_a_retry_after_the_clock_was_set_back_comes_at_once(self) -> None:
+        task = self.ended(FAILED)
+        self.assertEqual(self.retry(task, NOW - 3_600).run_at, NOW - 3_600)
+
     def test_what_has_ended_or_runs_knows_nothing_of_the_clock(self) -> None:
         done, running = self.ended(COMPLETED), self.run_one()
         before = self.get(done), self.get(running)

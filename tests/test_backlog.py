@@ -19,7 +19,7 @@ from asynctask.backlog import (
 )
 from asynctask.batches import End
 from asynctask.model import COMPLETED, Error, Task
-from asynctask.works import CLAIM, Add, Call, Save
+from asynctask.works import ALONE, CLAIM, Add, Call, Save, Work
 
 
 class BacklogTests(SynchronousTestCase):
@@ -92,6 +92,33 @@ class BacklogTests(SynchronousTestCase):
         self.assertTrue(self.backlog.waits)
         self.assertEqual(self.backlog.take_asked(), claims[CLAIMS + 1 :])
         self.assertFalse(self.backlog.waits)
+
+    def alone(self) -> Call:
+        call = Call(lambda _db, _news: None, ALONE, Deferred())
+        self.backlog.put(call)
+        self.backlog.hand_over()
+        return call
+
+    def test_what_is_alone_comes_after_all_before_it_and_before_all_after_it(self) -> None:
+        early = [*self.ask(LARGEST, 1), *self.claim(1)]
+        ended = self.end(*[0] * (MOST + 1))
+        alone = self.alone()
+        late = [*self.ask(1), *self.claim(1), *self.end(0)]
+        other = self.alone()
+        taken: list[list[Work]] = []
+        while self.backlog.waits:
+            taken.append(self.backlog.take())
+        at, last = taken.index([alone]), taken.index([other])
+        self.assertCountEqual([work for batch in taken[:at] for work in batch], [*early, *ended])
+        self.assertCountEqual([work for batch in taken[at + 1 : last] for work in batch], late)
+        self.assertEqual(last, len(taken) - 1)
+
+    def test_what_is_alone_is_refused_with_all_that_is_asked(self) -> None:
+        early, alone, late = self.ask(1), self.alone(), self.ask(2)
+        other, save = self.alone(), self.end(0)
+        self.assertCountEqual(self.backlog.take_asked(), [*early, alone, *late, other])
+        self.assertEqual(self.backlog.take(), save)
+        self.assertTrue(self.backlog.has_room(MAX_WAITING))
 
     def test_a_file_takes_all_claims_in_their_turn(self) -> None:
         self.backlog = Backlog(patient=True)
