@@ -125,11 +125,7 @@ class Backlog:
             for work in fresh:
                 if not isinstance(work, Save):
                     work.at = now
-                    self._line_up(work)
-                elif self._alone is None:
-                    self._saves.append(work)
-                else:
-                    self._later.append(work)
+                self._line_up(work)
             self._wakeup.notify()
 
     def _line_up(self, work: Work) -> None:
@@ -198,7 +194,7 @@ class Backlog:
             if not (self._asked or self._saves or self._claims):
                 return self._take_alone()
             self._learn()
-            batch = self.take_asked(LARGEST)
+            batch = self._take_asked(LARGEST)
             claims = self._take_claims(self._room)
             self._claimed, self._began = len(claims), monotonic()
             batch += claims
@@ -213,20 +209,23 @@ class Backlog:
             self._kept -= _bytes(saves)
         return batch + saves
 
-    def take_asked(self, most: float = inf) -> list[Work]:
-        """What somebody waits for: all, or about so many bytes of it."""
+    def take_asked(self) -> list[Work]:
+        """All but the ends of attempts."""
+        asked: list[Work] = []
+        with self._wakeup:
+            while self._alone is not None:
+                asked += self._take_alone()
+            return asked + self._take_asked(inf) + self._take_claims(len(self._claims))
+
+    def _take_asked(self, most: float) -> list[Work]:
+        """What somebody waits for, about so many bytes of it."""
         asked: list[Work] = []
         size = 0
-        with self._wakeup:
-            while most == inf and self._alone is not None:
-                asked += self._take_alone()
-            while self._asked and size < most:
-                work = self._asked.popleft()
-                size += work.size
-                asked.append(work)
-            self._bytes -= size
-            if most == inf:
-                asked += self._take_claims(len(self._claims))
+        while self._asked and size < most:
+            work = self._asked.popleft()
+            size += work.size
+            asked.append(work)
+        self._bytes -= size
         return asked
 
     def _take_claims(self, most: int) -> list[Call]:

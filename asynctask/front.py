@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import deferLater
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
@@ -12,6 +14,12 @@ from asynctask.access import Access
 from asynctask.channel import Connection
 from asynctask.request import Request
 from asynctask.ticking import Ticking, unsent
+
+LAST_ANSWERS: Final = 2.0
+"""Seconds that answers under way have to go out once the port is closed."""
+
+LOOK: Final = 0.05
+"""Seconds between two looks whether they have."""
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -71,3 +79,18 @@ class Front(Ticking[Connection], ServerFactory):
             seconds = 0.0 if request.arrived is None else self.clock.seconds() - request.arrived
             method = request.head.method  # as it came
             self.access(method, request.uri, status, request.sentLength, seconds, connection.peer)
+
+
+class Answering(Protocol):
+    """A server with connections."""
+
+    def close_idle(self) -> int:
+        """Close those on which nothing is being answered; tell on how many something is."""
+
+
+async def finish_answers(server: Answering, clock: IReactorTime) -> None:
+    """Let go of idle connections, and wait a moment for those with an answer under way."""
+    for _ in range(int(LAST_ANSWERS / LOOK)):
+        if not server.close_idle():
+            return
+        await deferLater(clock, LOOK)

@@ -6,15 +6,14 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactor
 
 from asynctask.sqlite import StartError
@@ -27,13 +26,6 @@ LONGEST_PATH: Final = 107
 """Bytes of the path of a Unix socket (unix(7), ``sun_path``)."""
 
 UNSHARED: Final = "--processes needs a TCP port, which --listen {} is not"
-
-
-LAST_ANSWERS: Final = 2.0
-"""Seconds that answers under way have to go out once the port is closed."""
-
-LOOK: Final = 0.05
-"""Seconds between two looks whether they have."""
 
 
 class Shared(Struct, frozen=True):
@@ -258,18 +250,3 @@ def url(port: IListeningPort, description: str) -> str:
     scheme = "https" if description.startswith(("ssl:", "tls:")) else "http"
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{scheme}://{host}:{address.port}"
-
-
-class Answering(Protocol):
-    """A server with connections."""
-
-    def close_idle(self) -> int:
-        """Close those on which nothing is being answered; tell on how many something is."""
-
-
-async def finish_answers(server: Answering, clock: IReactorTime) -> None:
-    """Let go of idle connections, and wait a moment for those with an answer under way."""
-    for _ in range(int(LAST_ANSWERS / LOOK)):
-        if not server.close_idle():
-            return
-        await deferLater(clock, LOOK)

@@ -9,19 +9,16 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
-from twisted.logger import Logger
 
 from asynctask.leash import LONGEST, Keeper, Leash
 from asynctask.model import Unavailable
-from asynctask.readers import NO_ANSWER, Threads
+from asynctask.readers import NO_ANSWER, Readable, Threads
 
 TRY_AGAIN: Final = 0.5
 """Seconds until a database that could not be reached is tried again by those who read."""
 
 EARLY: Final = 0.3
 """Seconds that somebody may have waited until a connection is opened for him: that may take two more."""
-
-log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
 
@@ -58,8 +55,7 @@ class Readers:
         event.listen(self._engine, "begin", begin)
         self._opened: list[Connection] = []
         self._unreachable_until = 0.0
-        self._noting = threading.Lock()
-        self._fails = False
+        self._readable = Readable()
 
     def start(self) -> None:
         """Start the threads."""
@@ -84,20 +80,10 @@ class Readers:
             with self._mine.leash.waiting(since):
                 found = self._read(run, since)
         except (DBAPIError, OSError) as error:  # such as: no more descriptors
-            self._note(error)
+            self._readable.note(error)
             raise Unavailable(NO_ANSWER) from None
-        if self._fails:
-            self._note(None)
+        self._readable.note(None)
         return found
-
-    def _note(self, error: DBAPIError | OSError | None) -> None:
-        """Tell when reads begin to fail, and when they no longer do: the writer may not notice."""
-        with self._noting:
-            before, self._fails = self._fails, error is not None
-        if error is not None and not before:
-            log.warn("Store cannot be read", error=" ".join(str(getattr(error, "orig", error)).split()))
-        elif error is None and before:
-            log.info("Store can be read again")
 
     def _read(self, run: Callable[[Connection], T], since: float) -> T:
         """Read; once more on a new connection where the kept one was lost, if it is early enough."""

@@ -26,7 +26,7 @@ LEVELS: Final = (
 
 
 class _Ear(logging.Handler):
-    """The one handler of the root logger that is ours, while somebody listens."""
+    """What `logging` falls back on where there is no handler, while somebody listens."""
 
     def __init__(self) -> None:
         super().__init__()

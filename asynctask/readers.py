@@ -1,6 +1,7 @@
 """The threads that read; where the system gives none, nobody waits for one."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Final, ParamSpec, TypeVar
 
 from twisted.logger import Logger
@@ -19,12 +20,31 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
+class Readable:
+    """Tells when reads begin to fail, and when they no longer do: the writer may not notice."""
+
+    def __init__(self) -> None:
+        self._noting = Lock()
+        self._fails = False
+
+    def note(self, error: Exception | None) -> None:
+        """A read has failed, or not; from any thread."""
+        if error is None and not self._fails:
+            return
+        with self._noting:
+            before, self._fails = self._fails, error is not None
+        if error is not None and not before:
+            log.warn("Store cannot be read", error=" ".join(str(getattr(error, "orig", error)).split()))
+        elif error is None and before:
+            log.info("Store can be read again")
+
+
 class Threads(ThreadPool):
     """Threads that are started as they are needed."""
 
     def __init__(self) -> None:
         super().__init__(0, READERS, "asynctask-reader")
-        self._fails = False
+        self._readable = Readable()
 
     def callInThreadWithCallback(
         self,
@@ -42,10 +62,6 @@ class Threads(ThreadPool):
         except RuntimeError as error:
             # It would be waited for at the end.
             self.threads[:] = [thread for thread in self.threads if thread.ident is not None]
-            if not self._fails:
-                log.warn("Store cannot be read", error=str(error))
-            self._fails = True
+            self._readable.note(error)
             raise Unavailable(NO_ANSWER) from None
-        if self._fails:
-            self._fails = False
-            log.info("Store can be read again")
+        self._readable.note(None)

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from asynctask import listening, outbox, stock, storeurl, ties
-from asynctask.access import log_access
+from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
@@ -24,7 +24,7 @@ from asynctask.chance import chances
 from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of
 from asynctask.feed import Feed
-from asynctask.front import Front
+from asynctask.front import Front, finish_answers
 from asynctask.loop import EXECUTOR
 from asynctask.member import Spawner
 from asynctask.metrics import Metrics
@@ -62,6 +62,13 @@ LAST_CALLBACKS: Final = 2.0
 SWITCH: Final = 0.0005
 """Seconds that a thread waits for the interpreter at most, a tenth of Python's own: a commit needs it a
 dozen times while the loop is busy."""
+
+
+def _front(api: Api, http: str, clock: Wheel, access: Access | None) -> Front | stock.Front:
+    """The HTTP server."""
+    if http == "fast":
+        return Front(api.routes(), MAX_BATCH_BODY, clock, access)
+    return stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
 
 
 class AsyncTask(Service):
@@ -152,12 +159,7 @@ class AsyncTask(Service):
             max_waiting,
             metrics,
         )
-        access = log_access if access_log else None
-        self._front: Front | stock.Front
-        if http == "fast":
-            self._front = Front(api.routes(), MAX_BATCH_BODY, clock, access)
-        else:
-            self._front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
+        self._front = _front(api, http, clock, log_access if access_log else None)
         self.port: IListeningPort | None = None
         self._shared: listening.Shared | None = None
 
@@ -288,7 +290,7 @@ class AsyncTask(Service):
         self._feed.end()
         if self.port is not None:
             yield self.port.stopListening()
-        yield ensureDeferred(listening.finish_answers(self._front, self._clock))
+        yield ensureDeferred(finish_answers(self._front, self._clock))
         yield self._callbacks.stop(LAST_CALLBACKS)
         self._names.stop()
         yield self._store.close()

@@ -366,8 +366,10 @@ ELSEWHERE_OF: Final = ELSEWHERE.where(task.c.task_id.in_(bindparam("task_ids", e
 """What attempts of other processes have told, for those here who follow them."""
 
 NEWEST: Final = select(func.max(task.c.task_id))
+"""The greatest id, None where there is no task."""
 
 TIME: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+"""What the clock of a server says."""
 
 LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")
 RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING, ~_ownerless)

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from asynctask import statements
 from asynctask.model import Deleted, News
-from asynctask.works import ALONE, Database
+from asynctask.works import ALONE
 from asynctask.writer import Writer
 
 log = Logger(namespace="asynctask.store")
@@ -24,7 +24,6 @@ class Upkeep:
     :ivar forgetting: see `IStore`.
     """
 
-    _database: Database
     _writer: Writer
     forgetting: float
 

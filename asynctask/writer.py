@@ -37,6 +37,7 @@ from asynctask.model import (
     interrupt,
 )
 from asynctask.patient import Patient
+from asynctask.readers import NO_ANSWER
 from asynctask.recovery import let_go
 from asynctask.trouble import Trouble
 from asynctask.wire import dump
@@ -73,8 +74,6 @@ is refused, while there is time for an answer."""
 
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
-
-NO_ANSWER: Final = "The store does not answer now; try again later"
 
 UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
 """How an attempt ends whose own end the database refuses."""

@@ -250,10 +250,13 @@ class Full(Forgetful):
 class Pace(SynchronousTestCase):
     """How many are forgotten at once: tasks may have large results, and others wait meanwhile."""
 
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = Full(self.clock)
+        Retention(cast(IStore, self.store), 1, self.clock, lambda: 10 * DAY).start()
+
     def test_it_goes_by_how_long_the_last_ones_took(self) -> None:
-        clock = Clock()
-        store = Full(clock)
-        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        clock, store = self.clock, self.store
         for _ in range(6):
             clock.advance(PAUSE)
         self.assertEqual([limit for _, _, limit in store.asked], [20, 40, 80, 160, 320, BATCH])
@@ -265,9 +268,7 @@ class Pace(SynchronousTestCase):
         )
 
     def test_events_that_take_long_count_as_well(self) -> None:
-        clock = Clock()
-        store = Full(clock)
-        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        clock, store = self.clock, self.store
         clock.advance(PAUSE)
         store.for_events = LONG + 0.01
         store.seconds = store.for_events  # as long as the tasks
@@ -276,9 +277,7 @@ class Pace(SynchronousTestCase):
         self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST, FEWEST])
 
     def test_events_alone_may_take_long(self) -> None:
-        clock = Clock()
-        store = Full(clock)
-        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        clock, store = self.clock, self.store
         clock.advance(PAUSE)
         store.for_events = LONG + 0.01
         for _ in range(2):
@@ -286,19 +285,15 @@ class Pace(SynchronousTestCase):
         self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST])
 
     def test_others_have_as_long_as_a_batch_took_before_the_next(self) -> None:
-        clock = Clock()
-        store = Full(clock)
+        clock, store = self.clock, self.store
         store.seconds = 0.125
-        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
         for seconds, asked in ((PAUSE, 1), (store.seconds - PAUSE / 2, 1), (PAUSE, 2)):
             clock.advance(seconds)
             self.assertEqual(len(store.asked), asked)
 
     def test_it_does_not_go_by_how_long_they_waited_for_others(self) -> None:
-        clock = Clock()
-        store = Full(clock)
+        clock, store = self.clock, self.store
         store.waiting = LONG + 1
-        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
         for _ in range(3):
             clock.advance(2 * store.waiting)
         self.assertEqual([limit for _, _, limit in store.asked], [20, 40, 80])

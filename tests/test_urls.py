@@ -70,16 +70,9 @@ class UrlTests(SynchronousTestCase):
         self.assertTrue(is_callback_url(f"http://[::ffff:{end}]/"))
 
     @given(
-        st.lists(st.sampled_from((":", "::", "1:", "abcd:", "1.2.3.4", "0.0.0.256", "ffff"))).map("".join)
+        st.text("0123456789abcdefF:", max_size=12)
+        | st.lists(st.sampled_from((":", "::", "1:", "abcd:", "1.2.3.4", "0.0.0.256", "ffff"))).map("".join)
     )
-    def test_groups_and_dots_are_where_they_may_be(self, text: str) -> None:
-        try:
-            sound = IPv6Address(text) is not None
-        except ValueError:
-            sound = False
-        self.assertEqual(is_callback_url(f"http://[{text}]/"), sound)
-
-    @given(st.text("0123456789abcdefF:", max_size=12))
     def test_nothing_else_in_brackets_is_one(self, text: str) -> None:
         try:
             sound = IPv6Address(text) is not None
