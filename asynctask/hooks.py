@@ -19,7 +19,7 @@ class Hooks:
         self.lost: Lost = _nobody
         self.followed: Callable[[], bool] = bool
         self.watched: Watched = tuple
-        self.timed: Timed = _nobody
+        self.timed: Timed = lambda _theirs, _ours: 0.0
         self.abandoned: Callable[[], list[FlightRecorder]] = list
 
 

@@ -14,7 +14,7 @@ Hook = Callable[[Sequence[Task]], None]
 Published = Callable[[int, Sequence[News]], None]
 Due = Callable[[Collection[str]], None]
 Lost = Callable[[], None]
-Timed = Callable[[float, float], object]
+Timed = Callable[[float, float], float]
 Progressed = Callable[[Task, Progress], None]
 Watched = Callable[[], Collection[str] | None]
 ToCall = Callable[["ToTell"], None]
@@ -121,7 +121,8 @@ class IStore(Interface):
         "Called when the other processes have taken this one for dead, and may run its tasks."
     )
     timed: Timed = Attribute(
-        "Called now and then with the time of the database that processes share, and with this machine's."
+        "Called now and then with the time of the database that processes share, and with this machine's; "
+        "tells by how much the time is another one now."
     )
     followed: Callable[[], bool] = Attribute("Tells whether anybody wants to hear of changes.")
     outbox: IOutbox = Attribute("What is to be told of tasks that have ended.")

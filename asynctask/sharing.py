@@ -40,7 +40,7 @@ class Store(Protocol):
     cancelling: Callable[[Sequence[Task]], None]
     due: Callable[[Collection[str]], None]
     lost: Callable[[], None]
-    timed: Callable[[float, float], object]
+    timed: Callable[[float, float], float]
     followed: Callable[[], bool]
     watched: Callable[[], Collection[str] | None]
     progressed: Callable[[Task, Progress], None]

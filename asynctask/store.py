@@ -121,7 +121,7 @@ class SqlStore(Hooks, Reading, Upkeep):
             with connection.begin():
                 self._database.start(connection)
                 if self._database.shared:
-                    self.timed(connection.execute(statements.TIME).scalar_one(), time())
+                    now += self.timed(connection.execute(statements.TIME).scalar_one(), time())
                 # First, since from what is told on, the other processes wait with all that they tell.
                 counted = Counter(
                     {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}

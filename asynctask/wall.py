@@ -57,16 +57,20 @@ class Wall:
         """Wall time for other threads, which hear of a clock that was set a moment later."""
         return self._now() + self._behind
 
-    def follow(self, theirs: float, ours: float) -> None:
+    def follow(self, theirs: float, ours: float) -> float:
         """Go by another clock, where it differs by more than `SET`.
 
         :param theirs: what it says, in seconds since the epoch.
         :param ours: what this machine's clock says at the same time.
+        :returns: seconds by which the time is another one now.
         """
         self()
-        if abs(theirs - ours - self._behind) > SET:
-            self._behind = theirs - ours
-            log.warn("This machine's clock and the database's differ", seconds=round(ours - theirs, 3))
+        change = theirs - ours - self._behind
+        if abs(change) <= SET:
+            return 0.0
+        self._behind += change
+        log.warn("This machine's clock and the database's differ", seconds=round(-self._behind, 3))
+        return change
 
     def _look(self) -> None:
         began = self._elapsed()

@@ -5,8 +5,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from asynctask.istore import Key, Known
-from asynctask.model import COMPLETED, News, Progress, complete
+from asynctask.model import COMPLETED, RETRYING, News, Progress, complete
 from asynctask.postgres import Server
+from asynctask.recorder import Suspect
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.store_changes_contract import ChangesContract
@@ -69,10 +70,17 @@ class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
 class Times(OnServer):
     """What time it is there."""
 
+    change = 0.0
+
     def open_store(self) -> SqlStore:
         self.told: list[tuple[float, float]] = []
         store = super().open_store()
-        store.timed = lambda *times: self.told.append(times)
+
+        def timed(theirs: float, ours: float) -> float:
+            self.told.append((theirs, ours))
+            return self.change
+
+        store.timed = timed
         return store
 
     def test_the_database_tells_the_time_at_the_start_and_with_each_heartbeat(self) -> None:
@@ -81,6 +89,12 @@ class Times(OnServer):
             self.turns.turn()
         for theirs, ours in self.told:
             self.assertLess(abs(theirs - ours), 60)
+
+    def test_the_start_goes_by_it_too(self) -> None:
+        task = self.run_one()
+        self.change = -300.0
+        self.reopen([Suspect(task.task_id, task.attempt)], now=NOW + 300)
+        self.assertEqual((self.get(task).status, self.get(task).run_at), (RETRYING, NOW))
 
 
 class BothOpen(OnServer):

@@ -79,14 +79,14 @@ class WallTests(SynchronousTestCase):
     def test_it_goes_by_another_clock(self) -> None:
         self.wall.was_set = None
         with capturedLogs() as events:
-            self.wall.follow(self.wall_time + SET / 2, self.wall_time)
+            self.assertEqual(self.wall.follow(self.wall_time + SET / 2, self.wall_time), 0)
             self.assertEqual(self.wall(), START)
-            self.wall.follow(self.wall_time - 300, self.wall_time)
+            self.assertEqual(self.wall.follow(self.wall_time - 300, self.wall_time), -300)
             self.assertEqual([self.wall(), self.wall.read()], [START - 300] * 2)
-            self.wall.follow(self.wall_time - 300 + SET / 2, self.wall_time)
+            self.assertEqual(self.wall.follow(self.wall_time - 300 + SET / 2, self.wall_time), 0)
             self.assertEqual(self.wall(), START - 300)
             self.wall_time += 300  # it is set right
-            self.wall.follow(self.wall_time, self.wall_time)
+            self.assertEqual(self.wall.follow(self.wall_time, self.wall_time), 600)
         self.assertEqual(self.wall(), START + 300)
         self.assertEqual([event.get("seconds") for event in events], [300.0, 0.0])
 
