@@ -111,8 +111,8 @@ class Collector:
     def start(self) -> None:
         """From now on the collector is ours."""
         gc.set_threshold(THRESHOLD, *self._before[1:])
-        self._collect()
         self._freeze()
+        self._keep()
         self._looked = self._clock.callLater(LOOK, self._look)
         self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
 
@@ -150,6 +150,10 @@ class Collector:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        self._keep()
+
+    def _keep(self) -> None:
+        """What lives now is what the looks compare with."""
         self._kept = gc.get_freeze_count()
         self._kept_bytes = self._resident() - self._in_flight() * BYTES_OF_A_TASK
         if isfinite(found := self._descriptors()):

@@ -8,7 +8,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.istore import Key, Known
@@ -21,6 +21,33 @@ from asynctask.tables import SCHEMA, metadata
 from tests.store_contract import NOW
 from tests.test_store import OnFile
 from tests.turns import Turns
+
+
+def migrate(engine: Engine, to: str = f"{SCHEMA:04d}") -> None:
+    """Take the steps, one after the other."""
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", "asynctask:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, to)
+
+
+def parts(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """All that a database consists of, but for its epoch, which is drawn."""
+    asked = {
+        "indexes in order": "SELECT name, tbl_name FROM sqlite_master WHERE sql LIKE 'CREATE INDEX%'",
+        "columns": "SELECT m.name, c.* FROM sqlite_master m, pragma_table_xinfo(m.name) c ORDER BY 1, 2",
+        "indexed": "SELECT m.name, c.* FROM sqlite_master m, pragma_index_xinfo(m.name) c ORDER BY 1, 2",
+        "some": "SELECT name, substr(sql, instr(sql, 'WHERE')) FROM sqlite_master WHERE sql LIKE '%INDEX%'",
+        "numbered": "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'",
+        "version": VERSION,
+        "meta": "SELECT key, CASE key WHEN 'epoch' THEN length(value) ELSE value END FROM meta ORDER BY 1",
+        "application": "PRAGMA application_id",
+    }
+    with engine.connect() as connection:
+        return {
+            what: [tuple(row) for row in connection.exec_driver_sql(sql)] for what, sql in asked.items()
+        }
 
 
 class MigrationTests(SynchronousTestCase):
@@ -41,10 +68,17 @@ class MigrationTests(SynchronousTestCase):
             upgrade(connection)
 
     def test_migrations_lead_to_the_tables(self) -> None:
-        self.upgrade()
+        migrate(self.engine)
         with self.engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             self.assertEqual(compare_metadata(context, metadata), [])
+
+    def test_a_new_database_is_what_the_migrations_lead_to(self) -> None:
+        stepwise = create_engine(f"sqlite:///{self.mktemp()}")
+        self.addCleanup(stepwise.dispose)
+        migrate(stepwise)
+        self.upgrade()
+        self.assertEqual(parts(self.engine), parts(stepwise))
 
     def test_a_current_schema_is_left_alone(self) -> None:
         self.upgrade()
@@ -90,11 +124,8 @@ class FirstSchemaTests(OnFile):
         """A database as the first version made it, left by a kill."""
         engine = create_engine(f"sqlite:///{self.path}")
         self.addCleanup(engine.dispose)
+        migrate(engine, "0001")
         with engine.begin() as connection:
-            config = Config()
-            config.set_main_option("script_location", "asynctask:migrations")
-            config.attributes["connection"] = connection
-            command.upgrade(config, "0001")
             self.assertEqual(connection.exec_driver_sql(VERSION).scalar(), "0001")
             for number, (status, attempt, owner, result) in enumerate(
                 (

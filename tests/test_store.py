@@ -19,6 +19,7 @@ from asynctask.backlog import FEWEST, LONGEST_WAIT
 from asynctask.database import BUSY_LOG, Sqlite, _driver_of
 from asynctask.istore import Key, Known
 from asynctask.live import Live
+from asynctask.migrations import upgrade
 from asynctask.model import (
     ACCEPTED,
     COMPLETED,
@@ -41,7 +42,6 @@ from asynctask.reading import page_of
 from asynctask.rows import ENDED_COLUMNS, changed_row
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
-from asynctask.tables import metadata
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract, brief
@@ -538,7 +538,8 @@ class QueryPlanTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.engine = create_engine("sqlite://")
-        metadata.create_all(self.engine)
+        with self.engine.begin() as connection:
+            upgrade(connection)
         self.addCleanup(self.engine.dispose)
 
     def plan(self, statement: Any, **given: Any) -> str:

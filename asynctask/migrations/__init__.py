@@ -1,13 +1,24 @@
 """How the schema came to be: one file a step in ``versions``, run by `upgrade`."""
 
+from secrets import token_hex
 from typing import Any, Final
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from asynctask.tables import SCHEMA
+from asynctask.tables import APPLICATION_ID, SCHEMA, meta, metadata
 
 VERSION: Final = "SELECT version_num FROM alembic_version"
 READABLE_FROM: Final = "SELECT value FROM meta WHERE key = 'readable_from'"
+
+OLDEST_READER: Final = 3
+"""What the last of the steps that set ``readable_from`` sets it to."""
+
+INDEXES: Final = (
+    *("task_status", "task_name", "task_due", "task_owner", "task_finished", "idempotency_expires"),
+    *("task_callback", "task_cancelling", "task_kind_status"),
+)
+"""Those that the steps leave, in their order: where several would do, SQLite goes by it."""
 
 
 class UnreadableSchemaError(Exception):
@@ -26,6 +37,8 @@ def upgrade(connection: Connection) -> None:
         return
     if current > SCHEMA:
         check_readable(current, connection.scalar(text(READABLE_FROM)))
+    elif current == 0 and connection.dialect.name == "sqlite":
+        _make(connection)
     else:
         _run(connection)
 
@@ -47,6 +60,25 @@ def _current(connection: Connection) -> int:
     if not inspect(connection).has_table("alembic_version"):
         return 0
     return int(connection.scalar(text(VERSION)) or 0)
+
+
+def _make(connection: Connection) -> None:
+    """What all steps lead to, at once: a first start does not wait for Alembic.
+
+    A test holds the two together.
+    """
+    for table in metadata.sorted_tables:
+        connection.execute(CreateTable(table))
+    indexes = {str(index.name): index for table in metadata.sorted_tables for index in table.indexes}
+    for name in INDEXES:
+        connection.execute(CreateIndex(indexes[name]))
+    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    known = {"readable_from": str(OLDEST_READER), "epoch": token_hex(6)}
+    connection.execute(meta.insert(), [{"key": key, "value": value} for key, value in known.items()])
+    connection.exec_driver_sql(
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+    )
+    connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (f"{SCHEMA:04d}",))
 
 
 def _run(connection: Connection) -> None:
