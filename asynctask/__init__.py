@@ -57,8 +57,8 @@ patient        what no cancel ends before its time
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others
 database       the connections to SQLite; ``readers`` are the threads that read
-postgres       those to PostgreSQL (``pgreaders``), on a ``leash``; many processes are ``sharing``
-               it, each with a ``heart`` and a ``pulse``
+postgres       those to PostgreSQL (``pgserver``, ``pgreaders``), on a ``leash``; many processes
+               are ``sharing`` it, each with a ``heart`` and a ``pulse``
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound

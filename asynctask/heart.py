@@ -12,7 +12,8 @@ from typing import Any, Final
 import psycopg
 from twisted.logger import Logger
 
-from asynctask.postgres import PATIENCE, SECONDS, Postgres, Server, connect, why
+from asynctask.pgserver import PATIENCE, Server, connect, why
+from asynctask.postgres import SECONDS, Postgres
 
 log = Logger(namespace="asynctask.store")
 

@@ -23,7 +23,7 @@ from asynctask.sqlite import BUSY, Place, StartError, check
 from asynctask.works import Database, why
 
 if TYPE_CHECKING:
-    from asynctask.postgres import Server
+    from asynctask.pgserver import Server
 
 FROM_THE_FIRST: Final = (0.0, "")
 """Before whatever is due: times are seconds since the epoch, and no id is empty."""

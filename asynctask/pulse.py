@@ -17,7 +17,8 @@ import psycopg
 from msgspec import Struct
 from twisted.logger import Logger
 
-from asynctask.postgres import PATIENCE, Postgres, Server, connect, why
+from asynctask.pgserver import PATIENCE, Server, connect, why
+from asynctask.postgres import Postgres
 
 log = Logger(namespace="asynctask.store")
 

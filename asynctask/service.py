@@ -48,7 +48,7 @@ from asynctask.watch import Watchdog
 from asynctask.worker import die_with
 
 if TYPE_CHECKING:
-    from asynctask.postgres import Server
+    from asynctask.pgserver import Server
 
 __all__ = ["Options", "StartError", "makeService"]
 

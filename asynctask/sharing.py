@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 
 from asynctask.heart import Heart
 from asynctask.model import News, Progress, Task, Unavailable
-from asynctask.postgres import Postgres, Server
+from asynctask.pgserver import Server
+from asynctask.postgres import Postgres
 from asynctask.pulse import POLL, Pulse, Seen
 
 log = Logger(namespace="asynctask.store")

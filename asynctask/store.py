@@ -50,7 +50,7 @@ from asynctask.works import CLAIM, Database, why
 from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
-    from asynctask.postgres import Server
+    from asynctask.pgserver import Server
     from asynctask.sharing import Sharing
 
 PROGRESS: Final = 500

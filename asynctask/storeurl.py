@@ -9,7 +9,7 @@ from asynctask import sqlite
 from asynctask.sqlite import Place, StartError
 
 if TYPE_CHECKING:
-    from asynctask.postgres import Server
+    from asynctask.pgserver import Server
 
 SCHEMES = ("postgresql", "postgres")
 
@@ -27,12 +27,12 @@ def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> Pl
             raise StartError("--notify-store is for --store postgresql://…; SQLite has one process")
         return sqlite.parse_url(url, folder)
     try:
-        from asynctask import postgres
+        from asynctask import pgserver
     except ImportError:
         raise StartError(
             "--store postgresql://… needs a driver: pip install 'psycopg[binary]>=3.2'"
         ) from None
-    return postgres.parse_url(url, folder, lease, listen)
+    return pgserver.parse_url(url, folder, lease, listen)
 
 
 def check(place: Place | Server) -> None:
@@ -43,9 +43,9 @@ def check(place: Place | Server) -> None:
     if isinstance(place, Place):
         sqlite.check(place)
     else:
-        from asynctask import postgres
+        from asynctask import pgserver
 
-        postgres.check(place)
+        pgserver.check(place)
 
 
 def check_use(place: Place | Server, processes: int, *, with_http: bool) -> None:

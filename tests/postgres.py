@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from asynctask.migrations import upgrade
-from asynctask.postgres import connect
+from asynctask.pgserver import connect
 
 TEMPLATE = f"asynctask_test_{os.getpid()}"
 

@@ -74,6 +74,7 @@ ORDER: Final = (
         "changes",
         "rows",
         "statements",
+        "pgserver",
         "sqlite",
     ),
     *("metrics", "tallies", "numbers", "migrations", "tables", "__init__"),

@@ -9,7 +9,7 @@ from asynctask.deliveries import GIVE_UP, Tried
 from asynctask.istore import Dues, ToTell
 from asynctask.model import Callback, Error, Task, complete
 from asynctask.outbox import LEASE
-from asynctask.postgres import Server
+from asynctask.pgserver import Server
 from asynctask.sqlite import Lock, Place, StartError
 from asynctask.store import SqlStore
 from tests import postgres

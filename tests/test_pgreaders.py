@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from twisted.logger import capturedLogs
 
-from asynctask import pgreaders, postgres
+from asynctask import pgreaders, pgserver, postgres
 from asynctask.model import RUNNING, Unavailable
 from tests.store_contract import NOW
 from tests.test_postgres_faults import FaultTestCase
@@ -22,7 +22,7 @@ class NoConnection(FaultTestCase):
     refusal: psycopg.Error | OSError | None = FULL
 
     def setUp(self) -> None:
-        connect = postgres.connect
+        connect = pgserver.connect
 
         def open_or_refuse(*given: Any, **named: Any) -> Any:
             if self.refusal is not None and "asynctask-reader" in threading.current_thread().name:

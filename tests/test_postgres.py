@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from asynctask.istore import Key, Known
 from asynctask.model import COMPLETED, RETRYING, News, Progress, complete
-from asynctask.postgres import Server
+from asynctask.pgserver import Server
 from asynctask.recorder import Suspect
 from asynctask.store import SqlStore
 from tests import postgres

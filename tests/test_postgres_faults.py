@@ -43,7 +43,7 @@ from asynctask.model import (
     interrupt,
 )
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
-from asynctask.postgres import Server, connect
+from asynctask.pgserver import Server, connect
 from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 from asynctask.recovery import let_go
 from asynctask.sqlite import StartError
@@ -945,7 +945,7 @@ class Starts(SynchronousTestCase):
         postgres.execute(f"CREATE DATABASE {database} {how}")
         self.addCleanup(postgres.drop, database)
         code = (
-            "import sys; from asynctask.postgres import Server; from asynctask.store import SqlStore;"
+            "import sys; from asynctask.pgserver import Server; from asynctask.store import SqlStore;"
             "from tests.turns import Turns; turns = Turns();"
             "store = SqlStore(Server(sys.argv[1]), turns); store.open([], 1.0); print(store.epoch);"
             "turns.outcome(store.close())"

@@ -1,0 +1,97 @@
+"""Which PostgreSQL a store is in, and a connection to it."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from msgspec import Struct
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from asynctask.sqlite import StartError
+
+PATIENCE: Final = 1.5
+"""Seconds that a statement may take, or wait for a lock: a client's 503 waits for it."""
+
+CONNECT: Final = 2
+"""Seconds for a new connection, the least that libpq can count."""
+
+
+class Server(Struct, frozen=True):
+    """Where a PostgreSQL store is.
+
+    :ivar url: as libpq takes it.
+    :ivar listen: another URL for LISTEN, where a pooler stands between.
+    :ivar folder: where the flight recorder's file is.
+    :ivar lease: seconds after which a silent process is taken for dead.
+    """
+
+    url: str
+    listen: str | None = None
+    folder: Path = Path()
+    lease: float = 15.0
+
+    @property
+    def path(self) -> str:
+        """How it is named to people, without a password."""
+        known = conninfo_to_dict(self.url)
+        return f"postgresql://{known.get('host', '')}/{known.get('dbname', '')}"
+
+    @property
+    def recorder_path(self) -> Path:
+        """The flight recorder's file, for whichever process gets its lock."""
+        name = sha256(self.url.encode()).hexdigest()[:12]
+        return self.folder / f"asynctask-{name}-recorder"
+
+
+def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = None) -> Server:
+    """Read the URL of a database.
+
+    :raises StartError: libpq does not understand it.
+    """
+    for option, given in (("--store", url), ("--notify-store", listen)):
+        if given is None:
+            continue
+        try:
+            known = conninfo_to_dict(given)
+            for port in str(known.get("port", "")).split(","):
+                if port and not 0 < int(port) < 65_536:
+                    raise ValueError(f"invalid port number: '{port}'")
+        except (psycopg.Error, ValueError) as error:
+            raise StartError(f"{option} is no URL of a PostgreSQL database ({why(error)})") from None
+    return Server(url, listen, folder, lease)
+
+
+def check(server: Server) -> None:
+    """Look whether the database can be reached.
+
+    :raises StartError: it cannot.
+    """
+    try:
+        connect(server.url).close()
+    except psycopg.Error as error:
+        raise StartError(f"--store {server.path} cannot be reached ({why(error)})") from None
+
+
+def why(error: Exception) -> str:
+    """What the database says, in one line."""
+    return " ".join(str(error).split())
+
+
+def connect(url: str, **given: Any) -> "psycopg.Connection[Any]":
+    """Open a connection that notices soon when there is nobody."""
+    known = conninfo_to_dict(url)
+    settings = {
+        "connect_timeout": CONNECT,
+        "application_name": "asynctask",
+        # Also where the database has no encoding (SQL_ASCII): text is no text else.
+        "client_encoding": "utf8",
+        "keepalives_idle": 5,
+        "keepalives_interval": 1,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(PATIENCE * 1_000),
+        # Of several hosts the one that takes writes.
+        "target_session_attrs": "read-write",
+        **known,
+    }
+    return psycopg.connect(make_conninfo("", **settings), prepare_threshold=None, **given)
