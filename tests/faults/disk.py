@@ -42,6 +42,7 @@ class Report:
     """How one trouble went; times in seconds.
 
     :param injected: how many system calls were made to fail.
+    :param slow: what came too late, which on a busy machine says nothing of promises.
     """
 
     trouble: str
@@ -51,6 +52,7 @@ class Report:
     recovered_after: float | None = None
     readiness: int = 0
     violations: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         ledger, after = self.ledger, self.recovered_after
@@ -62,8 +64,11 @@ class Report:
             f"/health/ready {self.readiness or '-'}, "
             f"accepts again after {'-' if after is None else f'{after:.2f} s'}",
             f"  violations: {len(self.violations)}",
+            *(f"    {text}" for text in self.violations[:SHOWN]),
+            f"  slow: {len(self.slow)}",
+            *(f"    {text}" for text in self.slow[:SHOWN]),
         ]
-        return "\n".join([*lines, *(f"    {text}" for text in self.violations[:SHOWN])])
+        return "\n".join(lines)
 
 
 class Trial:
@@ -103,10 +108,12 @@ class Trial:
     def expect_recovery(self, server: Server) -> None:
         """Without a restart a 202 comes again, and all that was acknowledged completes."""
         with server.client() as client:
-            after = accepts_again(client, self.ledger, self.report.trouble, RECOVERED_WITHIN)
+            after = accepts_again(client, self.ledger, self.report.trouble)
             self.report.recovered_after = after
             if after is None:
-                self.report.violations.append(f"no 202 within {RECOVERED_WITHIN} s")
+                self.report.violations.append("no 202 any more")
+            elif after > RECOVERED_WITHIN:
+                self.report.slow.append(f"a 202 only after {after:.2f} s")
             self._judge(client)
 
     def expect_after_restart(self) -> None:
@@ -119,7 +126,7 @@ class Trial:
             self.report.violations.append(f"the restart failed: {failure}")
         self.report.violations += self.ledger.violations + self._log.violations
         if self.ledger.slowest > ANSWERED_WITHIN:
-            self.report.violations.append(f"a POST was answered after {self.ledger.slowest:.2f} s")
+            self.report.slow.append(f"a POST was answered after {self.ledger.slowest:.2f} s")
 
     def _judge(self, client: Client) -> None:
         self.report.violations += settle(client, 30)
@@ -251,7 +258,7 @@ def main() -> int:
     for part in parser.parse_args().part:
         for report in PARTS[part]():
             print(report, flush=True)
-            broken = broken or bool(report.violations)
+            broken = broken or bool(report.violations or report.slow)
     return 1 if broken else 0
 
 
