@@ -50,7 +50,8 @@ live           how far running attempts are
 parts          a dict of a million, in parts
 claiming       what a claim takes: what an earlier process left running (``recovery``), what is due
 outbox         callbacks in the store: which are due, what became of them
-writer         the one thread that writes, a transaction for all that waits (``works``)
+writer         the one thread that writes, a transaction for all that waits (``works``); its
+               ``replies``, its ``doubt`` about commits that failed
 trouble        whether a shared database that is back takes anything
 backlog        what waits for it
 patient        what no cancel ends before its time

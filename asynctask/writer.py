@@ -10,7 +10,6 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic, time
 from typing import Any, Final, TypeVar
@@ -22,12 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask import changes, statements
 from asynctask.backlog import Backlog
 from asynctask.batches import End
+from asynctask.doubt import Doubt
 from asynctask.model import (
     RUNNING,
-    Deleted,
     Error,
     News,
     Status,
@@ -38,9 +36,8 @@ from asynctask.model import (
 )
 from asynctask.patient import Patient
 from asynctask.readers import NO_ANSWER
-from asynctask.recovery import let_go
+from asynctask.replies import Replies
 from asynctask.trouble import Trouble
-from asynctask.wire import dump
 from asynctask.works import (
     NOTHING,
     OWN_FAULT,
@@ -58,12 +55,6 @@ from asynctask.works import (
 )
 
 log = Logger(namespace="asynctask.store")
-
-ANSWERS: Final = 20
-"""Answers that are given in one turn of the reactor: each may start a handler, or log a line."""
-
-PART: Final = 8
-"""Of the answers that wait, a turn gives an eighth where that is more: they must not become ever more."""
 
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach a database that failed."""
@@ -124,9 +115,8 @@ class Writer:
         self.is_behind = self._backlog.is_behind
         self._stage = ""
         self._told: list[News] = []
-        self._answers: deque[tuple[Any, ...]] = deque()
-        self._unknown: list[str] = []
-        self._unknown_starts: list[Task] = []
+        self._replies = Replies(from_thread)
+        self._doubt = Doubt(database)
         self._closed: Deferred[None] = Deferred()
         self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
         self._thread.start()
@@ -195,7 +185,7 @@ class Writer:
         self._refuse(self._backlog.take_asked())
         self._database.leave(self._connection)
         self._disconnect()
-        self._from_thread(self._queue, (self._closed.callback, None))
+        self._replies.send((self._closed.callback, None))
 
     def _pauses(self) -> bool:
         """Wait for the next try at a failed database; tell whether to go on."""
@@ -289,8 +279,7 @@ class Writer:
             log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
-            begun = (one for one in self._told if isinstance(one, Task) and one.status is RUNNING)
-            self._unknown_starts += begun
+            self._doubt.note_starts(self._told)
         if self._database.shared:
             # What came back after all is no longer ours to remove: others may run it already.
             self._disconnect()
@@ -300,8 +289,7 @@ class Writer:
             self._refuse(self._backlog.take_asked())
             return
         if at_commit:
-            adds = [work for work in batch if isinstance(work, Add)]
-            self._unknown += [row[0] for work in adds for row in work.rows]
+            self._doubt.note_tasks(batch)
         if self._stage == "begin" or not self._probe():
             self._disconnect()
             self.healthy = False
@@ -311,50 +299,25 @@ class Writer:
         self._tell_what_came_back()
 
     def _probe(self) -> bool:
-        """Commit a small write over whatever a failed commit left, remove the tasks that it may have kept,
-        let go of those that it may have started, and tell what it did."""
+        """Make sure that the database writes, and of what failed commits have left."""
         connection = self._connected()
-        news: list[News] = []
         try:
             connection.begin()
-            came_back = self._came_back(connection)
-            if self._unknown:
-                back = connection.execute(statements.FORGET, {"task_ids": dump(self._unknown)})
-                news += [Deleted(row.task_id, row.kind) for row in back]
-            now = self._now()
-            ours = let_go(connection, self._unknown_starts, self._database.owner)
-            self._database.end(connection, [End(task, now) for task in ours], news)
-            self._database.probe(connection)
-            seq = self._database.commit(connection, news, now)
+            commits = self._doubt.clear_up(connection, self._seq, self._now())
         except Exception:
             self._roll_back()
             return False
-        self._unknown.clear()
-        self._unknown_starts.clear()
-        returned: list[News] = []
-        for number, body in came_back:
-            self._seq = number
-            told = changes.read(body)
-            returned += told
-            self._answer([], Committed(number, told))
-        self._seq = seq or self._seq
-        self._answer([], Committed(seq, news))
-        self._came_back_news = returned + news
+        for one in commits:
+            self._seq = one.seq or self._seq
+            self._answer([], one)
+        self._came_back_news = [news for one in commits for news in one.news]
         return True
 
     def _tell_what_came_back(self) -> None:
         """When all others have been answered."""
         told, self._came_back_news = self._came_back_news, []
         if told:
-            self._from_thread(self._queue, (self._returned, told))
-
-    def _came_back(self, connection: Connection) -> list[tuple[int, str]]:
-        """What commits that failed have told after all. Where others commit too, whoever reads on from the
-        last number that was told here finds it."""
-        if self._database.shared:
-            return []
-        found = connection.execute(statements.EVENTS, {"from_seq": self._seq + 1, "limit": 100})
-        return [(row.seq, row.body) for row in found]
+            self._replies.send((self._returned, told))
 
     def _recovers(self) -> bool:
         """Try to reach the failed database again; whoever asked meanwhile is refused."""
@@ -429,21 +392,4 @@ class Writer:
         self._backlog.answering()
         told = [(self._published, committed.seq, committed.news)] if committed.news else []
         given = ((work.done.callback, result) for work, result in answers)
-        self._from_thread(self._queue, *told, *given, (self._backlog.answered,))
-
-    def _queue(self, *answers: tuple[Any, ...]) -> None:
-        """In the reactor's thread: give these answers after all that came before them."""
-        waits = bool(self._answers)
-        self._answers += answers
-        if not waits:
-            self._give()
-
-    def _give(self) -> None:
-        """Give some answers, each a function and what it is told, and the rest in the next turn."""
-        try:
-            for _ in range(min(max(ANSWERS, len(self._answers) // PART), len(self._answers))):
-                give, *told = self._answers.popleft()
-                give(*told)
-        finally:
-            if self._answers:
-                self._from_thread(self._give)
+        self._replies.send(*told, *given, (self._backlog.answered,))

@@ -55,6 +55,8 @@ ORDER: Final = (
         "live",
         "parts",
         "writer",
+        "doubt",
+        "replies",
         "trouble",
         "recovery",
         "database",

@@ -22,9 +22,9 @@ from asynctask.model import (
     after_failure,
     complete,
 )
+from asynctask.replies import ANSWERS
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
-from asynctask.writer import ANSWERS
 from tests.store_contract import NOW, StoreTestCase
 from tests.turns import PATIENCE
 
