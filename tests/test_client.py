@@ -1,65 +1,45 @@
-"""The client: over the service in memory, and over sockets against a server that loses and cuts."""
+"""The client: over the service in memory, and over sockets against a real one."""
 
-import contextlib
-import gzip
-import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor as the_reactor
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
-from zope.interface import directlyProvides, providedBy
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.web.server import Site
 
 from asynctask import client as api
 from asynctask.answered import Event, Unexpected
 from asynctask.client import Client
 from asynctask.model import Status
-from asynctask.sending import LONGEST_PAUSE, MAX_ANSWER
 from asynctask.stream import MAX_EVENT, Events
 from tests.certificates import ServerSettings, certificate_for
+from tests.client_peer import (
+    ACCEPTED,
+    TASK,
+    Fake,
+    SocketTestCase,
+    T,
+    answer,
+    change,
+    event,
+    hang,
+    reactor,
+    tell,
+)
 from tests.faults.server import Server
 from tests.pages import blocks
 from tests.test_api import BASE, ApiTestCase
-
-T = TypeVar("T")
-
-reactor: Any = the_reactor
-
-MOMENT = "2026-11-24T18:00:00.123Z"
-TASK = {
-    "task_id": "task_1",
-    "name": "a",
-    "kind": "simulate",
-    "status": "running",
-    "attempt": 1,
-    "accepted_at": MOMENT,
-    "run_at": MOMENT,
-    "of_a_newer_service": {"x": 1},
-}
-ACCEPTED = {"task_id": "task_1", "name": "a", "status": "accepted", "message": "m", "newer": 1}
-
-
-def event(kind: str, data: object, position: str | None = None) -> bytes:
-    told = f"event: {kind}\ndata: {json.dumps(data)}\n"
-    return (told + (f"id: {position}\n" if position else "") + "\n").encode()
-
-
-def change(status: str, position: str) -> bytes:
-    return event("change", TASK | {"status": status}, position)
 
 
 class InMemoryTests(ApiTestCase):
@@ -234,131 +214,6 @@ class InMemoryTests(ApiTestCase):
         self.assertFalse(refused.exception.uncertain)
 
 
-class Hurried:
-    """The reactor, where a second takes 1/50; it tells what was waited for."""
-
-    FASTER = 50
-
-    def __init__(self) -> None:
-        self.waits: list[tuple[float, Callable[..., object]]] = []
-        directlyProvides(self, providedBy(reactor))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(reactor, name)
-
-    def callLater(self, delay: float, call: Callable[..., object], *args: Any, **more: Any) -> Any:
-        self.waits.append((delay, call))
-        return reactor.callLater(delay / self.FASTER, call, *args, **more)
-
-    def pauses(self) -> list[float]:
-        """Between one request and the next."""
-        return [wait for wait, call in self.waits if getattr(call, "__name__", "") == "callback"]
-
-
-Step = Callable[[Request], None]
-
-
-class Fake(Resource):
-    """Answers each request with the next step of a script."""
-
-    isLeaf = True
-
-    def __init__(self, *script: Step) -> None:
-        super().__init__()
-        self.script = list(script)
-        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
-
-    def render(self, request: Request) -> int:
-        headers = {
-            name.decode().lower(): values[0].decode()
-            for name, values in request.requestHeaders.getAllRawHeaders()
-        }
-        method, uri = request.method.decode(), request.uri.decode()
-        self.asked.append((method, uri, headers, request.content.read() if request.content else b""))
-        self.script.pop(0)(request)
-        return NOT_DONE_YET
-
-    def header(self, name: str) -> list[str | None]:
-        return [headers.get(name) for _, _, headers, _ in self.asked]
-
-
-def answer(status: int, body: object = b"", **headers: str | bytes) -> Step:
-    def step(request: Request) -> None:
-        request.setResponseCode(status)
-        for name, value in headers.items():
-            given = value.encode() if isinstance(value, str) else value
-            request.setHeader(name.replace("_", "-").encode(), given)
-        request.write(body if isinstance(body, bytes) else json.dumps(body).encode())
-        request.finish()
-
-    return step
-
-
-def problem(
-    status: int,
-    detail: str,
-    type: str = "about:blank",  # noqa: A002
-    **headers: str | bytes,
-) -> Step:
-    return answer(status, {"type": type, "detail": detail, "status": status}, **headers)
-
-
-def lose(request: Request) -> None:
-    """Take the request, and hang up."""
-    request.channel.loseConnection()
-
-
-def hang(request: Request) -> None:
-    """Never answer."""
-
-
-def tell(*parts: bytes, then: Step = lose, position: str | None = None) -> Step:
-    """A stream of events, in these writes."""
-
-    def step(request: Request) -> None:
-        if position is not None:
-            request.setHeader("Last-Event-ID", position)
-        request.setHeader("Content-Type", "text/event-stream; charset=utf-8")
-        waiting = list(parts)
-
-        def write() -> None:
-            if request.finished or request._disconnected:
-                return
-            if not waiting:
-                then(request)
-                return
-            request.write(waiting.pop(0))
-            reactor.callLater(0, write)
-
-        write()
-
-    return step
-
-
-def finish(request: Request) -> None:
-    request.finish()
-
-
-class SocketTestCase(TestCase):
-    """A client, and a server that does what the script says."""
-
-    timeout = 10
-
-    def serve(self, *script: Step, interface: str = "127.0.0.1", **settings: Any) -> Client:
-        self.fake = Fake(*script)
-        site = Site(self.fake)
-        site.noisy = False
-        port = reactor.listenTCP(0, site, interface=interface)
-        self.addCleanup(port.stopListening)
-        self.hurried = Hurried()
-        host = f"[{interface}]" if ":" in interface else interface
-        self.url = f"http://{host}:{port.getHost().port}"
-        # A busy machine is no failure: 20 real seconds.
-        self.client = Client(self.url, self.hurried, **{"timeout": 1_000, **settings})
-        self.addCleanup(lambda: ensureDeferred(self.client.close()))
-        return self.client
-
-
 class BaseUrlTests(SocketTestCase):
     """Where the service is."""
 
@@ -400,372 +255,6 @@ class BaseUrlTests(SocketTestCase):
 
     def test_a_name_that_is_no_ascii_is_taken(self) -> None:
         self.assertEqual(api.Client("http://bücher.example/")._sender._base, "http://xn--bcher-kva.example")
-
-
-class LostTests(SocketTestCase):
-    """What is lost on the way."""
-
-    async def test_a_lost_post_is_sent_again_with_the_same_key(self) -> None:
-        client = self.serve(lose, problem(502, "bad gateway"), answer(202, ACCEPTED))
-        self.assertEqual((await client.submit("a", duration=1)).task_id, "task_1")
-        first, second, third = self.fake.asked
-        self.assertEqual((first[3], second[3]), (second[3], third[3]))
-        self.assertEqual(json.loads(first[3]), {"name": "a", "kind": "simulate", "duration": 1, "delay": 0})
-        keys = self.fake.header("idempotency-key")
-        self.assertEqual(len(set(keys)), 1)
-        self.assertRegex(keys[0] or "", "^[0-9a-f]{32}$")
-
-    async def test_every_task_has_a_key_of_its_own(self) -> None:
-        client = self.serve(
-            answer(202, ACCEPTED), answer(202, {"tasks": [ACCEPTED]}), answer(202, ACCEPTED)
-        )
-        await client.submit("a")
-        await client.submit_many([{"name": "a"}])
-        await client.submit("a")
-        self.assertEqual(len(set(self.fake.header("idempotency-key"))), 3)
-
-    async def test_pauses_grow_and_what_the_service_asks_for_is_waited(self) -> None:
-        busy = problem(503, "full", Retry_After="7")
-        client = self.serve(lose, lose, busy, answer(200, TASK))
-        self.assertEqual((await client.get("task_1")).status, "running")
-        first, second, third = self.hurried.pauses()
-        self.assertTrue(0.25 <= first <= 0.5)
-        self.assertTrue(0.5 <= second <= 1)
-        self.assertTrue(8 <= third <= 9)
-
-    async def test_a_pause_that_is_no_number_is_none_that_is_asked_for(self) -> None:
-        client = self.serve(
-            *(problem(503, "full", Retry_After=value) for value in (b"\xe9", "\u0667", "-7")),
-            answer(202, ACCEPTED),
-        )
-        self.assertEqual((await client.submit("a")).task_id, "task_1")
-        for pause, longest in zip(self.hurried.pauses(), (0.5, 1, 2), strict=True):
-            self.assertLessEqual(pause, longest)
-
-    async def test_it_is_given_up_after_so_many_attempts(self) -> None:
-        client = self.serve(lose, lose, attempts=2)
-        with self.assertRaisesRegex(api.Unreachable, "No whole answer came") as lost:
-            await client.submit("a")
-        self.assertEqual((lost.exception.status, lost.exception.uncertain), (0, True))
-        self.assertIsNotNone(lost.exception.__cause__)
-
-    async def test_where_nobody_listens_nothing_can_have_been_served(self) -> None:
-        await self.serve().close()
-        async with Client("http://127.0.0.1:1", self.hurried, attempts=2) as client:
-            with self.assertRaises(api.Unreachable) as lost:
-                await client.submit("a")
-        self.assertFalse(lost.exception.uncertain)
-
-    async def test_an_answer_that_asks_for_too_long_a_pause_is_given_up_at_once(self) -> None:
-        client = self.serve(problem(503, "tomorrow", Retry_After="86400"))
-        with self.assertRaisesRegex(api.Unavailable, "tomorrow") as refused:
-            await client.get("task_1")
-        self.assertEqual(refused.exception.retry_after, 86400)
-
-    async def test_an_unknown_outcome_is_told(self) -> None:
-        unknown = "urn:asynctask:problem/outcome-unknown"
-        client = self.serve(problem(503, "perhaps", unknown, Retry_After="1"), attempts=1)
-        with self.assertRaises(api.Unavailable) as refused:
-            await client.submit("a")
-        self.assertTrue(refused.exception.uncertain)
-        self.assertEqual(refused.exception.type, unknown)
-
-    async def test_a_lost_retry_is_not_sent_again(self) -> None:
-        client = self.serve(problem(503, "full", Retry_After="1"), lose)
-        with self.assertRaises(api.Unreachable):
-            await client.retry("task_1")
-        self.assertEqual(len(self.fake.asked), 2)
-
-    async def test_a_lost_delete_that_was_served_is_done(self) -> None:
-        client = self.serve(lose, problem(404, "gone"), problem(404, "gone"))
-        await client.delete("task_1")
-        with self.assertRaises(api.NotFound):
-            await client.delete("task_1")
-
-    async def test_a_lost_cancel_that_was_served_is_done(self) -> None:
-        cancelled = answer(200, TASK | {"status": "cancelled"})
-        client = self.serve(
-            lose, problem(409, "ended"), cancelled, lose, problem(409, "ended"), answer(200, TASK)
-        )
-        self.assertEqual((await client.cancel("task_1")).status, "cancelled")
-        with self.assertRaises(api.Conflict):
-            await client.cancel("task_1")
-
-
-class AnswerTests(SocketTestCase):
-    """Answers of every sort."""
-
-    async def test_each_refusal_has_its_exception(self) -> None:
-        expected: dict[int, type[api.ApiError]] = {
-            400: api.Invalid,
-            403: api.Forbidden,
-            404: api.NotFound,
-            409: api.Conflict,
-            413: api.TooLarge,
-            418: api.ApiError,
-            422: api.Mismatch,
-            500: api.ApiError,
-        }
-        client = self.serve(*(problem(status, f"no {status}") for status in expected))
-        for status, kind in expected.items():
-            with self.assertRaisesRegex(api.ApiError, f"no {status}") as refused:
-                await client.kinds()
-            self.assertIs(type(refused.exception), kind)
-            self.assertEqual(refused.exception.status, status)
-
-    async def test_a_redirect_is_not_followed(self) -> None:
-        client = self.serve(answer(302, Location="http://169.254.169.254/"))
-        with self.assertRaisesRegex(api.ApiError, "The answer was 302, without a reason"):
-            await client.submit("a")
-
-    async def test_what_is_no_answer_of_the_service_is_told(self) -> None:
-        deep = b"[" * 100_000
-        client = self.serve(answer(200, b"<html>"), answer(200, {"task_id": 1}), answer(200, deep))
-        for _ in range(3):
-            with self.assertRaisesRegex(api.Unexpected, "This is no answer of asynctask"):
-                await client.get("task_1")
-
-    async def test_a_cookie_is_passed_over_whatever_it_is(self) -> None:
-        odd = answer(202, ACCEPTED, Set_Cookie=b"a=\xe9; Path=/")
-        client = self.serve(odd, answer(202, ACCEPTED, Set_Cookie="a=b; Path=/"), odd)
-        for _ in range(3):
-            self.assertEqual((await client.submit("a")).task_id, "task_1")
-        self.assertEqual(self.fake.header("cookie"), [None] * 3)
-
-    async def test_so_is_a_position_that_is_no_text(self) -> None:
-        client = self.serve(answer(202, ACCEPTED, Last_Event_ID=b"\xe9"))
-        self.assertEqual((await client.submit("a")).task_id, "task_1")
-
-    async def test_an_answer_has_a_limit_also_unpacked(self) -> None:
-        bomb = gzip.compress(b" " * (MAX_ANSWER + 1))
-        client = self.serve(answer(200, bomb, Content_Encoding="gzip"))
-        with self.assertRaisesRegex(api.Unexpected, f"more than {MAX_ANSWER} bytes"):
-            await client.get("task_1")
-
-    async def test_the_deadline_is_around_the_body_too(self) -> None:
-        def drip(request: Request) -> None:
-            request.setHeader("Content-Length", "1000")
-            request.write(b"{")
-
-        client = self.serve(drip, timeout=25, attempts=1)
-        with self.assertRaisesRegex(api.Unreachable, "TimeoutError"):
-            await client.get("task_1")
-        self.assertEqual(len(self.fake.asked), 1)
-
-    async def test_connections_are_used_again(self) -> None:
-        ports = set()
-
-        def note(request: Request) -> None:
-            ports.add(request.getClientAddress().port)
-            answer(200, TASK)(request)
-
-        client = self.serve(*[note] * 3)
-        for _ in range(3):
-            await client.get("task_1")
-        self.assertEqual(len(ports), 1)
-
-    async def test_a_path_before_the_api_and_odd_ids_are_kept(self) -> None:
-        self.serve(answer(200, TASK))
-        async with Client(self.url + "/tasks/", self.hurried) as client:
-            await client.get("a/b?c#d")
-        self.assertEqual(self.fake.asked[0][1], "/tasks/api/tasks/a%2Fb%3Fc%23d")
-
-    async def test_a_service_that_knows_no_waiting_is_not_asked_without_a_pause(self) -> None:
-        client = self.serve(answer(200, TASK, Retry_After="3"), answer(200, TASK | {"status": "failed"}))
-        self.assertEqual((await client.wait("task_1")).status, "failed")
-        self.assertEqual(self.fake.header("prefer"), ["wait=50"] * 2)
-        [pause] = self.hurried.pauses()
-        self.assertTrue(3.25 <= pause <= 3.5)
-
-    async def test_nor_left_alone_for_as_long_as_the_task_may_take(self) -> None:
-        waits = answer(200, TASK, Retry_After="31536000")
-        client = self.serve(waits, answer(200, TASK | {"status": "cancelled"}))
-        self.assertEqual((await client.wait("task_1")).status, "cancelled")
-        [pause] = self.hurried.pauses()
-        self.assertLessEqual(pause, 2 * LONGEST_PAUSE)
-
-    async def test_a_cancelled_call_hangs_up_and_is_not_sent_again(self) -> None:
-        gone: Deferred[None] = Deferred()
-
-        def watch(request: Request) -> None:
-            request.notifyFinish().addErrback(lambda _: gone.callback(None))
-            asked.cancel()
-
-        client = self.serve(watch)
-        asked = ensureDeferred(client.get("task_1"))
-        with self.assertRaises(CancelledError):
-            await asked
-        await gone
-        self.assertEqual(len(self.fake.asked), 1)
-
-    async def test_closing_ends_what_is_under_way(self) -> None:
-        arrived: Deferred[Request] = Deferred()
-        client = self.serve(arrived.callback, tell(change("running", "1"), then=hang))
-        asked = ensureDeferred(client.get("task_1"))
-        await arrived
-        events = client.events()
-        self.assertEqual((await anext(events)).id, "1")
-        await client.close()
-        for call in (asked, ensureDeferred(anext(events)), ensureDeferred(client.kinds())):
-            with self.assertRaises(CancelledError):
-                await call
-
-
-class EventTests(SocketTestCase):
-    """Events, whatever happens to the connection."""
-
-    async def collect(self, events: AsyncIterator[Event]) -> list[tuple[str, str | None]]:
-        return [(told.type, told.id) async for told in events]
-
-    async def test_a_task_that_is_deleted_at_its_end_was_followed_to_it(self) -> None:
-        gone = problem(404, "There is no task")
-        client = self.serve(tell(change("completed", "2"), then=finish), gone, gone)
-        self.assertEqual(await self.collect(client.events("task_1")), [("change", "2")])
-        with self.assertRaises(api.NotFound):
-            await self.collect(client.events("task_1"))
-
-    async def test_a_task_is_followed_to_its_end(self) -> None:
-        progress = {"task_id": "task_1", "attempt": 1, "progress": {"step": 1, "total": 2, "message": "x"}}
-        client = self.serve(
-            tell(
-                b": hello\n\n",
-                change("running", "1"),
-                event("progress", progress),
-                change("completed", "2"),
-                event("deleted", {"task_id": "task_1"}, "3"),
-                then=finish,
-            ),
-            answer(204),
-        )
-        first, second, third, last = [told async for told in client.events("task_1")]
-        assert first.task is not None
-        self.assertEqual((first.type, first.task.status, first.id), ("change", "running", "1"))
-        assert second.progress is not None
-        self.assertEqual((second.type, second.id, second.attempt), ("progress", None, 1))
-        self.assertEqual((second.progress.step, second.progress.total), (1, 2))
-        self.assertEqual((third.task_id, third.data["status"]), ("task_1", "completed"))
-        self.assertEqual((last.type, last.task_id), ("deleted", "task_1"))
-        self.assertEqual([uri for _, uri, _, _ in self.fake.asked], ["/api/tasks/task_1/events"] * 2)
-        self.assertEqual(self.fake.header("last-event-id"), [None, "3"])
-        self.assertEqual(self.fake.header("accept"), ["text/event-stream"] * 2)
-
-    async def test_events_go_on_after_a_cut_in_the_middle_of_one(self) -> None:
-        second = change("completed", "2")
-        client = self.serve(
-            tell(change("accepted", "1"), second[:-1]),
-            lose,
-            problem(503, "starting", Retry_After="4"),
-            tell(second),
-            answer(204),
-        )
-        self.assertEqual(await self.collect(client.events()), [("change", "1"), ("change", "2")])
-        self.assertEqual(self.fake.header("last-event-id"), [None, "1", "1", "1", "2"])
-        first, grown, asked_for, after = self.hurried.pauses()
-        self.assertTrue(first <= 0.5 <= grown <= 1)
-        self.assertTrue(5 <= asked_for <= 6)
-        self.assertLessEqual(after, 0.5)
-
-    async def test_who_is_cut_off_before_the_first_event_goes_on_where_the_stream_began(self) -> None:
-        client = self.serve(
-            tell(b":\n", position="7"),
-            tell(b":\n", position="later"),
-            tell(change("running", "8")),
-            answer(204),
-        )
-        self.assertEqual(await self.collect(client.events()), [("change", "8")])
-        self.assertEqual(self.fake.header("last-event-id"), [None, "7", "7", "8"])
-
-    async def test_the_pause_is_the_one_that_the_service_asks_for(self) -> None:
-        client = self.serve(tell(b"retry: 3000\n\n"), answer(204))
-        self.assertEqual(await self.collect(client.events()), [])
-        [pause] = self.hurried.pauses()
-        self.assertTrue(3.25 <= pause <= 3.5)
-
-    async def test_a_reset_is_told_and_its_position_taken(self) -> None:
-        client = self.serve(tell(event("reset", {}, "9")), answer(204))
-        events = client.events(kind="simulate", status=["failed", "cancelled"], last_event_id="old")
-        self.assertEqual(await self.collect(events), [("reset", "9")])
-        self.assertEqual(self.fake.asked[0][1], "/api/events?status=failed%2Ccancelled&kind=simulate")
-        self.assertEqual(self.fake.header("last-event-id"), ["old", "9"])
-
-    async def test_a_stream_that_falls_silent_is_left(self) -> None:
-        client = self.serve(tell(change("running", "1"), then=hang), answer(204))
-        self.assertEqual(await self.collect(client.events()), [("change", "1")])
-        self.assertIn(45, [wait for wait, _ in self.hurried.waits])
-
-    async def test_a_service_that_was_never_reached_is_an_error(self) -> None:
-        client = self.serve(lose, lose, attempts=2)
-        with self.assertRaises(api.Unreachable):
-            await self.collect(client.events())
-
-    async def test_once_connected_it_connects_again_for_ever(self) -> None:
-        client = self.serve(tell(b":\n"), *[lose] * 4, answer(204), attempts=2)
-        self.assertEqual(await self.collect(client.events()), [])
-
-    async def test_refusals_are_errors_at_once(self) -> None:
-        client = self.serve(
-            problem(404, "There is no such task"),
-            answer(200, b"<html>", Content_Type="text/html"),
-            answer(200, b"<html>", Content_Type=b"text/\xe9"),
-            tell(event("change", {"task_id": 5}, "1")),
-        )
-        with self.assertRaises(api.NotFound):
-            await self.collect(client.events("task_1"))
-        for shown in ("html", "\xe9"):
-            with self.assertRaisesRegex(api.Unexpected, f"These are no events but text/{shown}"):
-                await self.collect(client.events())
-        with self.assertRaisesRegex(api.Unexpected, "no answer of asynctask"):
-            await self.collect(client.events())
-
-    async def test_who_stops_reading_hangs_up(self) -> None:
-        gone: Deferred[None] = Deferred()
-
-        def watch(request: Request) -> None:
-            request.notifyFinish().addErrback(lambda _: gone.callback(None))
-            tell(change("running", "1"), then=hang)(request)
-
-        client = self.serve(watch)
-        async with contextlib.aclosing(client.events()) as events:
-            async for told in events:
-                self.assertEqual(told.id, "1")
-                break
-        await gone
-
-    async def test_a_slow_reader_holds_the_stream_back(self) -> None:
-        total = 200
-        sent: list[int] = []
-
-        class Pour:
-            """Writes whenever it may."""
-
-            def __init__(self, request: Request) -> None:
-                self.request = request
-                request.setHeader("Content-Type", "text/event-stream")
-                request.registerProducer(self, False)
-
-            def resumeProducing(self) -> None:
-                if len(sent) == total:
-                    self.request.unregisterProducer()
-                    self.request.finish()
-                    return
-                sent.append(1)
-                self.request.write(event("noise", "x" * 60_000, str(len(sent))))
-
-            def stopProducing(self) -> None:
-                pass
-
-        def pour(request: Request) -> None:
-            Pour(request)
-
-        client = self.serve(pour, answer(204))
-        events = client.events()
-        await anext(events)
-        before = 0
-        while before != (before := len(sent)):
-            await deferLater(reactor, 0.05)
-        self.assertLess(before, total)
-        ids = [told.id async for told in events]
-        self.assertEqual(ids, [str(number) for number in range(2, total + 1)])
 
 
 class RealServerTests(SocketTestCase):
