@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Coroutine
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from cryptography import x509
 from hypothesis import given
@@ -229,7 +228,8 @@ class BaseUrlTests(SocketTestCase):
             context, trusted = certificate_for(*names, common="localhost")
             file = FilePath(self.mktemp())
             file.setContent(trusted.dumpPEM())
-            self.enterContext(patch.dict(os.environ, {"SSL_CERT_FILE": file.path}))
+            os.environ["SSL_CERT_FILE"] = file.path
+            self.addCleanup(os.environ.pop, "SSL_CERT_FILE", None)
             fake = Fake(answer(200, TASK))
             site = Site(fake, reactor=Clock())
             site.noisy = False

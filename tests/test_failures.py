@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Generator
 from typing import Any
-from unittest.mock import patch
 
 from msgspec import ValidationError
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -156,8 +155,9 @@ class Failures(EndsTestCase):
 
         for place, handler, module in (("thread", plain, threads), ("asyncio", on_loop, asyncio_loop)):
             self.with_handler(handler, place=place)
-            with patch.object(module, "Thread", no_more):
-                task_id = self.submit(None)
+            patched = self.patch(module, "Thread", no_more)
+            task_id = self.submit(None)
+            patched.restore()
             task = self.get(task_id)
             self.assertEqual((task.status, task.failures, task.error), (RETRYING, 0, None), place)
             self.assertEqual(task.run_at, self.now() + SHORTAGE)

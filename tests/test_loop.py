@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import thread as futures_thread
 from time import sleep
 from typing import Any
-from unittest.mock import patch
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -388,11 +387,13 @@ class Held(LoopTestCase):
             raise RuntimeError("can't start new thread")
 
         async def asks() -> str:
-            with patch.object(threads, "Thread", no_more):
-                try:
-                    await asyncio.to_thread(int)
-                except RuntimeError as error:
-                    return str(error)
+            patched = self.patch(threads, "Thread", no_more)
+            try:
+                await asyncio.to_thread(int)
+            except RuntimeError as error:
+                return str(error)
+            finally:
+                patched.restore()
             return "it had one"
 
         self.assertEqual(self.outcome(asks), "can't start new thread")
