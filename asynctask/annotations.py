@@ -17,7 +17,8 @@ from asynctask.shapes import Array, Fields, Map, Part, Shape, Tagged
 from asynctask.wire import dump
 
 _Record = types.StructType | types.DataclassType | types.TypedDictType | types.NamedTupleType
-_List = types.ListType | types.SetType | types.FrozenSetType | types.VarTupleType
+_Set = types.SetType | types.FrozenSetType
+_List = types.ListType | _Set | types.VarTupleType
 
 _LEAVES: Final[dict[type[types.Type], tuple[Any, str]]] = {
     types.NoneType: (None, "null"),
@@ -38,6 +39,12 @@ _LEAVES: Final[dict[type[types.Type], tuple[Any, str]]] = {
 
 _NO_KEYS: Final = (types.NoneType, types.BoolType)
 """What msgspec takes for the type of keys, and then reads from no key."""
+
+_SALTED: Final = (
+    *(types.StrType, types.BytesType, types.MemoryViewType, types.DateType),
+    *(types.NoneType, types.BoolType, types.LiteralType, types.EnumType),
+)
+"""What has a hash that nobody foresees, or few values."""
 
 _LISTS: Final[dict[type[types.Type], type]] = {
     types.ListType: list,
@@ -120,8 +127,13 @@ class _Builder:
         shape.decimal = any(isinstance(member, types.DecimalType) for member in members)
         shape.integral = any(map(_is_integral, members)) and not any(map(_is_float, members))
         shape.whole = all(map(_is_whole, members))
-        shape.different = all(_is_whole(member) or _is_whole_set(member) for member in members)
+        shape.different = all(_is_whole(member) or _is_whole_hashed(member) for member in members)
         shape.hooked = any(map(_is_hooked, members))
+        for member in members:
+            if isinstance(member, types.DictType) and not _is_salted_key(member.key_type):
+                shape.crowds[dict] = self._keys(member.key_type)
+            elif isinstance(member, _Set) and not _is_salted(member.item_type):
+                shape.crowds[list] = Shape(GenericAlias(list, (_rebuilt(member.item_type),)))
         return shape
 
     def _object(self, info: Any) -> Part:
@@ -144,7 +156,7 @@ class _Builder:
     def _array(self, info: Any) -> Part:
         if isinstance(info, _Record):
             return self._record(info)
-        different = isinstance(info, types.SetType | types.FrozenSetType)
+        different = isinstance(info, _Set)
         if different and not any(map(_is_hashable, _members(info.item_type))):
             raise TypeError("the items of a set have to be hashable")
         array = Array(_in_words(info), *_lengths(info), different=different)
@@ -230,15 +242,25 @@ def _is_whole(info: types.Type) -> bool:
     if isinstance(info, types.TupleType):
         return all(_is_whole(member) for item in info.item_types for member in _members(item))
     if isinstance(info, types.DictType):
+        return _is_salted_key(info.key_type) and all(map(_is_whole, _members(info.value_type)))
+    return not isinstance(info, _Record | _Set | types.DecimalType)
+
+
+def _is_whole_hashed(info: types.Type) -> bool:
+    """Whether msgspec accepts nothing that we would not, but for what is in a set twice, or crowded."""
+    if isinstance(info, types.DictType):
         return not _is_number(info.key_type) and all(map(_is_whole, _members(info.value_type)))
-    return not isinstance(info, _Record | types.SetType | types.FrozenSetType | types.DecimalType)
+    return isinstance(info, _Set) and all(map(_is_whole, _members(info.item_type)))
 
 
-def _is_whole_set(info: types.Type) -> bool:
-    """Whether msgspec accepts nothing that we would not, but for what is in a set twice."""
-    return isinstance(info, types.SetType | types.FrozenSetType) and all(
-        map(_is_whole, _members(info.item_type))
-    )
+def _is_salted(info: types.Type) -> bool:
+    """Whether nobody can find many values of one hash: see `asynctask.crowding`."""
+    return all(isinstance(member, _SALTED) for member in _members(info))
+
+
+def _is_salted_key(info: types.Type) -> bool:
+    """Whether it is salted, as is a key that may be anything: it is a string."""
+    return _is_anything(info) or _is_salted(info)
 
 
 def _is_hashable(info: types.Type) -> bool:
@@ -274,7 +296,7 @@ def _is_hooked(info: types.Type) -> bool:
     if isinstance(info, _Record):
         cls = get_origin(info.cls) or info.cls
         return hasattr(cls, "__post_init__") or hasattr(cls, "__attrs_attrs__")
-    return isinstance(info, types.SetType | types.FrozenSetType)
+    return isinstance(info, _Set)
 
 
 def _rebuilt(info: types.Type) -> Any:
@@ -336,7 +358,7 @@ def _in_words(info: types.Type) -> str:
     if values := _values(info):
         words = [f"'{value}'" if isinstance(value, str) else dump(value) for value in values]
         return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
-    if isinstance(info, types.SetType | types.FrozenSetType):
+    if isinstance(info, _Set):
         return "an array" + (_amount(info, "different item") or " of different items")
     if _is_array(info):
         return "an array" + _amount(info, "item")

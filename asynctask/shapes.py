@@ -8,11 +8,13 @@ parts; that alone is left to msgspec.
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from itertools import chain, repeat
 from typing import Any, Final, Protocol
 
 from msgspec import ValidationError, convert, defstruct
 
+from asynctask.crowding import FEW, are_crowded
 from asynctask.model import FieldError
 from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, pointer, shown, unknown
 
@@ -32,10 +34,9 @@ WHOLE: Final = 1e22
 
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
-_COMPARED: Final = frozenset({str, int, float})
-"""Types of which Python finds those values equal that JSON does."""
-
 NUL: Final = "must not contain a NUL character"
+
+CROWDED: Final = f"has too many values of one hash (Python's); send at most {FEW} of them at once"
 
 
 class Hints:
@@ -119,8 +120,12 @@ def canonical(value: Any) -> str:
 
 
 def _alike(value: Any) -> Any:
-    """What is equal for the same JSON; of most that a set has, the value itself."""
-    return value if type(value) in _COMPARED else (canonical(value),)
+    """What is equal for the same JSON, and has a salted hash: see `asynctask.crowding`."""
+    if type(value) is str:
+        return value
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return (hex(int(value)),)
+    return (canonical(value),)
 
 
 def _plain(value: Any) -> Any:
@@ -150,8 +155,11 @@ class Shape:
     :ivar integral: whether 5.0 is meant as 5.
     :ivar decimal: whether a string stands for a number.
     :ivar whole: whether msgspec accepts nothing that we would not.
-    :ivar different: whether it is ``whole`` but for an array in which something is twice.
+    :ivar different: whether it is ``whole`` but for an array in which something is twice, or for what is
+        crowded.
     :ivar hooked: whether a value may be wrong though its parts are right.
+    :ivar crowds: of what becomes a set or a dict of unsalted hashes, by the type that JSON has for it: the
+        shape of an array of such items, or of an object without its values.
     """
 
     def __init__(self, annotation: Any) -> None:
@@ -162,6 +170,7 @@ class Shape:
         self.different = self.hooked = False
         self.objects: Part | None = None
         self.arrays: Part | None = None
+        self.crowds: dict[type, Shape] = {}
 
     def check(self, value: Any, path: Path, found: Found) -> Any:
         """Add what is wrong to ``found``.
@@ -171,10 +180,11 @@ class Shape:
         if self.anything:
             found.nul(value, path)
             return value
-        part = None
+        part = crowd = None
         if isinstance(value, dict | list):
             if not found.may_have_nul and (
-                (self.whole and self.fits(value)) or (self.different and self._fits_as_a_set(value))
+                (self.whole and self.fits(value))
+                or (self.different and not (crowd := self._crowd(value)) and self._fits_as_a_set(value))
             ):
                 return value
             part = self.objects if isinstance(value, dict) else self.arrays
@@ -182,8 +192,11 @@ class Shape:
             return self._check_leaf(value, path, found)
         before = len(found.errors)
         value = part.check(value, path, found)
-        if self.hooked and len(found.errors) == before and (reason := self.refusal(value)):
-            found.add(path, reason)
+        if len(found.errors) == before:
+            crowd = crowd if crowd == CROWDED else self._crowd(value)
+            reason = crowd or (self.refusal(value) if self.hooked else None)
+            if reason is not None:
+                found.add(path, reason)
         return value
 
     def _check_leaf(self, value: Any, path: Path, found: Found) -> Any:
@@ -213,6 +226,22 @@ class Shape:
             return len(self.convert(value)) == len(value)
         except ValidationError:
             return False
+
+    def _crowd(self, value: list[Any] | dict[str, Any]) -> str | None:
+        """Why no set or dict of it is made to see whether it fits; None if that is quick."""
+        shape = self.crowds.get(type(value))
+        if shape is None or len(value) <= FEW:
+            return None
+        given, hashes = list(value), list[int]()
+        try:
+            for start in range(0, len(given), FEW):
+                some = given[start : start + FEW]
+                parts = shape.convert(dict.fromkeys(some) if isinstance(value, dict) else some)
+                with suppress(BaseException):  # What has no hash is the end of the set too; and as above.
+                    hashes.extend(map(hash, parts))
+        except ValidationError as error:
+            return str(error)
+        return CROWDED if are_crowded(hashes) else None
 
     def refusal(self, value: Any) -> str | None:
         """Why it does not fit; None if it does."""

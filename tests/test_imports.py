@@ -80,7 +80,7 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "tallies", "numbers", "migrations", "tables", "__init__"),
-    *("registry", "inputs", "annotations", "shapes"),
+    *("registry", "inputs", "annotations", "shapes", "crowding"),
     *(
         "timers",
         "wall",
@@ -102,6 +102,7 @@ ORDER: Final = (
 PURE: Final = (
     "wire",
     "strict",
+    "crowding",
     "model",
     "headers",
     "heads",

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import wire
 from asynctask.context import Context
 from asynctask.inputs import Input, UnusableError, read_signature
+from asynctask.shapes import _alike
 
 T = TypeVar("T")
 
@@ -162,6 +163,15 @@ def details(taken: Input, value: dict[str, Any]) -> list[str]:
 
 def pointers(taken: Input, value: dict[str, Any]) -> list[str]:
     return [error.pointer for error in taken.check(value)[1]]
+
+
+def taking(annotation: Any) -> Input:
+    """What a handler takes that is given one value."""
+
+    def handler(x: Any) -> None: ...
+
+    handler.__annotations__["x"] = annotation
+    return read_signature(handler)
 
 
 def arguments(taken: Input, value: dict[str, Any]) -> dict[str, Any]:
@@ -689,6 +699,62 @@ class Errors(SynchronousTestCase):
         def handler(x: set[Any]) -> None: ...
 
         self.assertEqual(details(read_signature(handler), {"x": [[1]]}), ["Field 'input.x' is not valid"])
+
+    def test_numbers_that_would_hold_a_set_or_a_dict_are_refused(self) -> None:
+        @dataclass(frozen=True)
+        class Only:
+            n: int
+
+        numbers = [n * (2**61 - 1) for n in range(2_000)]  # all of them have the hash 0
+        texts = [*map(str, numbers)]
+        uuids = [str(UUID(int=number)) for number in numbers]
+        annotation: Any
+        value: Any
+        for annotation, value in (
+            *((of, numbers) for of in (set[int], set[int | str], set[object])),
+            (Annotated[frozenset[int], Meta(min_length=2)] | None, numbers),
+            (set[Any], [*numbers, []]),
+            (set[Decimal], texts),
+            (set[UUID], uuids),
+            (set[tuple[int, str]], [[number, "a"] for number in numbers]),
+            (set[frozenset[int]], [[number] for number in numbers]),
+            (set[Only], [{"n": number} for number in numbers]),
+            *((of, dict.fromkeys(texts, 1)) for of in (dict[int, int], dict[Decimal, int])),
+            (dict[Annotated[int, Meta(ge=0)], set[int]], {text: [1] for text in texts}),
+            (dict[UUID, str], dict.fromkeys(uuids, "a")),
+        ):
+            for whole, sent, place in (
+                (annotation, value, "/input/x"),
+                (GenericAlias(list, (annotation,)), [value], "/input/x/0"),
+            ):
+                taken = taking(whole)
+                [error] = taken.check({"x": sent})[1]
+                self.assertEqual(error.pointer, place)
+                self.assertIn("of one hash (Python's); send at most 128 of them at once", error.detail)
+                refused = self.assertRaises(ValidationError, taken.arguments, {"x": sent})
+                self.assertIn("of one hash", str(refused))
+            few = dict([*value.items()][:128]) if isinstance(value, dict) else value[:128]
+            self.assertEqual(details(taking(annotation), {"x": few}), [])
+
+    def test_what_else_is_wrong_with_such_numbers_is_told(self) -> None:
+        numbers = [n * (2**61 - 1) for n in range(2_000)]
+        for annotation, value, pointer in (
+            (set[int], [*numbers, "a"], "/input/x/2000"),
+            (set[int], [*range(2_000), 1], "/input/x"),
+            (dict[int, int], {"a": 1} | dict.fromkeys(map(str, numbers), 1), "/input/x/a"),
+        ):
+            [error] = taking(annotation).check({"x": value})[1]
+            self.assertEqual(error.pointer, pointer)
+            self.assertNotIn("hash", error.detail)
+
+    def test_numbers_are_compared_by_what_is_salted(self) -> None:
+        self.assertEqual(len({hash(_alike(n * (2**61 - 1))) for n in range(1_000)}), 1_000)
+
+    def test_a_set_or_dict_of_many_ids_is_taken(self) -> None:
+        ids = range(10**6, 10**6 + 50_000)
+        self.assertEqual(arguments(taking(set[int]), {"x": [*ids]}), {"x": {*ids}})
+        counts = arguments(taking(dict[int, int]), {"x": dict.fromkeys(map(str, ids), 1)})
+        self.assertEqual(counts, {"x": dict.fromkeys(ids, 1)})
 
     def test_a_nul_is_an_error_of_its_field(self) -> None:
         value = {

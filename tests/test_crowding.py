@@ -1,0 +1,42 @@
+"""Numbers whose hashes crowd together in a set or a dict."""
+
+from random import Random
+from typing import Final
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.crowding import FEW, SAME, are_crowded
+
+ZERO: Final = 2**61 - 1
+"""All its multiples have the hash 0."""
+
+
+class Crowding(SynchronousTestCase):
+    """What takes a table long."""
+
+    def test_numbers_as_people_choose_them_are_not_crowded(self) -> None:
+        random = Random(1)
+        for name, numbers in {
+            "ids": range(10**6, 10**6 + 5_000),
+            "ids with a time in them": [(n // 3 << 22) + n % 3 + 10**17 for n in range(5_000)],
+            "milliseconds": [1_700_000_000_000 + n * 86_400_000 for n in range(5_000)],
+            "chance": [random.getrandbits(63) for _ in range(5_000)],
+            "negative ones": range(-5_000, 0),
+            "multiples": [n << 44 for n in range(5_000)],
+            "fractions": [n / 1024 for n in range(5_000)],
+            "cents": [n / 100 for n in range(5_000)],
+            "powers": [2.0**n for n in range(-1074, 1024)],
+            "pairs": [(n // 100, n % 100) for n in range(5_000)],
+        }.items():
+            self.assertFalse(are_crowded([*map(hash, numbers)]), name)
+
+    def test_numbers_of_one_hash_are_crowded(self) -> None:
+        numbers = [n * ZERO for n in range(SAME + 1)]
+        self.assertEqual({*map(hash, numbers)}, {0})
+        for others in (range(1, FEW), range(1, 5_000)):
+            self.assertFalse(are_crowded([*map(hash, numbers[:SAME]), *others]))
+            self.assertTrue(are_crowded([*map(hash, numbers), *others]))
+
+    def test_a_few_may_have_one_hash(self) -> None:
+        self.assertFalse(are_crowded([0] * FEW))
+        self.assertTrue(are_crowded([0] * (FEW + 1)))
