@@ -1,7 +1,9 @@
 """HTTP requests read and answers rendered, over twisted.web's request and our own."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from os import SEEK_END
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -29,7 +31,7 @@ MAX_BATCH_BODY: Final = 1024 * 1024
 """Bytes of a batch's body, which is parsed in one go on the reactor."""
 
 LIMITS: Final = {b"/api/tasks": MAX_BODY, b"/api/tasks/batch": MAX_BATCH_BODY}
-"""Where a body is JSON of so many bytes at most."""
+"""Where a body is JSON of so many bytes at most; one that nobody reads has at most `MAX_BODY`."""
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -49,7 +51,6 @@ class Guarded(Resource):
     """
 
     isLeaf = True
-    limits = LIMITS
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Guarded(Resource):
             request.notifyFinish().addBoth(self._count, request, began)
         try:
             self._check(request)
+            _check_unread(request)
         except Problem as problem:
             request.write(answer_problem(request, problem))
             request.finish()
@@ -86,6 +88,7 @@ class Guarded(Resource):
         """Whether the body of a request will be looked at, as far as its head tells."""
         try:
             self._check(request)
+            _check_unread(request)
             if request.path in LIMITS:
                 _check_body(request, request.head.length, LIMITS[request.path])
         except Problem:
@@ -93,6 +96,11 @@ class Guarded(Resource):
         inner: Any = self._inner
         taken: bool = inner.takes(request)
         return taken
+
+    @staticmethod
+    def limit_of(path: bytes) -> int:
+        """Bytes that a body for this path may have."""
+        return LIMITS.get(unquote_to_bytes(path), MAX_BODY)
 
     def _over(self, request: OwnRequest) -> None:
         seconds = self._seconds() - request.began
@@ -176,21 +184,38 @@ def json_body(request: Request, limit: int) -> bytes:
     :raises UnsupportedMediaType: it says that it is something else.
     :raises TooLarge: it is over the limit.
     """
+    _check_body(request, _length(request), limit)
     if isinstance(request, OwnRequest):
-        # What was not asked for has not come: its head tells how long it would have been.
-        body = request.body
-        length = max(len(body), request.head.length)
-    else:
-        body = request.content.read() if request.content else b""
-        length = len(body)
-    _check_body(request, length, limit)
-    return body
+        return request.body
+    return request.content.read() if request.content else b""
+
+
+def _length(request: Request) -> int:
+    """Bytes of a body; of one that was not asked for and has not come, what its head tells."""
+    if isinstance(request, OwnRequest):
+        return max(len(request.body), request.head.length)
+    content = request.content
+    if not content:
+        return 0
+    length: int = content.seek(0, SEEK_END)
+    content.seek(0)
+    return length
+
+
+def _check_unread(request: Request) -> None:
+    """A body that nobody reads has a limit too."""
+    if request.path not in LIMITS and (length := _length(request)) > MAX_BODY:
+        _check_length(length, Guarded.limit_of(request.path))
 
 
 def _check_body(request: Request, length: int, limit: int) -> None:
     for given in raw_fields(request, b"content-type"):
         if given and given.split(b";")[0].strip().lower() != JSON.encode():
             raise UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")
+    _check_length(length, limit)
+
+
+def _check_length(length: int, limit: int) -> None:
     if length > limit:
         raise TooLarge(f"The body must have at most {limit} bytes")
 
@@ -221,11 +246,12 @@ def answer_tagged(request: Request, body: bytes, headers: Mapping[str, str] = {}
 
 def answer_problem(request: Request, problem: Problem) -> bytes:
     """Answer with a problem (RFC 9457)."""
-    body = wire.problem_json(problem)
-    return answer(request, problem.status, body, dict(problem.headers), PROBLEM)
+    body = answer(request, problem.status, wire.problem_json(problem), dict(problem.headers), PROBLEM)
+    request.setResponseCode(problem.status, problem.title.encode())
+    return body
 
 
 def answer_too_large(request: Request) -> bytes:
     """Answer a body that is over the limit, before it has all come."""
-    limit = LIMITS.get(request.path, MAX_BATCH_BODY)
+    limit = Guarded.limit_of(request.path)
     return answer_problem(request, TooLarge(f"The body must have at most {limit} bytes"))

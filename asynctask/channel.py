@@ -210,7 +210,7 @@ class Connection(Protocol):
     def _begin_body(self, head: Head) -> None:
         """The body is still to come: refuse it now, or ask for it, or wait."""
         limit = self.factory.limit
-        told = self.factory.limits.get(head.path, limit)
+        told = self.factory.limit_of(head.path)
         self._head = head
         if head.length > limit:
             raise TooLarge(f"The body must have at most {told} bytes", headers=CLOSE)

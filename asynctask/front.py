@@ -1,7 +1,7 @@
 """The HTTP server: it has the connections, and closes them when it ends."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
@@ -27,8 +27,8 @@ class Front(Ticking[Connection], ServerFactory):
     """The HTTP server.
 
     :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body
-        of a request will be taken, if the client waits to know. Where it has ``limits``, they say for paths
-        what a client is told whose body is over the limit of all.
+        of a request will be taken, if the client waits to know. Where it has ``limit_of``, that says for a
+        path what a client is told whose body is over the limit of all.
     :param limit: bytes that a body may have.
     :param clock: for the deadlines, and how long a request took.
     :param access: is told of every request that is over.
@@ -51,7 +51,7 @@ class Front(Ticking[Connection], ServerFactory):
         self.resource = resource
         self.limit = limit
         self.access = access
-        self.limits: Mapping[bytes, int] = getattr(resource, "limits", {})
+        self.limit_of: Callable[[bytes], int] = getattr(resource, "limit_of", lambda _path: limit)
         self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import NO_BODY_CODES, RESPONSES, datetimeToString, parse_qs
+from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 from twisted.web.http_headers import Headers
 
 from asynctask.heads import Head
@@ -104,8 +104,7 @@ def refusal(problem: Problem, date: bytes, *, bodyless: bool) -> bytes:
     """The answer to what is not even a request; nothing comes after it."""
     body = problem_json(problem)
     return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b\r\n%b" % (
-        status_line(b"HTTP/1.1", problem.status, RESPONSES.get(problem.status, problem.title.encode()))
-        + date,
+        status_line(b"HTTP/1.1", problem.status, problem.title.encode()) + date,
         len(body),
         CLOSE,
         b"" if bodyless else body,

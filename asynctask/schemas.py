@@ -274,7 +274,7 @@ def _submission(kind: Kind, name: str) -> Schema:
     if kind.name == "simulate":
         properties["kind"] = or_null({"const": kind.name}) | {"default": kind.name}
         properties["duration"] = number(
-            "Seconds that it runs, a step a second; in place of an input.",
+            "Seconds that it runs, a step a second; in place of an input. 3 where neither is given.",
             null=True,
             minimum=0,
             maximum=MAX_DURATION,

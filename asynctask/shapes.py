@@ -80,7 +80,8 @@ class Found:
         self._told = 0
 
     def add(self, path: Path, what: str) -> None:
-        name = _short(".".join(map(str, path)))
+        within = path[1:] if isinstance(path[0], int) else path  # which of a batch it is, the pointer says
+        name = _short(".".join(map(str, within)))
         self._found(FieldError(f"Field '{name}' {what}", pointer(*path)))
 
     def _found(self, error: FieldError) -> None:

@@ -137,17 +137,17 @@ def _input(
 ) -> dict[str, Any]:
     """The handler's arguments, and whatever is wrong with them."""
     duration, given = fields.get("duration"), fields.get("input")
-    is_simulate = kind is None or kind.name == "simulate"
-    if duration is not None and given is not None and is_simulate:
-        detail = "Field 'duration' is the input of simulate; give one of the two"
-        errors.append(FieldError(detail, pointer(*path, "duration")))
     if kind is None:
         return {}
-    if kind.name != "simulate":
-        if duration is not None:
-            detail = f"Field 'duration' belongs to kind 'simulate', not to '{kind.name}'"
-            errors.append(FieldError(detail, pointer(*path, "duration")))
-    elif given is None:
+    if duration is not None and kind.name != "simulate":
+        detail = f"Field 'duration' belongs to kind 'simulate', not to '{kind.name}'"
+        errors.append(FieldError(detail, pointer(*path, "duration")))
+    if duration is not None and given is not None and kind.name == "simulate":
+        detail = "Field 'duration' is the input of simulate; give one of the two"
+        errors.append(FieldError(detail, pointer(*path, "duration")))
+    if "input" not in fields:  # of which it is known what is wrong
+        return {}
+    if given is None and kind.name == "simulate":
         return {"duration": 3 if duration is None else duration}
     checked, wrong = kind.input.check(given or {}, (*path, "input"), hints)
     errors += wrong

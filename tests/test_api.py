@@ -34,6 +34,7 @@ class Answer:
 
     def __init__(self, response: Any, body: bytes) -> None:
         self.status: int = response.code
+        self.phrase: str = response.phrase.decode()
         self.body = body
         self._headers = response.headers
 
@@ -151,7 +152,7 @@ class ApiTestCase(SynchronousTestCase):
         self.assertEqual(answer.json["detail"], sentence)
         self.assertEqual(answer.json["status"], status)
         self.assertEqual(answer.json["type"], "about:blank")
-        self.assertTrue(answer.json["title"])
+        self.assertEqual(answer.json["title"], answer.phrase)
 
 
 class SubmitTests(ApiTestCase):

@@ -453,6 +453,20 @@ class BatchTests(RepeatTestCase):
         self.assertEqual(self.post(body).status, 202)
         self.assert_problem(self.post(body + b" "), 413, "The body must have at most 65536 bytes")
 
+    def test_a_body_that_nobody_reads_has_at_most_as_much(self) -> None:
+        task_id = self.post({"name": "a", "delay": 60}).json["task_id"]
+        for method, path in (
+            ("GET", f"/api/tasks/{task_id}"),
+            ("POST", f"/api/tasks/{task_id}/cancel"),
+            ("DELETE", f"/api/tasks/{task_id}"),
+            ("POST", "/nothing"),
+        ):
+            answer = self.request(method, path, b"x" * (64 * 1024 + 1))
+            self.assert_problem(answer, 413, "The body must have at most 65536 bytes")
+        self.assertEqual(self.get(f"/api/tasks/{task_id}").json["status"], "accepted")
+        cancelled = self.request("POST", f"/api/tasks/{task_id}/cancel", b"x" * 64 * 1024)
+        self.assertEqual(cancelled.json["status"], "cancelled")
+
     def test_it_is_json_like_every_body(self) -> None:
         self.assertEqual(self.batch([{"name": "a"}], Content_Type="text/plain").status, 415)
 

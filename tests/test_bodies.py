@@ -68,7 +68,7 @@ class BodyTests(SynchronousTestCase):
             self.sent = 0
             sender = threading.Thread(target=self.send_until_closed, args=(connection,))
             sender.start()
-            self.assertEqual(answers.readline(), b"HTTP/1.1 413 Request Entity Too Large\r\n")
+            self.assertEqual(answers.readline(), b"HTTP/1.1 413 Content Too Large\r\n")
             while sender.is_alive():
                 most = max(most, self.memory())
                 sender.join(0.05)

@@ -528,7 +528,8 @@ class Differential(SynchronousTestCase):
             (b"/api/tasks", 65_536),
             (b"/api/tasks?a=b", 65_536),
             (b"/api/tasks/batch", 1_048_576),
-            (b"/api/kinds", 1_048_576),
+            (b"/api/tasks/b%61tch", 1_048_576),
+            (b"/api/kinds", 65_536),
         ):
             head = b"POST " + target + b" HTTP/1.1\r\nHost: localhost\r\n"
             whole = head + b"Content-Length: 3000000\r\n\r\n"

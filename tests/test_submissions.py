@@ -119,9 +119,11 @@ class OneTests(SubmissionTestCase):
     def test_an_input_is_an_object(self) -> None:
         wrong: Any
         for wrong in ([], "x", 1, True, 0, "", False):
-            self.assertEqual(
-                self.refused({"name": "a", "input": wrong}), [("/input", "Field 'input' must be an object")]
-            )
+            for kind in ("simulate", "resize"):  # of which nothing within is missed besides
+                self.assertEqual(
+                    self.refused({"name": "a", "kind": kind, "input": wrong}),
+                    [("/input", "Field 'input' must be an object")],
+                )
 
     def test_a_kind_has_its_timeout_and_retries_and_a_task_may_have_others(self) -> None:
         found = self.one(kind="resize", input=SOUND)
@@ -157,10 +159,11 @@ class OneTests(SubmissionTestCase):
             )
 
     def test_an_unknown_kind_is_named_and_nothing_is_said_of_its_input(self) -> None:
-        self.assertEqual(
-            self.refused({"name": "a", "kind": "resise", "input": {"x": 1}}),
-            [("/kind", "Unknown kind 'resise'; did you mean 'resize'?")],
-        )
+        for more in ({}, {"duration": 1}):
+            self.assertEqual(
+                self.refused({"name": "a", "kind": "resise", "input": {"x": 1}, **more}),
+                [("/kind", "Unknown kind 'resise'; did you mean 'resize'?")],
+            )
 
     def test_a_callback_has_an_absolute_url(self) -> None:
         for url in ("http://a", "https://a.example:8443/x?y=z", "http://[::1]:80/", "http://10.0.0.1"):
