@@ -1,6 +1,7 @@
 """A service as ``twistd`` and ``python -m asynctask`` run it: its log, its signals, its last words."""
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -28,6 +29,12 @@ AT_ONCE: Final = 1.0
 
 LOOK: Final = 0.02
 """Seconds between two looks whether they have."""
+
+FILES: Final = 65_536
+"""Files that a process may have open, and each connection is one: a shell gives it 1,024.
+
+More would cost programs that handlers start: some close each that they might have.
+"""
 
 
 class OfCommand(Service):
@@ -199,6 +206,14 @@ def _lives(pid: int) -> bool:
     with suppress(ChildProcessError):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     return False
+
+
+def raise_file_limit() -> None:
+    """Have `FILES`, or as many as the system lets this process have, should that be less."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def log_lines(lines: str) -> None:

@@ -22,7 +22,7 @@ from asynctask.api import Api
 from asynctask.callbacks import Callbacks
 from asynctask.chance import chances
 from asynctask.collector import Collector
-from asynctask.command import OfCommand, Supervising, log_lines, log_of
+from asynctask.command import OfCommand, Supervising, log_lines, log_of, raise_file_limit
 from asynctask.feed import Feed
 from asynctask.front import Front, finish_answers
 from asynctask.loop import EXECUTOR
@@ -361,6 +361,7 @@ def makeService(options: Options) -> Service:
     setting = ties.read(os.environ.pop(ties.VARIABLE, None))
     if setting is not None:
         die_with(setting.parent)
+    raise_file_limit()
     twistd: Any = getattr(options, "parent", None) or {}
     folder = Path.cwd() / twistd.get("rundir", ".")
     description = None if options["no-http"] else listening.describe(options["port"], options["listen"])

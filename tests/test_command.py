@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.command import FILES
 from tests import postgres
 from tests.faults.client import Answer, Client
 from tests.faults.log import LogLine
@@ -305,6 +307,16 @@ class LifeTests(CommandTestCase):
         )
         os.kill(worker.pid, signal.SIGTERM)
         self.assertEqual(worker.wait(), -signal.SIGTERM)
+
+    def test_it_has_more_files_than_a_shell_gives_it(self) -> None:
+        files = resource.RLIMIT_NOFILE
+        soft, hard = resource.getrlimit(files)
+        resource.setrlimit(files, (min(soft, 256), hard))
+        try:
+            server = self.start()
+        finally:
+            resource.setrlimit(files, (soft, hard))
+        self.assertEqual(resource.prlimit(server.pid, files), (min(FILES, hard), hard))
 
     def test_the_log_can_be_json(self) -> None:
         server = subprocess.Popen(

@@ -14,14 +14,18 @@ from typing import Any
 
 import httpx
 import psycopg
+from psycopg.conninfo import make_conninfo
 from treq.testing import StubTreq
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from asynctask import pgserver
 from asynctask.options import Options
 from asynctask.signing import Signer, new_secret
+from asynctask.store import SqlStore
 from tests import postgres
 from tests.faults.server import Server
 from tests.pages import ROOT, blocks, metric_rows, text
+from tests.turns import Turns
 
 SETUP = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install \S+ && \.venv/bin/")
 PATIENCE = 300
@@ -155,14 +159,26 @@ class FilesTests(SynchronousTestCase):
         self.folder.mkdir()
 
     def test_the_statements_run(self) -> None:
-        found = blocks("docs/scale.md", "sql")
-        statements = [block for block in found if not block.startswith("ALTER SYSTEM")]
+        _, *statements = (block for block in blocks("docs/scale.md", "sql") if "ALTER SYSTEM" not in block)
         self.assertEqual(len(statements), 2)
         database = postgres.new_database()
         self.addCleanup(postgres.drop, database)
         with psycopg.connect(postgres.url_of(database), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
+
+    def test_a_database_of_its_own_is_enough_for_the_service(self) -> None:
+        own = f"{postgres.TEMPLATE}_own"
+        made, *_ = blocks("docs/scale.md", "sql")
+        self.addCleanup(postgres.execute, f"DROP ROLE {own}")
+        self.addCleanup(postgres.drop, own)
+        for statement in made.split(";\n"):
+            postgres.execute(re.sub(r"\basynctask\b", own, statement))
+        url = make_conninfo(postgres.url_of(own), user=own, password="secret")
+        turns = Turns()
+        store = SqlStore(pgserver.Server(url), turns)
+        store.open([], 0)
+        turns.outcome(store.close())
 
     def test_nginx_takes_its_files(self) -> None:
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
