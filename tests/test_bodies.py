@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.log import LogLine
 from tests.faults.server import Server
-from tests.test_wire import bodies
+from tests.json_bodies import bodies
 
 GIGABYTE = 2**30
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
