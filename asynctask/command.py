@@ -101,8 +101,7 @@ class OfCommand(Service):
             if os.getpid() != self._process or self._reactor.running:  # it is part of a program
                 raise
             self._complain(str(error))
-            if self.pid_file is not None:
-                self.pid_file.unlink(missing_ok=True)
+            self._remove_pid_file()
             sys.exit(1)
 
     def _complain(self, sentence: str) -> None:
@@ -176,11 +175,16 @@ class OfCommand(Service):
 
     def end_now(self, status: int) -> None:
         """End the process at once."""
-        if self.pid_file is not None:
-            self.pid_file.unlink(missing_ok=True)
+        self._remove_pid_file()
         if self.observer is not None:
             self.observer.flush()
         os._exit(status)
+
+    def _remove_pid_file(self) -> None:
+        """Where its folder is another user's it stays, and the next start finds out that nobody has it."""
+        if self.pid_file is not None:
+            with suppress(OSError):
+                self.pid_file.unlink()
 
 
 class Supervising(OfCommand, Supervisor):

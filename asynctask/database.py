@@ -1,5 +1,6 @@
 """SQLite under the store: one connection that writes and checkpoints, a few that read."""
 
+import errno
 import os
 import sqlite3
 import threading
@@ -17,7 +18,7 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
 from asynctask.model import News, Unavailable
-from asynctask.readers import NO_ANSWER, READERS, Threads
+from asynctask.readers import NO_ANSWER, READERS, Readable, Threads
 from asynctask.sqlite import BUSY, Lock, Place, StartError, create
 
 LARGE_LOG: Final = 64 * 1024 * 1024
@@ -63,6 +64,7 @@ class Sqlite:
         self._reading = self._engine(QueuePool, pool_size=READERS, max_overflow=0)
         event.listen(self._reading, "connect", _prepare_reading)
         self._paused = threading.Semaphore(READERS)
+        self._readable = Readable()
         self.readers: ThreadPool | None = None
         self._look_at_log = 0.0
 
@@ -79,7 +81,10 @@ class Sqlite:
         )
 
     def _prepare_writing(self, connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
+        # Its answer is fetched, since an error comes with that: else the file would be left as it was.
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode not in ("wal", "memory"):
+            raise sqlite3.OperationalError("it cannot have a write-ahead log here")
         connection.execute(f"PRAGMA synchronous = {self._place.synchronous}")
         # What a statement would have to undo: in a file it costs each transaction a tenth.
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -129,11 +134,20 @@ class Sqlite:
         connection.execute(statements.PROBE, {"at": str(monotonic())})
 
     def start_reading(self) -> None:
-        """Start the threads that read, and make sure that a new file survives a power cut."""
+        """Start the threads that read, and make sure that a new file survives a power cut.
+
+        :raises StartError: that cannot be made sure of.
+        """
         path = self._place.log_path
         if path is None:
             return
-        _sync_folder(path.parent)
+        try:
+            _sync_folder(path.parent)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems have no such sync
+                raise StartError(
+                    f"--store: cannot sync the folder {path.parent} ({error.strerror})"
+                ) from None
         self.readers = Threads()
         self.readers.start()
 
@@ -150,9 +164,12 @@ class Sqlite:
         """
         try:
             with self._paused, self._reading.connect() as connection:
-                return run(connection)
-        except DBAPIError:
+                found = run(connection)
+        except DBAPIError as error:
+            self._readable.note(error)
             raise Unavailable(NO_ANSWER) from None
+        self._readable.note(None)
+        return found
 
     def keep_log_short(self, connection: Connection) -> None:
         """Reset the write-ahead log where it has become large, with all readers paused."""

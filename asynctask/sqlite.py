@@ -186,12 +186,15 @@ class Lock:
             raise StartError(f"--store: cannot open {path} ({error.strerror})") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.close()
             raise StartError(
                 f"--store {place.path} is in use by another asynctask process; stop that one, "
                 "or name another file"
             ) from None
+        except OSError as error:
+            self.close()
+            raise StartError(f"--store: cannot lock {path} ({error.strerror})") from None
 
     def close(self) -> None:
         """Let another process have the file."""

@@ -141,6 +141,9 @@ class SqlStore(Hooks, Reading, Upkeep):
             self._database.close()
             found = f"cannot be used ({why(error)})" if isinstance(error, DBAPIError) else error
             raise StartError(f"--store {self._place.path} {found}") from None
+        except StartError:
+            self._database.close()
+            raise
         note(left, self._metrics)
         self.unfinished = sum(unfinished.values())
         self._writer = Writer(

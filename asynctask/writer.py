@@ -290,12 +290,14 @@ class Writer:
             return
         if at_commit:
             self._doubt.note_tasks(batch)
-        if self._stage == "begin" or not self._probe():
+        known = self._stage != "begin" and self._probe()
+        # An end that is refused again, though a small write is not, waits for its next try.
+        if not known or any(isinstance(work, Save) and work.end.again for work in batch):
             self._disconnect()
             self.healthy = False
         # What came back has changed other things for good; of new tasks nothing is left.
         others = at_commit and bool(self._came_back_news)
-        self._refuse(batch, unknown=at_commit and not self.healthy, others_unknown=others)
+        self._refuse(batch, unknown=at_commit and not known, others_unknown=others)
         self._tell_what_came_back()
 
     def _probe(self) -> bool:

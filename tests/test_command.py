@@ -242,6 +242,26 @@ class LifeTests(CommandTestCase):
         with self.start().client() as client:
             self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
 
+    def test_nor_is_it_kept_by_a_pid_file_that_cannot_be_removed(self) -> None:
+        (self.folder / "run").mkdir()
+        options = ("-n", "--pidfile=run/pid", "asynctask", "--port=0", "--grace=60")
+        with subprocess.Popen(
+            [BIN / "twistd", *options], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as service:
+            self.addCleanup(service.kill)
+            assert service.stdout is not None
+            port = next(int(line.split(b":")[-1]) for line in service.stdout if b" Listening on " in line)
+            (self.folder / "run").rename(self.folder / "gone")
+            (self.folder / "run").touch()
+            with Client(port) as client:
+                client.post("/api/tasks", {"name": "a", "duration": 60})
+                next(line for line in service.stdout if b" Task started " in line)
+                service.terminate()
+                self.wait_until_not_ready(client)
+            service.terminate()
+            self.assertEqual(service.wait(PATIENCE), 128 + signal.SIGTERM)
+            self.assertNotIn(b"Traceback", service.stdout.read())
+
     def test_a_closed_terminal_is_a_stop_and_nobody_dies_of_a_log_that_is_to_rotate(self) -> None:
         server = self.start("--grace", "0")
         with server.client() as client:
