@@ -457,6 +457,7 @@ class BatchTests(RepeatTestCase):
         task_id = self.post({"name": "a", "delay": 60}).json["task_id"]
         for method, path in (
             ("GET", f"/api/tasks/{task_id}"),
+            ("GET", "/api/tasks"),
             ("POST", f"/api/tasks/{task_id}/cancel"),
             ("DELETE", f"/api/tasks/{task_id}"),
             ("POST", "/nothing"),
