@@ -126,7 +126,6 @@ class Heart:
         if self._steady is not None and now - self._last > self._server.lease / 2:
             # The database was away, for the others too: they are given as long as they would have had.
             self._steady = now + self._server.lease
-            self._heard.clear()
         elif self._steady is None:
             # The database may have been away until now, and the others come back a little later.
             self._steady = now + min(self._server.lease, COMING_BACK)

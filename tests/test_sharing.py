@@ -1,13 +1,18 @@
 """What the looks at the other processes mean here: without a database, and without their threads."""
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import psycopg
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import sharing
+from asynctask import heart, sharing
+from asynctask.heart import AT_ONCE, BEATS, COMING_BACK, TRY_AGAIN, Heart
+from asynctask.leash import Keeper
 from asynctask.model import News, Status, Task, Unavailable
+from asynctask.postgres import Server
 from asynctask.pulse import Seen
 from asynctask.sharing import SETTLE_AGAIN, Sharing
 
@@ -168,3 +173,152 @@ class SharingTests(SynchronousTestCase):
             self.store.found = found
             self.look(polled=True, cancelled=[("task_1", 1)])
         self.assertEqual(self.store.ended, [])
+
+
+class Processes:
+    """A connection to a database that has the rows of the processes, and is asked by a `Heart`."""
+
+    owner = ME
+
+    def __init__(self) -> None:
+        self.keeper = Keeper()
+        self.seen: dict[str, float] = {OTHER: 1.0}
+        self.knows_me = True
+        self.time = 500.0
+        self.takes = 0.0
+        self.found: list[Any] = []
+        self.rowcount = 0
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def execute(self, statement: bytes, given: Any = ()) -> "Processes":
+        if statement == heart._BEAT:
+            self.time += self.takes
+            self.found = [(7_000.0,)] if self.knows_me else []
+        elif statement == heart._LOOK:
+            self.found = [(owner, seen, True) for owner, seen in self.seen.items()]
+        elif statement == heart._REAP:
+            self.rowcount = int(self.seen.get(given[0]) == given[1])
+            del self.seen[given[0]]
+        return self
+
+    def fetchone(self) -> Any:
+        return self.found[0] if self.found else None
+
+    def fetchall(self) -> list[Any]:
+        return self.found
+
+
+class Pauses:
+    """Ends a thread after so many pauses."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.seconds: list[float] = []
+
+    def is_set(self) -> bool:
+        return len(self.seconds) >= self.number
+
+    def wait(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+class Resting(Heart):
+    """Does what the test says, and nothing by itself."""
+
+    def _run(self) -> None:
+        self.runs = super()._run
+
+
+class HeartTests(SynchronousTestCase):
+    """`Heart`."""
+
+    def setUp(self) -> None:
+        self.now = 1_000.0
+        self.patch(heart, "monotonic", lambda: self.now)
+        self.patch(heart, "time", lambda: self.processes.time)
+        self.told: list[str] = []
+        self.times: list[tuple[float, float]] = []
+        self.start(20.0)
+
+    def start(self, lease: float) -> None:
+        """Another process starts."""
+        self.processes = Processes()
+        database: Any = self.processes
+        self.heart: Any = Resting(
+            Server("", lease=lease),
+            database,
+            lambda: self.told.append("troubled"),
+            lambda: self.told.append("reaped"),
+            lambda theirs, ours: self.times.append((theirs, ours)),
+        )
+        self.heart.stop()
+
+    def beat(self, pause: float = 0, *, heard: bool = False) -> int:
+        """Beat after a pause, in which the others may have done so too; tell how often one was reaped."""
+        self.now += pause
+        if heard:
+            self.processes.seen[OTHER] += 1
+        self.heart._beat(self.processes)
+        return self.told.count("reaped")
+
+    def test_who_has_just_started_gives_the_others_the_time_to_come_back(self) -> None:
+        for lease, seconds in ((50.0, COMING_BACK), (COMING_BACK - 1, COMING_BACK - 1)):
+            self.told.clear()
+            self.start(lease)
+            beats = [self.beat(), self.beat(seconds / 2), self.beat(seconds / 2 - 0.1), self.beat(0.1)]
+            self.assertEqual(beats, [0, 0, 0, 1], lease)
+
+    def test_after_a_time_without_the_database_all_others_have_a_lease_again(self) -> None:
+        for pause in (0, 5, 10):
+            self.assertEqual(self.beat(pause, heard=True), 0)
+        self.assertEqual(self.beat(10.1), 0)
+        self.assertEqual([self.beat(5) for _ in range(3)], [0, 0, 0])
+        self.assertEqual((self.beat(4.9), self.beat(0.1)), (0, 1))
+
+    def test_one_that_comes_back_in_that_time_is_as_good_as_new(self) -> None:
+        for pause in (0, 5, 10.1):
+            self.beat(pause, heard=True)
+        beats = [self.beat(9, heard=True), *(self.beat(9.9) for _ in range(2))]
+        self.assertEqual(beats, [0, 0, 1])
+
+    def test_it_tells_when_the_database_does_not_know_it_any_more(self) -> None:
+        self.beat()
+        self.processes.knows_me = False
+        self.beat(1)
+        self.assertEqual((self.told, len(self.times)), (["troubled"], 1))
+
+    def test_the_time_is_what_it_was_in_the_middle_of_an_answer_that_came_at_once(self) -> None:
+        for takes in (0.0, 0.25, AT_ONCE, -0.25):
+            self.processes.takes = takes
+            self.beat()
+        self.assertEqual(self.times, [(7_000.0, 500.0), (7_000.0, 500.125)])
+
+    def test_it_beats_some_times_in_a_lease(self) -> None:
+        self.heart._end = Pauses(3)
+        self.heart._beat_on(self.processes)
+        self.assertEqual(self.heart._end.seconds, [20.0 / BEATS] * 3)
+
+    def test_each_time_without_an_answer_is_told_once(self) -> None:
+        answers = [psycopg.OperationalError(), OSError(), None, OSError(), None]
+        held: list[object] = []
+        self.patch(self.heart._leash, "hold", held.append)
+        self.patch(self.heart._leash, "let_go", held.clear)
+
+        def connect(_url: str, *, autocommit: bool) -> AbstractContextManager[Any]:
+            self.assertEqual((autocommit, held), (True, []))
+            if (error := answers.pop(0)) is not None:
+                raise error
+            return nullcontext(self.processes)
+
+        def beat_on(connection: object) -> None:
+            self.assertEqual(held, [connection])
+            raise psycopg.OperationalError("it is closed")
+
+        self.patch(heart, "connect", connect)
+        self.patch(self.heart, "_beat_on", beat_on)
+        self.heart._end = Pauses(len(answers))
+        self.heart.runs()
+        self.assertEqual((self.told, held, answers), (["troubled"] * 3, [], []))
+        self.assertEqual(self.heart._end.seconds, [TRY_AGAIN] * 5)
