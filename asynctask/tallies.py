@@ -44,7 +44,7 @@ class Spread:
 
 
 class Counter:
-    """Counts by labels; without labels there is one from the beginning.
+    """Counts by labels.
 
     :param name: as it is shown, without ``_total``.
     """
@@ -52,8 +52,6 @@ class Counter:
     def __init__(self, name: str, text: str, labels: Iterable[str], registry: CollectorRegistry) -> None:
         self._name, self._text, self._labels = name, text, tuple(labels)
         self._counts: dict[tuple[str, ...], Count] = {}
-        if not self._labels:
-            self.labels()
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
@@ -69,7 +67,7 @@ class Counter:
 
 
 class Histogram:
-    """Spreads by labels; without labels there is one from the beginning.
+    """Spreads by labels.
 
     :param buckets: upper bounds, growing, without the infinite one.
     """
@@ -86,8 +84,6 @@ class Histogram:
         self._buckets = tuple(buckets)
         self._shown = [*map(str, map(float, self._buckets)), INFINITE]
         self._spreads: dict[tuple[str, ...], Spread] = {}
-        if not self._labels:
-            self.labels()
         registry.register(self)
 
     def labels(self, *values: str) -> Spread:
