@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from signal import Signals
 
-from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -34,13 +34,18 @@ class Process:
         self.member = member
         self.signals: list[str] = []
         self.heard: list[ties.Downwards] = []
+        self.is_gone = self.is_deaf = False
         self.pipes = {1: None, 2: None, 4: None}
         member.makeConnection(self)
 
     def signalProcess(self, number: int) -> None:
+        if self.is_gone:
+            raise ProcessExitedAlready
         self.signals.append(Signals(number).name.removeprefix("SIG"))
 
     def writeToChild(self, descriptor: int, data: bytes) -> None:
+        if self.is_deaf:
+            raise KeyError(descriptor)
         self.heard += [ties._downwards.decode(line) for line in data.splitlines()]
 
     def closeChildFD(self, descriptor: int) -> None:
@@ -200,6 +205,16 @@ class Restarts(SupervisorTestCase):
         self.assertEqual([one["how"] for one in told[1:]], ["it is gone"] * 4)
         self.assertEqual([one["seconds"] for one in told], [1, 2, 4, 8, 16])
 
+    def test_what_one_said_is_not_said_of_the_next(self) -> None:
+        self.spawned[0].end(signal=9)
+        self.clock.advance(1)
+        self.spawned[2].member.childDataReceived(ERR, b"asynctask: it is gone\n")
+        self.spawned[2].end(1)
+        self.clock.advance(2)
+        self.spawned[3].end(signal=11)
+        told = self.logged("Process ended, and is started again")
+        self.assertEqual([one["how"] for one in told], ["SIGKILL", "it is gone", "SIGSEGV"])
+
     def test_no_room_for_a_process_is_an_end_like_others(self) -> None:
         self.refuse = OSError(11, "Resource temporarily unavailable")
         self.spawned[0].end(0)
@@ -244,6 +259,14 @@ class Ends(SupervisorTestCase):
         self.clock.advance(100)
         self.assertEqual(len(self.spawned), 2)
 
+    def test_one_that_has_just_ended_by_itself_keeps_the_others_from_nothing(self) -> None:
+        self.spawned[0].is_gone = True
+        stopped = self.supervisor.stopService()
+        self.assertEqual([one.signals for one in self.spawned], [[], ["TERM"]])
+        for one in self.spawned:
+            one.end(0)
+        self.successResultOf(stopped)
+
     def test_one_that_does_not_end_is_killed(self) -> None:
         stopped = self.supervisor.stopService()
         self.spawned[0].end(signal=15)
@@ -261,9 +284,18 @@ class Logs(SupervisorTestCase):
         one, other = self.spawned
         one.member.childDataReceived(OUT, b"a b\nc ")
         other.member.childDataReceived(OUT, b"x y\n")
-        one.member.childDataReceived(OUT, "d\nläst".encode())
+        one.member.childDataReceived(OUT, b"d")
+        one.member.childDataReceived(OUT, "\nläst".encode())
         one.end(0)
+        other.end(0)
         self.assertEqual(self.lines, ["a b", "x y", "c d", "läst"])
+        self.assertEqual(self.logged("Process wrote to its standard error"), [])
+
+    def test_what_is_no_text_is_passed_on_as_well_as_may_be(self) -> None:
+        for descriptor in (OUT, ERR):
+            self.spawned[0].member.childDataReceived(descriptor, b"a\xff\n")
+        [told] = self.logged("Process wrote to its standard error")
+        self.assertEqual((self.lines, told["text"]), (["a\ufffd"], "a\ufffd"))
 
     def test_what_has_no_ends_of_lines_is_not_kept_for_ever(self) -> None:
         member = self.spawned[0].member
@@ -338,6 +370,13 @@ class Numbers(SupervisorTestCase):
         self.other.says(Told(tell, numbers(6)))
         again.says(Told(tell, numbers(1)))
         self.assertEqual(self.answers(again), [(1, {"asynctask_c_total": 12, "asynctask_g": 2})])
+
+    def test_one_that_has_closed_its_end_is_asked_nothing(self) -> None:
+        self.one.is_deaf = True
+        tell = self.ask(self.other, 1)
+        self.other.says(Told(tell, numbers(6)))
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.answers(self.other), [(1, {"asynctask_c_total": 6, "asynctask_g": 1})])
 
     def test_one_that_dies_while_it_is_asked_holds_nobody_up(self) -> None:
         tell = self.ask(self.other, 1)
