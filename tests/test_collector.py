@@ -4,6 +4,7 @@ import gc
 import os
 from errno import EMFILE
 from math import inf
+from pathlib import Path
 from resource import getpagesize
 from weakref import ref
 
@@ -84,6 +85,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertGreaterEqual(descriptors() - before, 50)
         for one in opened:
             os.close(one)
+        self.assertEqual(descriptors(), before)
 
         def none_left(*_: object) -> int:
             raise OSError(EMFILE, "Too many open files")
@@ -103,6 +105,16 @@ class CollectorTests(SynchronousTestCase):
         self.assertIsNotNone(lost())
         self.clock.advance(LOOK)
         self.assertIsNone(lost())
+
+    def test_however_much_lives_it_is_collected_once(self) -> None:
+        kept = [Cycle() for _ in range(WORTH_IT + 10)]
+        lost = self.leave(10)
+        self.clock.advance(LOOK)
+        self.assertIsNone(lost())
+        lost = self.leave(10)
+        self.clock.advance(LOOK)
+        self.assertIsNotNone(lost())
+        del kept
 
     def test_for_little_of_it_nobody_has_to_wait(self) -> None:
         lost = self.leave(10)
@@ -158,6 +170,14 @@ class CollectorTests(SynchronousTestCase):
 
     def test_the_system_tells_how_much_memory_there_may_be(self) -> None:
         self.assertTrue(resident() < memory() <= os.sysconf("SC_PHYS_PAGES") * getpagesize())
+
+    def test_a_control_group_may_have_less_of_it(self) -> None:
+        machine = os.sysconf("SC_PHYS_PAGES") * getpagesize()
+        for told, expected in (("max\n", machine), ("1000\n", 1_000), (f"{machine + 1}\n", machine)):
+            path = Path(self.mktemp())
+            path.write_text(told)
+            self.patch(collector, "Path", {"/sys/fs/cgroup/memory.max": path}.__getitem__)
+            self.assertEqual(memory(), expected)
 
     def test_while_many_are_in_flight_frozen_objects_are_not_even_counted(self) -> None:
         self.tasks = FEW + 1
