@@ -164,7 +164,7 @@ def show_secret(place: "Place | Server") -> str:
             raise StartError(
                 "--store sqlite:// is in memory, its secret too; give --callback-secret a file"
             )
-        if place.path.exists() and (kept := _kept(place)):
+        if kept := _kept(place):
             return kept
         check(place)
         if not place.path.exists():

@@ -1,8 +1,12 @@
 """Callbacks in the store: which are due, what became of them, and the secret that signs them."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
 
 from asynctask import model, outbox
 from asynctask.deliveries import GIVE_UP, Tried
@@ -204,6 +208,16 @@ class OnPostgres(OutboxContract, OnServer):
         other = Server(postgres.url_of(f"{self.database}_that_is_not_there"))
         self.assertIn("cannot be used", str(self.assertRaises(StartError, outbox.show_secret, other)))
 
+    def test_the_secret_of_a_store_that_only_a_later_version_can_read_is_not_shown(self) -> None:
+        later = (
+            "UPDATE alembic_version SET version_num = '9999'",
+            "UPDATE meta SET value = '9999' WHERE key = 'readable_from'",
+        )
+        self.wait(self.store._writer.call(lambda db, _: [db.execute(text(one)).rowcount for one in later]))
+        place = Server(postgres.url_of(self.database))
+        told = str(self.assertRaises(StartError, outbox.show_secret, place))
+        self.assertRegex(told, "^--store postgresql://.* has schema 9999, ")
+
     def test_one_process_tells_it(self) -> None:
         task = self.ended()
         self.assertIsNotNone(self.outcome(task))
@@ -250,6 +264,16 @@ class ShownTests(OnFile):
         self.wait(self.store.close())
         self.assertEqual(outbox.show_secret(Place(self.path)), secret)
         self.store = self.open()
+
+    def test_the_secret_of_a_store_that_has_none_yet_is_drawn_and_kept(self) -> None:
+        before = self.store.outbox.secret
+        self.wait(self.store.close())
+        with closing(sqlite3.connect(self.path)) as file, file:
+            file.execute("DELETE FROM meta WHERE key = 'callback_secret'")
+        secret = outbox.show_secret(Place(self.path))
+        self.assertNotEqual(secret, before)
+        self.store = self.open()
+        self.assertEqual(self.store.outbox.secret, secret)
 
     def test_the_secret_of_a_store_that_has_yet_to_be_made(self) -> None:
         place = Place(Path(self.mktemp()).absolute())
