@@ -119,8 +119,22 @@ class Crosswise(BothOpen, FaultTestCase):
                 self.store.end(complete(ours, "1", NOW), NOW),
                 self.meeting.attend(self.store, ""),
                 self.store.outbox.keep(told),
-                self.store.outbox.give_back(done, NOW),
                 self.store.outbox.outcome(ToTell(done.task_id, 1, URL), NOW),
+                self.other.retry(done.task_id, NOW),
+                self.meeting.attend(self.other, f"task {done.task_id} is locked"),
+                self.other.cancel(ours.task_id, NOW),
+            ]
+        self.assertIs(self.together(*found)[-1], InvalidTransition)
+
+    def test_callbacks_that_are_given_back(self) -> None:
+        done, ours = self.running(self.other, URL), self.running(self.store)
+        self.wait(self.other.end(complete(done, "1", NOW), NOW))
+        claimed = self.wait(self.store.outbox.outcome(ToTell(done.task_id, 1, URL), NOW))
+        with self.transaction_under_way():
+            found: list[Deferred[Any]] = [
+                self.store.end(complete(ours, "1", NOW), NOW),
+                self.meeting.attend(self.store, ""),
+                self.store.outbox.give_back(claimed, NOW),
                 self.other.retry(done.task_id, NOW),
                 self.meeting.attend(self.other, f"task {done.task_id} is locked"),
                 self.other.cancel(ours.task_id, NOW),
