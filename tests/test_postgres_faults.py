@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import ILogObserver, LogEvent, capturedLogs, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import heart, leash, pulse, statements
+from asynctask import backlog, heart, leash, pulse, statements, writer
 from asynctask.backlog import LARGEST
 from asynctask.batches import End
 from asynctask.heart import COMING_BACK, Heart
@@ -42,12 +42,14 @@ from asynctask.model import (
     complete,
     interrupt,
 )
+from asynctask.outbox import show_secret
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server, connect
 from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 from asynctask.recovery import let_go
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
+from asynctask.writer import LATE
 from tests import postgres
 from tests.faults import cluster
 from tests.faults.proxy import Proxy
@@ -805,6 +807,27 @@ class Troubles(FaultTestCase):
         self.assertIsNone(self.wait(self.store.get(task.task_id)))
         self.run_one()
 
+    def test_who_has_waited_too_long_for_his_transaction_is_refused_and_an_end_is_not(self) -> None:
+        task = self.run_one()
+        self.until_it_has_looked(self.store)
+        now = time.monotonic()
+        for module in (backlog, writer):
+            self.patch(module, "monotonic", lambda: now)
+        with self.transaction_under_way():
+            end = self.store.end(complete(task, "1", NOW), NOW)
+            late = self.store.add([self.new()], []), self.store.cancel(task.task_id, NOW)
+            self.turns.catch_up()
+            now += LATE / 2
+            added = self.store.add([self.new()], [])
+            self.turns.catch_up()
+            now += LATE * 3 / 4
+        for asked in late:
+            refusal = self.refused(partial(lambda deferred: deferred, asked))
+            self.assertNotIsInstance(refusal, OutcomeUnknown)
+        self.wait(added)
+        self.assertIs(self.wait(end), COMPLETED)
+        self.assertEqual((self.wait(self.store.count()), self.store.healthy), (1, True))
+
     def test_terminated_connections_are_opened_again(self) -> None:
         task = self.run_one()
         self.get(task)
@@ -962,6 +985,8 @@ class Starts(SynchronousTestCase):
     def test_a_database_that_cannot_keep_all_text_is_refused_in_a_sentence(self) -> None:
         refused = self.assertRaises(StartError, self.open, "LATIN1")
         self.assertIn("keeps text as LATIN1; make one with ENCODING 'UTF8'", str(refused))
+        place = Server(postgres.url_of(f"{postgres.TEMPLATE}_latin1"))
+        self.assertEqual(str(self.assertRaises(StartError, show_secret, place)), str(refused))
         for encoding in ("UTF8", "SQL_ASCII"):
             self.open(encoding)
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DataError
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from asynctask import backlog
+from asynctask import backlog, writer
 from asynctask.database import _driver_of
 from asynctask.istore import Key
 from asynctask.model import (
@@ -25,6 +25,7 @@ from asynctask.model import (
 from asynctask.replies import ANSWERS
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
+from asynctask.writer import LATE
 from tests.store_contract import NOW, StoreTestCase
 from tests.turns import PATIENCE
 
@@ -88,6 +89,15 @@ class Order(StoreTestCase):
         self.assertEqual(self.answered, [])
         self.wait(last)
         self.assertEqual(self.answered, self.done)
+
+    def test_who_has_waited_long_for_a_file_is_answered_all_the_same(self) -> None:
+        free = self.hold()
+        added = self.store.add([self.new()], [])
+        self.turns.turn()
+        late = monotonic() + 2 * LATE
+        self.patch(writer, "monotonic", lambda: late)
+        free.set()
+        self.wait(added)
 
     def test_tasks_without_room_are_refused_with_a_key_or_without_and_nothing_else_is(self) -> None:
         self.patch(backlog, "MAX_WAITING", 10)
