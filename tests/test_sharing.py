@@ -186,6 +186,7 @@ class Processes:
         self.knows_me = True
         self.time = 500.0
         self.takes = 0.0
+        self.asked: list[bytes] = []
         self.found: list[Any] = []
         self.rowcount = 0
 
@@ -193,7 +194,9 @@ class Processes:
         return nullcontext()
 
     def execute(self, statement: bytes, given: Any = ()) -> "Processes":
+        self.asked.append(statement)
         if statement == heart._BEAT:
+            assert given == (ME,)
             self.time += self.takes
             self.found = [(7_000.0,)] if self.knows_me else []
         elif statement == heart._LOOK:
@@ -295,10 +298,20 @@ class HeartTests(SynchronousTestCase):
             self.beat()
         self.assertEqual(self.times, [(7_000.0, 500.0), (7_000.0, 500.125)])
 
-    def test_it_beats_some_times_in_a_lease(self) -> None:
+    def test_it_beats_some_times_in_a_lease_and_each_time_waits_for_an_answer(self) -> None:
+        leash, waits = self.heart._leash, []
+        self.patch(self.heart, "_beat", lambda _connection: waits.append(leash.since > 0))
         self.heart._end = Pauses(3)
         self.heart._beat_on(self.processes)
         self.assertEqual(self.heart._end.seconds, [20.0 / BEATS] * 3)
+        self.assertEqual((waits, leash.since), ([True] * 3, 0))
+
+    def test_nothing_that_it_writes_waits_for_long(self) -> None:
+        self.beat()
+        self.processes.asked.clear()
+        self.beat(COMING_BACK)
+        lightly = heart._LIGHTLY
+        self.assertEqual(self.processes.asked, [lightly, heart._BEAT, heart._LOOK, lightly, heart._REAP])
 
     def test_each_time_without_an_answer_is_told_once(self) -> None:
         answers = [psycopg.OperationalError(), OSError(), None, OSError(), None]
