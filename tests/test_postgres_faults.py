@@ -49,7 +49,7 @@ from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 from asynctask.recovery import let_go
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
-from asynctask.writer import LATE
+from asynctask.writer import LATE, REPEATS
 from tests import postgres
 from tests.faults import cluster
 from tests.faults.proxy import Proxy
@@ -155,15 +155,23 @@ class Collisions(FaultTestCase):
 
     def test_a_transaction_that_met_another_one_is_made_again(self) -> None:
         for state in ("40001", "40P01"):
-            self.assertEqual(self.wait(self.store._writer.call(_failing_once(state))), 2)
+            self.assertEqual(self.wait(self.store._writer.call(_failing(state))), 2)
         self.assertTrue(self.store.healthy)
+
+    def test_one_that_meets_others_again_and_again_is_refused_in_the_end(self) -> None:
+        last = self.store._writer.call(_failing("40001", REPEATS))
+        self.assertEqual(self.wait(last), REPEATS + 1)
+        self.assertTrue(self.store.healthy)
+        refused = self.store._writer.call(_failing("40001", REPEATS + 1))
+        self.assertRaises(Unavailable, self.wait, refused)
+        self.until_healthy()
 
     def test_a_claim_that_is_made_again_starts_its_tasks_once(self) -> None:
         tasks = [self.new(), self.new()]
         self.add(*tasks)
         with self.transaction_under_way():
             claim = self.store.claim("simulate", 3, NOW)
-            failing = self.store._writer.call(_failing_once("40001"), order="last")
+            failing = self.store._writer.call(_failing("40001"), order="last")
         more = self.wait(claim).more
         self.wait(failing)
         self.assertEqual([task.task_id for task in self.started], [task.task_id for task in tasks])
@@ -441,6 +449,15 @@ class Unfit(FaultTestCase):
         self.assertEqual(self.history(bad), [("accepted", 0), ("running", 1), ("failed", 1)])
         self.assertEqual((self.counted(self.store, FAILED), self.store.unfinished), (1, 1))
         self.assertTrue(self.store.healthy)
+
+    def test_of_two_that_come_together_the_other_is_done_all_the_same(self) -> None:
+        bad = self.run_one()
+        self.until_it_has_looked(self.store)
+        with self.transaction_under_way():
+            end = self.store.end(complete(bad, '"\0"', NOW), NOW)
+            added = self.store.add([self.new()], [])
+        self.wait(added)
+        self.assertIs(self.wait(end), FAILED)
 
     def test_what_it_cannot_take_for_a_while_waits_until_it_can(self) -> None:
         task = self.run_one()
@@ -1001,13 +1018,13 @@ class Starts(SynchronousTestCase):
         turns.outcome(store.close())
 
 
-def _failing_once(state: str) -> Callable[[Connection, list[News]], int]:
-    """What fails like a transaction that met another one, the first time; tells how often it ran."""
+def _failing(state: str, times: int = 1) -> Callable[[Connection, list[News]], int]:
+    """What fails like a transaction that met another one, so often at first; tells how often it ran."""
     runs: list[str] = []
 
     def run(connection: Connection, _news: list[News]) -> int:
         runs.append(state)
-        if len(runs) == 1:
+        if len(runs) <= times:
             connection.exec_driver_sql(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
         return len(runs)
 
