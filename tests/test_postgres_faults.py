@@ -314,6 +314,16 @@ class Orphans(BothOpen, FaultTestCase):
         self.assertEqual(self.wait(self.other.cancel(after.task_id, NOW)).status, CANCELLED)
         self.assertEqual(self.get(before).status, CANCELLED)
 
+    def test_many_that_were_to_be_cancelled_are_settled_a_part_at_a_time(self) -> None:
+        for limit, is_full in ((9, False), (0, True)):
+            self.wait(self.store.add([], [self.new() for _ in range(statements.SETTLED + 1)]))
+            self.execute("UPDATE task SET owner = 'gone', cancel_requested = true WHERE status = 'running'")
+            self.other.orphaned()
+            first, second = [self.wait(self.other.claim("simulate", limit, NOW)) for _ in range(2)]
+            self.assertEqual((len(first.left), first.more, first.orphans), (statements.SETTLED, True, True))
+            self.assertEqual((len(second.left), second.more, second.orphans), (1, False, is_full))
+            self.assertEqual((first.full, second.full), (is_full, is_full))
+
     def test_processes_that_go_leave_nothing_unsettled(self) -> None:
         task = self.run_one()
         self.execute("INSERT INTO process (id, seen, version) SELECT 'going', max(seen), '' FROM process")
