@@ -242,9 +242,8 @@ class Writer:
         if not isinstance(work, Save) or not isinstance(error, DBAPIError) or work.end.task.error is UNFIT:
             self._answer([(work, Failure(error))], NOTHING)
         elif isinstance(error, ProgrammingError) and self._database.shared:
-            # Such as a right that is missing, perhaps for a while: that the server is there says nothing.
+            # Such as a right that is missing, perhaps for a while.
             self._failed([work], error)
-            self._pause = self._try_again
         else:
             log.warn("Store cannot take how a task ended", task_id=work.end.task.task_id, error=why(error))
             running = replace(work.end.task, status=RUNNING, result=None, progress=None, finished_at=None)
