@@ -933,6 +933,14 @@ class LostAnswers(FaultTestCase):
         self.assertEqual(self.wait(self.store.end(complete(task, "1", NOW), NOW)), COMPLETED)
         self.assertEqual(self.history(task), [("accepted", 0), ("running", 1), ("completed", 1)])
 
+    def test_a_delete_of_which_nobody_knows_is_found_out_about(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.proxy.losing = 1
+        self.assertRaises(OutcomeUnknown, self.wait, self.store.delete(task.task_id))
+        self.until_healthy()
+        self.assertIsNone(self.wait(self.store.get(task.task_id)))
+
     def test_a_server_that_hangs_keeps_nobody_waiting(self) -> None:
         task = self.run_one()
         self.get(task)
