@@ -99,6 +99,13 @@ class Order(StoreTestCase):
         free.set()
         self.wait(added)
 
+    def test_what_fails_by_itself_says_nothing_of_the_database(self) -> None:
+        def fail(_connection: Connection, _news: list[News]) -> None:
+            raise ZeroDivisionError
+
+        self.assertRaises(ZeroDivisionError, self.wait, self.store._writer.call(fail))
+        self.assertTrue(self.store.healthy)
+
     def test_tasks_without_room_are_refused_with_a_key_or_without_and_nothing_else_is(self) -> None:
         self.patch(backlog, "MAX_WAITING", 10)
         key = Key("k", "digest", "answer", NOW + 9)
