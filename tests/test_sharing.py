@@ -12,7 +12,7 @@ from asynctask import heart, sharing
 from asynctask.heart import AT_ONCE, BEATS, COMING_BACK, TRY_AGAIN, Heart
 from asynctask.leash import Keeper
 from asynctask.model import News, Status, Task, Unavailable
-from asynctask.postgres import Server
+from asynctask.pgserver import Server
 from asynctask.pulse import Seen
 from asynctask.sharing import SETTLE_AGAIN, Sharing
 
