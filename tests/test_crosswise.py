@@ -22,9 +22,9 @@ from asynctask.model import (
 )
 from asynctask.store import SqlStore
 from asynctask.works import Call, transactions
+from tests.fault_case import PATIENCE, FaultTestCase
 from tests.store_contract import NOW
 from tests.test_postgres import BothOpen
-from tests.test_postgres_faults import PATIENCE, FaultTestCase
 
 URL = "https://receiver.example/"
 

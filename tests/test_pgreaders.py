@@ -9,8 +9,8 @@ from twisted.logger import capturedLogs
 
 from asynctask import pgreaders, pgserver, postgres
 from asynctask.model import RUNNING, Unavailable
+from tests.fault_case import FaultTestCase
 from tests.store_contract import NOW
-from tests.test_postgres_faults import FaultTestCase
 
 FULL = psycopg.OperationalError('FATAL:  too many connections\nfor role "app"')
 NO_DESCRIPTOR = OSError(EMFILE, "Too many open files")

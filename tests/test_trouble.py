@@ -13,8 +13,8 @@ from asynctask import postgres, trouble
 from asynctask.batches import End
 from asynctask.model import ACCEPTED, COMPLETED, News, Status, Unavailable, complete
 from asynctask.trouble import SAY_AGAIN, STEADY, Trouble
+from tests.fault_case import FaultTestCase
 from tests.store_contract import NOW
-from tests.test_postgres_faults import FaultTestCase
 
 FULL = OperationalError("end", None, psycopg.errors.DiskFull("No space left on device"))
 OTHER = OperationalError("end", None, psycopg.errors.IoError("could not read block"))
