@@ -11,8 +11,10 @@ from asynctask.front import Front
 from asynctask.ticking import LEAVING
 from tests import (
     test_api,
+    test_api_batches,
     test_api_changes,
     test_api_repeats,
+    test_api_waits,
     test_description,
     test_followers,
     test_metrics,
@@ -139,7 +141,9 @@ class HalfClosedTests(WireTestCase):
 for module in (
     test_api,
     test_api_changes,
+    test_api_batches,
     test_api_repeats,
+    test_api_waits,
     test_description,
     test_followers,
     test_metrics,

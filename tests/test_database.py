@@ -15,8 +15,8 @@ from asynctask.database import Sqlite
 from asynctask.model import COMPLETED, Unavailable, complete
 from asynctask.sqlite import Lock, Place, StartError
 from asynctask.store import SqlStore
+from tests.on_file import OnFile
 from tests.store_contract import NOW
-from tests.test_store import OnFile
 
 BROKEN = OperationalError("", None, sqlite3.OperationalError("disk I/O error"))
 

@@ -18,8 +18,8 @@ from asynctask.recorder import Suspect
 from asynctask.sqlite import Place, StartError, check
 from asynctask.store import SqlStore
 from asynctask.tables import SCHEMA, metadata
+from tests.on_file import OnFile
 from tests.store_contract import NOW
-from tests.test_store import OnFile
 from tests.turns import Turns
 
 

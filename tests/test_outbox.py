@@ -17,9 +17,9 @@ from asynctask.pgserver import Server
 from asynctask.sqlite import Lock, Place, StartError
 from asynctask.store import SqlStore
 from tests import postgres
+from tests.on_file import OnFile
 from tests.store_contract import NOW, StoreTestCase
 from tests.test_postgres import OnServer
-from tests.test_store import OnFile
 
 URL = "https://receiver.example/"
 NO = Error("ValueError", "no")

@@ -7,7 +7,7 @@ from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.model import RUNNING, Unavailable
-from tests.test_store import OnFile
+from tests.on_file import OnFile
 
 
 class NotToBeHad(Thread):

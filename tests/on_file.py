@@ -1,0 +1,16 @@
+"""A store in a file, for tests."""
+
+from pathlib import Path
+
+from asynctask.sqlite import Place
+from asynctask.store import SqlStore
+from tests.store_contract import StoreTestCase
+
+
+class OnFile(StoreTestCase):
+    """In a file of the test's own."""
+
+    def open_store(self) -> SqlStore:
+        if not hasattr(self, "path"):
+            self.path = Path(self.mktemp()).absolute()
+        return SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=0.01)

@@ -1,0 +1,327 @@
+"""When SQLite fails, nothing that was refused runs, and nothing that was done is lost."""
+
+import sqlite3
+from contextlib import closing
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
+
+from asynctask.istore import Key, Known
+from asynctask.model import (
+    COMPLETED,
+    FAILED,
+    RETRYING,
+    RUNNING,
+    Error,
+    OutcomeUnknown,
+    Task,
+    Unavailable,
+    after_failure,
+    complete,
+    fail,
+)
+from asynctask.sqlite import Place
+from asynctask.store import SqlStore
+from tests.on_file import OnFile
+from tests.store_contract import NOW
+from tests.store_events_contract import brief
+from tests.turns import PATIENCE
+
+
+class SqliteTroubleTests(OnFile):
+    """When the database fails, nothing that was refused runs, and nothing that was done is lost."""
+
+    def fail_commits(self, times: int, *, reach_disk: bool = False) -> None:
+        """Let COMMIT fail so often; ``reach_disk``: the data are there after all."""
+        left = [times]
+
+        def commit(connection: Connection) -> None:
+            if left[0] > 0:
+                left[0] -= 1
+                if reach_disk:
+                    connection.exec_driver_sql("COMMIT")
+                raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+        database: Any = self.store._database
+        event.listen(database._writing, "commit", commit)
+
+    def test_a_failed_commit_is_refused_and_leaves_nothing(self) -> None:
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.add(self.new("kept"))
+        self.assertEqual(self.names(), ["kept"])
+
+    def test_a_failed_commit_that_reached_the_disk_is_taken_back(self) -> None:
+        self.fail_commits(1, reach_disk=True)
+        task = self.new("lost")
+        error = self.assertRaises(Unavailable, self.add, task)
+        self.assertEqual(error.type, "about:blank")
+        self.assertIsNone(self.wait(self.store.get(task.task_id)))
+
+    def test_a_commit_of_which_nothing_is_known_says_so_and_is_taken_back_later(self) -> None:
+        self.fail_commits(2, reach_disk=True)
+        task = self.new("perhaps")
+        self.assertRaises(OutcomeUnknown, self.add, task)
+        self.assertFalse(self.store.healthy)
+        self.recover()
+        self.assertIsNone(self.wait(self.store.get(task.task_id)))
+
+    def kept(self) -> list[tuple[int, list[str]]]:
+        """What is kept of each commit, which has to be what was told."""
+        found = self.wait(self.store.events(1, 99))
+        told = [(seq, [brief(one) for one in news]) for seq, news in found]
+        self.assertEqual([(seq, [brief(one) for one in news]) for seq, news in self.commits], told)
+        return told
+
+    def test_a_commit_that_failed_tells_nothing(self) -> None:
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.add(self.new("kept"))
+        self.assertEqual(self.kept(), [(1, ["accepted 1"])])
+
+    def test_tasks_of_a_commit_that_came_back_are_told_and_told_to_be_gone(self) -> None:
+        self.fail_commits(1, reach_disk=True)
+        self.assertRaises(Unavailable, self.wait, self.store.add([self.new()], [self.new()]))
+        self.add(self.new("kept"))
+        came_back = ["accepted 1", "accepted 1", "running 2"]
+        self.assertEqual(self.kept(), [(1, came_back), (2, ["deleted"] * 2), (3, ["accepted 1"])])
+
+    def test_what_came_back_is_told_when_the_store_works_again(self) -> None:
+        self.add(self.new("before"))
+        self.fail_commits(2, reach_disk=True)
+        self.assertRaises(OutcomeUnknown, self.add, self.new("perhaps"))
+        self.recover()
+        self.add(self.new("kept"))
+        self.assertEqual(self.kept()[1:], [(2, ["accepted 1"]), (3, ["deleted"]), (4, ["accepted 1"])])
+
+    def test_an_end_that_came_back_is_told_once(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1, reach_disk=True)
+        self.assertIs(self.wait(self.store.end(complete(task, "1", NOW), NOW)), COMPLETED)
+        self.assertEqual(self.kept(), [(1, ["accepted 1", "running 2"]), (2, ["completed 3"])])
+        self.assertIs(self.get(task).status, COMPLETED)
+        self.assertEqual(self.store.unfinished, 0)
+
+    def test_what_came_back_is_not_told_again_at_the_next_failure(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1, reach_disk=True)
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.assertEqual(self.kept(), [(1, ["accepted 1", "running 2"]), (2, ["completed 3"])])
+
+    def test_a_failed_attempt_whose_end_came_back_has_its_next_one(self) -> None:
+        task = self.run_one(retries=1)
+        self.fail_commits(1, reach_disk=True)
+        failed = after_failure(task, Error("E", "no"), NOW, 2.0)
+        self.assertIs(self.wait(self.store.end(failed, NOW)), RETRYING)
+        self.assertEqual([one.task_id for one in self.waiting], [task.task_id])
+
+    def test_an_end_of_an_attempt_that_was_given_up_is_none_however_often_it_is_tried(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.end(after_failure(task, Error("E", "no"), NOW, 2.0), NOW))
+        self.fail_commits(1)
+        self.assertIsNone(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
+
+    def test_what_else_came_back_may_have_been_done_and_is_looked_for(self) -> None:
+        self.fail_commits(1, reach_disk=True)
+        self.assertRaises(OutcomeUnknown, self.add_once, [self.new("waits")], [])
+        self.until_counted(1)
+        self.assertIn("waits", [task.name for task in self.waiting])
+        task = self.run_one()
+        self.wait(self.store.end(fail(task, Error("E", "no"), NOW), NOW))
+        del self.waiting[:]
+        self.fail_commits(1, reach_disk=True)
+        retried = self.store.retry(task.task_id, NOW)
+        self.assertRaises(OutcomeUnknown, self.wait, retried)
+        self.until_counted(2)
+        self.assertEqual([one.task_id for one in self.waiting], [task.task_id])
+
+    def until_counted(self, unfinished: int) -> None:
+        """Wait until the store knows how many tasks have not ended."""
+        until = monotonic() + PATIENCE
+        while self.store.unfinished != unfinished:
+            self.assertLess(monotonic(), until)
+            self.wait(self.store.count())
+
+    def test_a_failing_store_refuses_at_once(self) -> None:
+        self.fail_commits(2)
+        self.assertRaises(Unavailable, self.add, self.new())
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        self.recover()
+        self.add(self.new("kept"))
+        self.assertEqual(self.names(), ["kept"])
+
+    def test_an_end_waits_until_it_can_be_written(self) -> None:
+        task = self.run_one()
+        self.fail_commits(3)
+        self.assertTrue(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_a_claim_that_may_have_been_committed_is_given_back(self) -> None:
+        self.add(self.new())
+        self.fail_commits(2, reach_disk=True)
+        self.assertRaises(OutcomeUnknown, self.claim)
+        self.recover()
+        again = self.claim()
+        self.assertEqual([task.status for task in again.tasks], [RUNNING])
+        self.assertEqual(self.started, again.tasks)
+
+    def test_a_claim_that_is_made_again_outlives_the_next_failure(self) -> None:
+        self.add(self.new())
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.claim)
+        (task,) = self.claim().tasks
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.assertIs(self.get(task).status, RUNNING)
+        self.assertIs(self.wait(self.store.end(complete(task, "1", NOW), NOW)), COMPLETED)
+
+    def add_once(self, waiting: list[Task], starting: list[Task]) -> Any:
+        return self.wait(self.store.add_once(waiting, starting, Key("k", "d", "answer", NOW + 9), NOW))
+
+    def test_a_key_whose_commit_failed_is_not_known(self) -> None:
+        self.fail_commits(1)
+        error = self.assertRaises(Unavailable, self.add_once, [self.new("lost")], [self.new("lost")])
+        self.assertEqual((error.type, self.started, self.store.unfinished), ("about:blank", [], 0))
+        self.assertIsNone(self.add_once([self.new("kept")], []))
+        self.assertEqual((self.names(), self.store.unfinished), (["kept"], 1))
+
+    def test_tasks_that_may_be_there_are_found_by_their_key_and_run(self) -> None:
+        self.fail_commits(2, reach_disk=True)
+        waits, starts = self.new("waits"), self.new("starts")
+        self.assertRaises(OutcomeUnknown, self.add_once, [waits], [starts])
+        self.assertEqual({task.name for task in self.waiting}, {"waits", "starts"})
+        self.recover()
+        self.assertEqual(self.add_once([self.new("again")], []), Known("d", "answer"))
+        claim = self.claim()
+        self.assertEqual({(task.name, task.attempt) for task in claim.tasks}, {("waits", 1), ("starts", 2)})
+        self.assertEqual(self.started, claim.tasks)
+
+    def test_tasks_that_were_not_there_after_all_are_accepted_by_the_next_try(self) -> None:
+        self.fail_commits(2)
+        self.assertRaises(OutcomeUnknown, self.add_once, [], [self.new("lost")])
+        self.recover()
+        self.assertIsNone(self.add_once([self.new("kept")], []))
+        self.assertEqual(([task.name for task in self.claim().tasks], self.names()), (["kept"], ["kept"]))
+
+    def test_changes_that_failed_leave_everything_as_it_was(self) -> None:
+        task = self.run_one()
+        self.assertIs(self.wait(self.store.end(fail(task, Error("E", ""), NOW), NOW)), FAILED)
+        before = self.get(task)
+        told = list(self.changed)
+        for change in (
+            lambda: self.store.retry(task.task_id, NOW),
+            lambda: self.store.delete(task.task_id),
+            lambda: self.store.forget(NOW + 1, NOW, 9),
+        ):
+            self.fail_commits(1)
+            self.assertRaises(Unavailable, self.wait, change())
+            self.assertEqual((self.get(task), self.store.unfinished), (before, 0))
+        self.assertEqual((self.waiting, self.changed), ([], told))
+
+    def test_a_cancel_that_failed_asks_nobody_to_end(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.wait, self.store.cancel(task.task_id, NOW))
+        self.assertEqual((self.cancelling, self.get(task).cancel_requested), ([], False))
+
+    def test_a_failing_store_refuses_changes_at_once(self) -> None:
+        self.fail_commits(2)
+        self.assertRaises(Unavailable, self.add, self.new())
+        key = Key("k", "d", "answer", NOW + 9)
+        for change in (
+            lambda: self.store.cancel("task_x", NOW),
+            lambda: self.store.retry("task_x", NOW),
+            lambda: self.store.delete("task_x"),
+            lambda: self.store.forget(NOW, NOW, 9),
+            lambda: self.store.add_once([self.new()], [], key, NOW),
+        ):
+            self.assertRaises(Unavailable, change)
+        self.assertEqual(self.store.unfinished, 0)
+        self.recover()
+
+    def test_a_database_that_another_program_holds_is_waited_for_and_then_refused(self) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.recover()
+        self.add(self.new("kept"))
+        self.assertEqual(self.names(), ["kept"])
+
+    def test_what_was_never_begun_is_surely_not_done(self) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            error = self.assertRaises(Unavailable, self.add, self.new("lost"))
+        self.assertEqual(error.type, "about:blank")
+        self.recover()
+
+    def test_neighbours_of_a_bad_task_are_refused_where_the_database_fails_too(self) -> None:
+        self.fail_commits(2)
+        waits = [self.store.add([self.new(name)], []) for name in ("first", "\ud800", "third")]
+        for wait in waits:
+            self.assertRaises(Unavailable, self.wait, wait)
+        self.recover()
+        self.assertEqual(self.names(), [])
+
+    def test_only_of_those_that_were_tried_the_outcome_is_unknown(self) -> None:
+        self.fail_commits(2)
+        waits = [self.store.add([self.new(name)], []) for name in ("first", "\ud800", "third")]
+        types = [self.assertRaises(Unavailable, self.wait, wait).type for wait in waits]
+        self.assertEqual(types, [OutcomeUnknown("").type, "about:blank", "about:blank"])
+        self.recover()
+
+    def test_a_database_that_cannot_be_opened_again_is_tried_again(self) -> None:
+        connect, tries = self.store._database.connect, []
+
+        def fail_once() -> Connection:
+            tries.append(1)
+            if len(tries) == 1:
+                raise OperationalError("open", None, sqlite3.OperationalError("no file"))
+            return connect()
+
+        self.store._database.connect = fail_once  # type: ignore[method-assign]
+        self.fail_commits(2)
+        self.assertRaises(Unavailable, self.add, self.new())
+        self.recover()
+        self.assertGreater(len(tries), 1)
+
+    def test_the_end_of_the_service_is_one_more_try(self) -> None:
+        self.wait(self.store.close())
+        self.store = SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=1_000)
+        self.store.started = self.started.extend
+        self.store.open([], NOW)
+        task = self.run_one()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.store.end(complete(task, "1", NOW), NOW)
+            self.turns.turn()
+            while self.store.healthy:
+                self.store._writer._thread.join(0.01)
+        self.reopen()
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_an_end_of_the_last_moment_is_written(self) -> None:
+        task = self.run_one()
+        self.store.end(complete(task, "1", NOW), NOW)
+        closed = self.store.close()
+        self.store._writer._thread.join(PATIENCE)
+        self.wait(closed)
+        self.store = self.open()
+        self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_a_log_that_cannot_be_shortened_stops_nothing(self) -> None:
+        def fail(connection: Connection) -> None:
+            raise sqlite3.OperationalError("database is locked")
+
+        self.store._database.keep_log_short = fail  # type: ignore[method-assign]
+        self.add(self.new())
+        self.add(self.new())
+        self.assertEqual(len(self.names()), 2)
+
+    def recover(self) -> None:
+        """Wait for the writer's next tries."""
+        while not self.store.healthy:
+            self.store._writer._thread.join(0.01)
