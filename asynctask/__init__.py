@@ -52,7 +52,7 @@ claiming       what a claim takes: what an earlier process left running (``recov
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``); its
                ``replies``, its ``doubt`` about commits that failed
-trouble        whether a shared database that is back takes anything
+trouble        whether a database that is back takes anything
 backlog        what waits for it
 patient        what no cancel ends before its time
 batches        the statements on the way of a task, many rows in each (``pgbatches``);

@@ -55,6 +55,9 @@ class Follower(Protocol):
     def beat(self) -> None:
         """A second has passed."""
 
+    def reset(self) -> None:
+        """Let the client know that it has to look at the tasks."""
+
     def end(self) -> None:
         """There is nothing more to be told."""
 
@@ -152,11 +155,18 @@ class Feed:
         return waiter
 
     def publish(self, seq: int, news: Sequence[News]) -> None:
-        """A commit has changed tasks; they are published in the order of their numbers."""
+        """A commit has changed tasks; they are published in the order of their numbers.
+
+        A number that comes again is of a database that was set back: who follows all looks at the tasks.
+        """
         if seq != self.now.seq:  # what was between is in the store, and nobody here has read it
             self._next += 1
             self._drop_all()
+        was_set_back = seq + 1 < self.now.seq
         self.now = Position(seq + 1)
+        if was_set_back:
+            for follower in list(self._all):
+                follower.reset()
         if self._all:
             for index, one in enumerate(news, 1):
                 after = Position(seq, index) if index < len(news) else self.now

@@ -104,6 +104,9 @@ class Follower:
                 self._retry.cancel()
             self._feed.leave(self, self._task_id)
 
+    def reset(self) -> None:
+        """Who follows one task is told what it is, whatever was missed."""
+
     def end(self) -> None:
         """There is nothing more to be told."""
         if not self._left:
@@ -199,13 +202,14 @@ class OfAll(Follower):
         self._joined = self.start(sse.position_id(feed.epoch, self._position))
         self._at = self._joined if self._position == feed.now else None
         if position is None:
-            self._reset()
+            self.reset()
         if self._position > feed.now:  # given by another process, or by none
             self.read(self._catch_up())
         else:
             self.serve()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Have the client look at the tasks, and go on from here."""
         self._position = self._feed.now
         self._at = self._feed.find(self._position)
         self.write(sse.reset(sse.position_id(self._feed.epoch, self._position)))
@@ -235,7 +239,7 @@ class OfAll(Follower):
         if self._left:
             return
         if commits is None or self._beyond(commits):
-            self._reset()
+            self.reset()
             return
         for seq, news in commits:
             begin = self._position.index if seq == self._position.seq else 0

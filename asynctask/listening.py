@@ -14,6 +14,7 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactor
 
 from asynctask.sqlite import StartError
 
@@ -68,7 +69,7 @@ def check(description: str, *, insecure: bool, shared: bool = False) -> None:
     :param shared: whether many processes are to listen on it.
     :raises StartError: it could not, or it may not.
     """
-    recorder = _Recorder()
+    recorder = MemoryReactor()
     asked = endpoint(recorder, description)
     if isinstance(asked, AdoptedStreamServerEndpoint):
         _check_adopted(description, asked)
@@ -79,12 +80,13 @@ def check(description: str, *, insecure: bool, shared: bool = False) -> None:
         asked.listen(Factory())
     except Exception as error:
         raise StartError(f"--listen {description} cannot be used ({error})") from None
-    if shared and (len(recorder.ports) != 1 or recorder.paths):
+    ports = _tcp_ports(recorder)
+    if shared and (len(ports) != 1 or recorder.unixServers):
         raise StartError(UNSHARED.format(description))
-    for number, interface in recorder.ports:
+    for number, interface in ports:
         _check_tcp(number, interface, insecure=insecure)
-    for path in recorder.paths:
-        _check_unix(path)
+    for path, *_ in recorder.unixServers:
+        _check_unix(os.fspath(path))
 
 
 def _check_adopted(description: str, asked: AdoptedStreamServerEndpoint) -> None:
@@ -97,6 +99,12 @@ def _check_adopted(description: str, asked: AdoptedStreamServerEndpoint) -> None
     if family != asked.addressFamily:
         name = socket.AddressFamily(family).name.removeprefix("AF_")
         raise StartError(f"--listen {description}: that socket is of another domain; say domain={name}")
+
+
+def _tcp_ports(recorder: MemoryReactor) -> list[tuple[int, str]]:
+    """The ports that an endpoint has opened, and their interfaces."""
+    plain = [(port, interface) for port, _, _, interface in recorder.tcpServers]
+    return plain + [(port, interface) for port, _, _, _, interface in recorder.sslServers]
 
 
 def _check_tcp(port: int, interface: str, *, insecure: bool) -> None:
@@ -121,12 +129,12 @@ def reserve(description: str) -> tuple[Shared, socket.socket | None]:
     :returns: what they need to know, and the socket that holds the port, which is to be kept.
     :raises StartError: it cannot be had.
     """
-    recorder = _Recorder()
+    recorder = MemoryReactor()
     asked = endpoint(recorder, description)
     if isinstance(asked, AdoptedStreamServerEndpoint):
         return Shared(descriptor=asked.fileno, family=asked.addressFamily), None
     asked.listen(Factory())
-    [(port, interface)] = recorder.ports
+    [(port, interface)] = _tcp_ports(recorder)
     try:
         held = _bind(port, interface)
     except OSError as error:
@@ -146,28 +154,6 @@ def _bind(port: int, interface: str) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-class _Recorder:
-    """A reactor that opens nothing. (`twisted.internet.testing` has one, and imports trial.)
-
-    :ivar ports: those that an endpoint would have opened, and their interfaces.
-    :ivar paths: the same of its Unix sockets.
-    """
-
-    def __init__(self) -> None:
-        self.ports: list[tuple[int, str]] = []
-        self.paths: list[str] = []
-
-    def listenTCP(self, port: int, *_parts: Any, interface: str = "", **_options: Any) -> None:
-        """See `twisted.internet.interfaces.IReactorTCP`."""
-        self.ports.append((port, interface))
-
-    listenSSL = listenTCP
-
-    def listenUNIX(self, path: str, *_parts: Any, **_options: Any) -> None:
-        """See `twisted.internet.interfaces.IReactorUNIX`."""
-        self.paths.append(os.fspath(path))
 
 
 class _Sharing:

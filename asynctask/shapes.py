@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import ValidationError, convert, defstruct
 
-from asynctask.crowding import FEW, are_crowded
+from asynctask.crowding import FEW, MOST_KEYS, are_crowded
 from asynctask.model import FieldError
 from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, pointer, shown, unknown
 
@@ -36,6 +36,7 @@ _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 NUL: Final = "must not contain a NUL character"
 
+MANY_KEYS: Final = f"must have at most {MOST_KEYS} fields, whose names are read as more than text"
 CROWDED: Final = f"has too many values of one hash (Python's); send at most {FEW} of them at once"
 
 
@@ -194,7 +195,7 @@ class Shape:
         before = len(found.errors)
         value = part.check(value, path, found)
         if len(found.errors) == before:
-            crowd = crowd if crowd == CROWDED else self._crowd(value)
+            crowd = crowd if crowd in (CROWDED, MANY_KEYS) else self._crowd(value)
             reason = crowd or (self.refusal(value) if self.hooked else None)
             if reason is not None:
                 found.add(path, reason)
@@ -233,16 +234,21 @@ class Shape:
         shape = self.crowds.get(type(value))
         if shape is None or len(value) <= FEW:
             return None
-        given, hashes = list(value), list[int]()
+        if isinstance(value, dict) and len(value) > MOST_KEYS:
+            return MANY_KEYS
+        given, values, hashes = list(value), list[Any](), list[int]()
         try:
             for start in range(0, len(given), FEW):
                 some = given[start : start + FEW]
-                parts = shape.convert(dict.fromkeys(some) if isinstance(value, dict) else some)
+                parts = list(shape.convert(dict.fromkeys(some) if isinstance(value, dict) else some))
                 with suppress(BaseException):  # What has no hash is the end of the set too; and as above.
                     hashes.extend(map(hash, parts))
+                values += parts[: len(hashes) - len(values)]
         except ValidationError as error:
             return str(error)
-        return CROWDED if are_crowded(hashes) else None
+        with suppress(BaseException):  # of an ``__eq__``
+            return CROWDED if are_crowded(values, hashes) else None
+        return None
 
     def refusal(self, value: Any) -> str | None:
         """Why it does not fit; None if it does."""

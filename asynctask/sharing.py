@@ -87,6 +87,7 @@ class Sharing:
         self._kinds = kinds
         self._next = store.seq + 1
         self._goal = store.seq
+        self._behind: int | None = None
         self._reading = False
         self._processes: frozenset[str] | None = None
         self._cancelled: frozenset[tuple[str, int]] = frozenset()
@@ -141,6 +142,7 @@ class Sharing:
             self._start(self._cancel, task_id, attempt)
         self._cancelled = seen.cancelled
         self._reach(seen.seq)
+        self._look_behind(seen.seq)
         if seen.polled:
             self._start(self._store.keep_progress)
             self._start(self._hear_progress)
@@ -197,6 +199,21 @@ class Sharing:
                 return
             self._reading = True
             self._start(self._read)
+
+    def _look_behind(self, seq: int) -> None:
+        """One look that has not seen what was told here may have been taken before; the next one is odd."""
+        told = self._next
+        if seq + 1 < told and self._behind == told and not self._reading:
+            self._start(self._go_back, seq, told)
+        self._behind = told if seq + 1 < told else None
+
+    async def _go_back(self, seq: int, told: int) -> None:
+        """A standby took over that had not all commits: their numbers come a second time."""
+        is_there = await self._store.events(told, 1) is not None
+        if not is_there and self._next == told and not self._reading:
+            log.warn("The database was set back, and has lost some changes", seq=seq, told=told - 1)
+            self._next, self._goal = seq + 1, seq
+            self._store.published(seq, [])
 
     async def _read(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Whether a shared database that is reached again also takes what is wanted of it.
+"""Whether a database that is reached again also takes what is wanted of it.
 
 That it has taken a probe says little: a full disk has room for so much.
 """

@@ -274,7 +274,9 @@ class Writer:
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
-        if not self._database.shared or self._trouble.failed(error, monotonic()):
+        # An end that is refused again, though a small write is not, waits for its next try.
+        again = any(isinstance(work, Save) and work.end.again for work in batch)
+        if not (self._database.shared or again) or self._trouble.failed(error, monotonic()):
             log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
@@ -290,8 +292,7 @@ class Writer:
         if at_commit:
             self._doubt.note_tasks(batch)
         known = self._stage != "begin" and self._probe()
-        # An end that is refused again, though a small write is not, waits for its next try.
-        if not known or any(isinstance(work, Save) and work.end.again for work in batch):
+        if not known or again:
             self._disconnect()
             self.healthy = False
         # What came back has changed other things for good; of new tasks nothing is left.

@@ -1,5 +1,6 @@
 """Numbers whose hashes crowd together in a set or a dict."""
 
+from collections.abc import Hashable, Iterable
 from random import Random
 from typing import Final
 
@@ -13,6 +14,10 @@ ZERO: Final = 2**61 - 1
 
 class Crowding(SynchronousTestCase):
     """What takes a table long."""
+
+    def crowded(self, values: Iterable[Hashable]) -> bool:
+        given = [*values]
+        return are_crowded(given, [*map(hash, given)])
 
     def test_numbers_as_people_choose_them_are_not_crowded(self) -> None:
         random = Random(1)
@@ -28,15 +33,16 @@ class Crowding(SynchronousTestCase):
             "powers": [2.0**n for n in range(-1074, 1024)],
             "pairs": [(n // 100, n % 100) for n in range(5_000)],
         }.items():
-            self.assertFalse(are_crowded([*map(hash, numbers)]), name)
+            self.assertFalse(self.crowded(numbers), name)
 
     def test_numbers_of_one_hash_are_crowded(self) -> None:
         numbers = [n * ZERO for n in range(SAME + 1)]
         self.assertEqual({*map(hash, numbers)}, {0})
         for others in (range(1, FEW), range(1, 5_000)):
-            self.assertFalse(are_crowded([*map(hash, numbers[:SAME]), *others]))
-            self.assertTrue(are_crowded([*map(hash, numbers), *others]))
+            self.assertFalse(self.crowded([*numbers[:SAME], *others]))
+            self.assertTrue(self.crowded([*numbers, *others]))
 
-    def test_a_few_may_have_one_hash(self) -> None:
-        self.assertFalse(are_crowded([0] * FEW))
-        self.assertTrue(are_crowded([0] * (FEW + 1)))
+    def test_the_same_value_again_is_no_crowd(self) -> None:
+        numbers = [n * ZERO for n in range(SAME)]
+        self.assertFalse(self.crowded(numbers * 100))
+        self.assertTrue(self.crowded([*numbers * 100, SAME * ZERO]))

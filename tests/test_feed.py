@@ -130,6 +130,7 @@ class Reader:
         self.frames = b""
         self.served = 0
         self.beats = 0
+        self.resets = 0
         self.ended = False
         self.lost = False
 
@@ -141,6 +142,9 @@ class Reader:
 
     def hear(self, news: News | Progressed) -> None:
         raise AssertionError("this is for those who follow one task")
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def beat(self) -> None:
         self.beats += 1

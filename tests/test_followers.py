@@ -363,6 +363,14 @@ class AllTests(FollowTestCase):
         self.submit(duration=0)
         self.assertEqual(following.told, ["reset", *LIFE, "completed 1"])
 
+    def test_a_database_that_was_set_back_gives_a_reset_and_what_follows(self) -> None:
+        self.submit(duration=0)
+        self.submit(duration=0)
+        following = self.follow_all()
+        self.feed.publish(self.feed.now.seq - 3, [])
+        self.assertEqual(following.told, ["reset"])
+        self.assertEqual(following.last_id, f"{self.store.epoch}.{self.feed.now.seq}.0")
+
     def test_what_is_no_longer_kept_gives_a_reset(self) -> None:
         first = self.follow_all()
         first.leave()

@@ -13,6 +13,7 @@ from msgspec import Meta, ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import wire
+from asynctask.crowding import MOST_KEYS
 from asynctask.inputs import read_signature
 from asynctask.shapes import _alike
 from tests.signatures import EVERYTHING, Circle, arguments, details, pointers, taking
@@ -283,8 +284,25 @@ class Errors(SynchronousTestCase):
     def test_a_set_or_dict_of_many_ids_is_taken(self) -> None:
         ids = range(10**6, 10**6 + 50_000)
         self.assertEqual(arguments(taking(set[int]), {"x": [*ids]}), {"x": {*ids}})
-        counts = arguments(taking(dict[int, int]), {"x": dict.fromkeys(map(str, ids), 1)})
-        self.assertEqual(counts, {"x": dict.fromkeys(ids, 1)})
+        most = ids[:MOST_KEYS]
+        counts = arguments(taking(dict[int, int]), {"x": dict.fromkeys(map(str, most), 1)})
+        self.assertEqual(counts, {"x": dict.fromkeys(most, 1)})
+        texts = {"x": dict.fromkeys(map(str, ids), 1)}
+        self.assertEqual(arguments(taking(dict[str, int]), texts), texts)
+        more = dict.fromkeys(map(str, ids[: MOST_KEYS + 1]), 1)
+        self.assertEqual(
+            details(taking(dict[int, int]), {"x": more}),
+            ["Field 'input.x' must have at most 10000 fields, whose names are read as more than text"],
+        )
+
+    def test_the_same_value_many_times_is_one(self) -> None:
+        @dataclass(frozen=True)
+        class Note:
+            n: int
+            text: str = field(default="", compare=False)
+
+        notes = [{"n": number % 2, "text": str(number)} for number in range(200)]
+        self.assertEqual(arguments(taking(set[Note]), {"x": notes}), {"x": {Note(0), Note(1)}})
 
     def test_a_nul_is_an_error_of_its_field(self) -> None:
         value = {

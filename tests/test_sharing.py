@@ -48,6 +48,7 @@ class Others:
         self.commits: dict[int, list[News]] = {}
         self.follows = True
         self.left: list[Deferred[bool]] = []
+        self.set_back = False
 
     def published(self, seq: int, news: Sequence[News]) -> None:
         self.told.append((seq, [*news]))
@@ -72,6 +73,8 @@ class Others:
 
     def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
         self.calls.append(f"events {seq}")
+        if self.set_back:
+            return succeed(None)
         return succeed([(one, news) for one, news in sorted(self.commits.items()) if one >= seq][:limit])
 
     def recount(self) -> Deferred[None]:
@@ -138,6 +141,27 @@ class SharingTests(SynchronousTestCase):
         self.store.commits = {10: [running()]}
         self.look(seq=10)
         self.assertEqual(self.store.told[1:], [(10, [running()])])
+
+    def test_a_database_that_was_set_back_is_gone_on_with_from_there(self) -> None:
+        self.store.commits = {5: [], 6: [], 7: []}
+        self.look(seq=7)
+        self.store.told.clear()
+        self.store.set_back = True
+        self.look(seq=5)  # may have been taken before
+        self.assertEqual(self.store.told, [])
+        self.look(seq=5)
+        self.assertEqual(self.store.told, [(5, [])])
+        self.store.set_back, self.store.commits = False, {6: [running()]}
+        self.look(seq=6)
+        self.assertEqual(self.store.told[1:], [(6, [running()])])
+
+    def test_looks_that_were_only_late_change_nothing(self) -> None:
+        self.store.commits = {5: [], 6: [], 7: []}
+        self.look(seq=7)
+        self.store.told.clear()
+        for _ in range(3):
+            self.look(seq=5)
+        self.assertEqual((self.store.told, self.asked("events 8")), ([], 2))
 
     def test_what_a_process_leaves_is_looked_for_and_settled_once(self) -> None:
         for processes, times in (((ME, OTHER), 1), ((ME, OTHER), 1), ((ME, OTHER, "new"), 1), ((ME,), 2)):
