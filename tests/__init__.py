@@ -2,7 +2,7 @@
 
 Hypothesis tries the same few examples of each property every time. To let it look for more, and to
 see the example that broke one, which trial does not show:
-``ASYNCTASK_HYPOTHESIS_EXAMPLES=5000 python -m unittest tests.test_json``.
+``ASYNCTASK_HYPOTHESIS_EXAMPLES=5000 python -m unittest tests.test_wire_bodies``.
 """
 
 import os
