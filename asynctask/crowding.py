@@ -17,8 +17,8 @@ FEW: Final = 2 * SAME
 """Values that may have any hashes: each is compared with `SAME` at most, on the average."""
 
 MOST_KEYS: Final = 10_000
-"""Keys of a dict that are no strings: at their worst they take a tenth of a second. A body of 64 KiB has no
-more, but for the shortest."""
+"""Keys of a dict that are no strings: at their worst they take a tenth of a second. A body of 64 KiB has
+fewer; a batch may have more."""
 
 
 def are_crowded(values: Sequence[Hashable], hashes: Sequence[int]) -> bool:

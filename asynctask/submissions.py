@@ -61,7 +61,7 @@ def parse_one(body: bytes, kinds: Kinds) -> Body:
 def parse_batch(body: bytes, kinds: Kinds) -> Body:
     """Read the body of a batch.
 
-    :raises Invalid: with every bad field of every task.
+    :raises Invalid: with every bad field of every task; a missing ``name`` is the one that it speaks of.
     """
     value = parse_json(body)
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_BATCH:
@@ -81,7 +81,8 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
         if submission is not None:
             submissions.append(submission)
     if errors:
-        raise Invalid(errors[0].detail, tuple(errors))
+        details = [error.detail for error in errors]
+        raise Invalid(NAME_REQUIRED if NAME_REQUIRED in details else details[0], tuple(errors))
     return Body(_sized(submissions), value)
 
 

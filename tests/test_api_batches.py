@@ -52,7 +52,10 @@ class BatchTests(RepeatTestCase):
                 {"name": "c", "kind": "shout", "input": {"duration": -1, "x": 1}},
             ]
         )
-        self.assert_problem(answer, 400, "Unknown field 'durration'; did you mean 'duration'?")
+        self.assert_problem(answer, 400, "Field 'name' is required (non-empty string)")
+        self.assertEqual(
+            answer.json["errors"][0]["detail"], "Unknown field 'durration'; did you mean 'duration'?"
+        )
         self.assertEqual(
             [error["pointer"] for error in answer.json["errors"]],
             ["/1/durration", "/2", "/3/name", "/3/duration", "/4/input/duration", "/4/input/x"],
