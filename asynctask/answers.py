@@ -13,13 +13,13 @@ from asynctask import wire
 from asynctask.access import GONE
 from asynctask.guard import check_host, check_origin
 from asynctask.headers import etag, matches
+from asynctask.incoming import too_large
 from asynctask.metrics import Metrics
 from asynctask.model import (
     ExpectationFailed,
     Invalid,
     NotFound,
     Problem,
-    TooLarge,
     UnsupportedMediaType,
 )
 from asynctask.request import Request as OwnRequest
@@ -219,7 +219,7 @@ def _check_body(request: Request, length: int, limit: int) -> None:
 
 def _check_length(length: int, limit: int) -> None:
     if length > limit:
-        raise TooLarge(f"The body must have at most {limit} bytes")
+        raise too_large(limit)
 
 
 def answer(
@@ -255,5 +255,4 @@ def answer_problem(request: Request, problem: Problem) -> bytes:
 
 def answer_too_large(request: Request) -> bytes:
     """Answer a body that is over the limit, before it has all come."""
-    limit = Guarded.limit_of(request.path)
-    return answer_problem(request, TooLarge(f"The body must have at most {limit} bytes"))
+    return answer_problem(request, too_large(Guarded.limit_of(request.path)))

@@ -24,8 +24,8 @@ from zope.interface import implementer
 
 from asynctask.access import GONE
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
-from asynctask.incoming import Chunks, Sized
-from asynctask.model import CLOSE, Problem, TooLarge, TooSlow
+from asynctask.incoming import Chunks, Sized, too_large
+from asynctask.model import CLOSE, Problem, TooSlow
 from asynctask.request import Request, refusal
 from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unsent
 
@@ -213,7 +213,7 @@ class Connection(Protocol):
         told = self.factory.limit_of(head.path)
         self._head = head
         if head.length > limit:
-            raise TooLarge(f"The body must have at most {told} bytes", headers=CLOSE)
+            raise too_large(told, CLOSE)
         if head.expects and not self._buffer:
             request = Request(self, head)
             if not self.factory.takes(request):

@@ -10,6 +10,7 @@ from asynctask import wire
 from asynctask.answers import JSON, MAX_BODY, PROBLEM
 from asynctask.headers import KEY_KEPT, MAX_KEY, MAX_WAIT
 from asynctask.heads import MAX_HEAD
+from asynctask.incoming import too_large
 from asynctask.model import (
     Conflict,
     ExpectationFailed,
@@ -25,7 +26,6 @@ from asynctask.model import (
     Query,
     Submission,
     Task,
-    TooLarge,
     TooSlow,
     Unavailable,
     UnsupportedMediaType,
@@ -68,7 +68,7 @@ PROBLEMS: Final[Mapping[str, list[Problem]]] = {
     "Forbidden": [Forbidden("This name is not one of the service's; allow it with --host")],
     "NotFound": [NotFound(wire.NO_TASK)],
     "Conflict": [Conflict("A task that is completed cannot be cancelled")],
-    "TooLarge": [TooLarge(f"The body must have at most {MAX_BODY} bytes")],
+    "TooLarge": [too_large(MAX_BODY)],
     "NotJson": [UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")],
     "ExpectationFailed": [ExpectationFailed("Only 'Expect: 100-continue' is understood")],
     "TooSlow": [TooSlow("The request did not come to its end in time")],

@@ -17,6 +17,11 @@ _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 
 
+def too_large(limit: int, headers: tuple[tuple[str, str], ...] = ()) -> TooLarge:
+    """What a client is told whose body has more bytes than it may have."""
+    return TooLarge(f"The body must have at most {limit} bytes", headers=headers)
+
+
 class Sized:
     """Takes a body of a known length.
 
@@ -108,7 +113,7 @@ class Chunks:
             raise malformed("the size of a chunk is not one number in hexadecimal digits")
         length = int(size[1], 16)
         if len(self.body) + length > self._limit:
-            raise TooLarge(f"The body must have at most {self._told} bytes", headers=CLOSE)
+            raise too_large(self._told, CLOSE)
         self._in_trailers = not length
         self._left = length + 2 if length else 0
 
