@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.model import Progress
-from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder
+from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder, record
 from asynctask.runs import Reporter, Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
@@ -96,9 +96,24 @@ class Stepped(Run):
 
     def _go(self, result: Any) -> None:
         """Take steps, the first with what was waited for, until there is something to wait for."""
+        recorder, watcher, steps = self._recorder, self.watcher, self._steps
+        assert steps is not None
         while True:
+            before = recorder.swap(record(self.task.task_id, self.task.attempt), REACTOR)
+            began = perf_counter()
             try:
-                waits_for = self._step(result)
+                try:
+                    if isinstance(result, Failure):
+                        waits_for = self._context.run(steps.throw, _error(result))
+                    else:
+                        waits_for = self._context.run(steps.send, result)
+                except RuntimeError as error:
+                    if str(error) == "no running event loop":
+                        raise WrongPlaceError(WRONG_PLACE) from error
+                    raise
+                finally:
+                    recorder.swap(before, REACTOR)
+                    watcher.took(perf_counter() - began)
             except StopIteration as end:
                 self._returned(end.value)
                 return
@@ -110,7 +125,7 @@ class Stepped(Run):
                 return
             if not isinstance(waits_for, Deferred):
                 # What only a loop of asyncio understands, ``sleep(0)`` among it.
-                if isinstance(self._steps, Coroutine) or hasattr(waits_for, "_asyncio_future_blocking"):
+                if isinstance(steps, Coroutine) or hasattr(waits_for, "_asyncio_future_blocking"):
                     self._end(Failure(WrongPlaceError(WRONG_PLACE)))
                     return
                 if not iscoroutine(waits_for):  # inlineCallbacks may yield whatever is there already
@@ -123,24 +138,6 @@ class Stepped(Run):
                 self._waits = waits_for
                 return
             (result,), self._waits = self._waits, None
-
-    def _step(self, result: Any) -> Any:
-        assert self._steps is not None
-        before = self._recorder.swap(self.record, REACTOR)
-        began = perf_counter()
-        try:
-            if isinstance(result, Failure):
-                error: BaseException = result.value  # type: ignore[assignment]
-                error = error.with_traceback(result.getTracebackObject())
-                return self._context.run(self._steps.throw, error)
-            return self._context.run(self._steps.send, result)
-        except RuntimeError as error:
-            if str(error) == "no running event loop":
-                raise WrongPlaceError(WRONG_PLACE) from error
-            raise
-        finally:
-            self._recorder.swap(before, REACTOR)
-            self.watcher.took(perf_counter() - began)
 
     def _returned(self, result: Any) -> None:
         try:
@@ -167,6 +164,12 @@ class Stepped(Run):
             with suppress(BaseException):  # a handler that waits in its ``finally`` too
                 steps.close()
         self.watcher.raised(failure)
+
+
+def _error(failure: Failure) -> BaseException:
+    """The error of a failure, with where it was raised."""
+    error: BaseException = failure.value  # type: ignore[assignment]
+    return error.with_traceback(failure.getTracebackObject())
 
 
 class Recorded(Coroutine[Any, Any, Any]):

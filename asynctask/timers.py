@@ -59,6 +59,8 @@ class Timer:
 
     __slots__ = ("_args", "_bucket", "_call", "_kwargs", "_time", "_wheel")
 
+    _bucket: Bucket
+
     def __init__(
         self,
         wheel: "Wheel",
@@ -68,7 +70,6 @@ class Timer:
         kwargs: dict[str, object] | None,
     ) -> None:
         self._wheel = wheel
-        self._bucket = _NOWHERE
         self._time = time
         # After its end the error of a second one, and no arguments: nothing else is kept.
         self._call: Callable[..., object] = call
@@ -147,7 +148,7 @@ class Slots:
         """Put a call into the slot that is opened then."""
         slot = self._slots.get(tick)
         if slot is None:
-            slot = self._slots[tick] = []
+            slot = self._slots[tick] = [{}]
             heapq.heappush(self._ticks, tick)
             self.first = self._ticks[0]
         _add(slot, timer)
@@ -171,10 +172,12 @@ class Slots:
 
 
 def _add(slot: Slot, timer: Timer) -> None:
-    if not slot or len(slot[-1]) >= BUCKET:
-        slot.append({})
-    timer._bucket = slot[-1]
-    slot[-1][timer] = None
+    bucket = slot[-1]
+    if len(bucket) >= BUCKET:
+        bucket = {}
+        slot.append(bucket)
+    timer._bucket = bucket
+    bucket[timer] = None
 
 
 def _in_order(slot: Slot) -> Iterator[Timer | None]:
@@ -207,6 +210,7 @@ class Wheel:
     def __init__(self, reactor: IReactorTime, seconds: Callable[[], float] = monotonic) -> None:
         self._reactor = reactor
         self._seconds = seconds
+        self.seconds = seconds  # type: ignore[method-assign]  # who asks often asks nobody in between
         self._next: IDelayedCall | None = None
         # The tick of that call; below every other where none is needed: while we call, and after the stop.
         self._planned: float = inf
@@ -240,6 +244,8 @@ class Wheel:
         if delay:
             self._put(timer, now)
         else:
+            if not self._soon:
+                self._soon.append({})
             _add(self._soon, timer)
             if self._planned > 0:
                 self._plan()
@@ -345,7 +351,10 @@ class Wheel:
             self._put_elsewhere(timer, self._seconds())
             return
         call, kwargs = timer._call, timer._kwargs
-        timer._end(AlreadyCalled)
+        # What `Timer._end` does, without the call: there are thousands a second.
+        del timer._bucket[timer]
+        timer._bucket, timer._call = _NOWHERE, AlreadyCalled
+        timer._args = timer._kwargs = None
         try:
             if kwargs is None:
                 call(*args)
