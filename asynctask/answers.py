@@ -34,6 +34,7 @@ LIMITS: Final = {b"/api/tasks": MAX_BODY, b"/api/tasks/batch": MAX_BATCH_BODY}
 """Where a body is JSON of so many bytes at most; one that nobody reads has at most `MAX_BODY`."""
 
 JSON: Final = "application/json"
+_JSON: Final = JSON.encode()
 PROBLEM: Final = "application/problem+json"
 
 STRANGE: Final = b"-"
@@ -163,7 +164,7 @@ def raw_fields(request: Request, name: bytes) -> Sequence[bytes]:
 def fields(request: Request, name: str) -> list[str]:
     """The same as text; bytes that are no UTF-8 as ``\\xff``."""
     values = raw_fields(request, name.encode())
-    return [value.decode("utf-8", "backslashreplace") for value in values]
+    return [value.decode("utf-8", "backslashreplace") for value in values] if values else []
 
 
 def has_left(request: Request) -> bool:
@@ -212,7 +213,7 @@ def _check_unread(request: Request) -> None:
 
 def _check_body(request: Request, length: int, limit: int) -> None:
     for given in raw_fields(request, b"content-type"):
-        if given and given.split(b";")[0].strip().lower() != JSON.encode():
+        if given not in (b"", _JSON) and given.split(b";")[0].strip().lower() != _JSON:
             raise UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")
     _check_length(length, limit)
 
@@ -232,10 +233,12 @@ def answer(
     """Set the head of an answer, and give its body back."""
     request.setResponseCode(status)
     if body:
-        request.setHeader("Content-Type", content_type)
-        request.setHeader("Content-Length", str(len(body)))
-    for name, value in headers.items():
-        request.setHeader(name, value)
+        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **headers}
+    if isinstance(request, OwnRequest):
+        request.set_headers(headers)
+    else:
+        for name, value in headers.items():
+            request.setHeader(name, value)
     return body
 
 

@@ -55,7 +55,7 @@ def latest(task: Task) -> float:
 
 def of_new(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
     """What is told of new tasks: they are accepted, and some have started."""
-    return [*waiting, *(task for both in zip(starting, started, strict=True) for task in both)]
+    return [*waiting, *[task for both in zip(starting, started, strict=True) for task in both]]
 
 
 def body(news: Sequence[News]) -> bytes:

@@ -4,7 +4,7 @@ It is twisted.web's own, with all that has, but what costs time is made only whe
 answer's head and the first of its body leave in one write.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from io import BytesIO
 from typing import Any, Final, Protocol, cast
@@ -13,7 +13,6 @@ from warnings import warn
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
-from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
@@ -133,7 +132,6 @@ class Request(server.Request):
 
     def __init__(self, connection: Channel, head: Head, body: bytes = b"") -> None:
         # Not twisted.web's own: it makes at once what is made on demand below.
-        Componentized.__init__(self)
         self.channel: Any = connection
         self.transport = connection.transport
         self.head = head
@@ -143,6 +141,11 @@ class Request(server.Request):
         self.clientproto = head.version
         self.body = body
         self._fields: dict[bytes, bytes] = {}
+
+    @cached_property
+    def _adapterCache(self) -> dict[str, Any]:  # type: ignore[override]
+        """See `twisted.python.components.Componentized`."""
+        return {}
 
     @cached_property
     def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
@@ -229,6 +232,15 @@ class Request(server.Request):
         if b"\r" in value or b"\n" in value:
             value = _named(name, value)[1]
         self._fields[known] = value
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Do what `setHeader` does, for many."""
+        plain = "responseHeaders" not in self.__dict__
+        for name, value in headers.items():
+            if plain and value.isprintable():
+                self._fields[_NAMES.get(name) or canonical(name)] = value.encode()
+            else:
+                self.setHeader(name, value)
 
     def write(self, data: bytes) -> None:
         """See `twisted.web.iweb.IRequest`: it leaves at once; the first time with the head, and even if
@@ -325,21 +337,18 @@ class Request(server.Request):
         if not self.__dict__.keys().isdisjoint(_RARE):
             every = self._rare_fields()
             fields = dict(every)
-        parts = [status_line(head.version, self.code, self.code_message)]
-        if b"Date" not in fields:
-            parts.append(connection.factory.date)
         no_body = self.code in NO_BODY_CODES
         self._bodyless = no_body or head.method == b"HEAD"
-        for name, value in every:
-            if not (no_body and name == b"Content-Length"):
-                parts += (name, b": ", value, b"\r\n")
+        if no_body:
+            every = [field for field in every if field[0] != b"Content-Length"]
+        lines = [b"%b: %b\r\n" % field for field in every]
         length = fields.get(b"Content-Length")
         if b"Content-Type" not in fields and length != b"0" and not no_body and self.defaultContentType:
-            parts += (b"Content-Type: ", self.defaultContentType, b"\r\n")
+            lines.append(b"Content-Type: %b\r\n" % self.defaultContentType)
         if length is None and not self._bodyless:
             if head.version == b"HTTP/1.1":
                 self.chunked = 1
-                parts.append(b"Transfer-Encoding: chunked\r\n")
+                lines.append(b"Transfer-Encoding: chunked\r\n")
             else:
                 connection.persistent = False
         said = fields.get(b"Connection")
@@ -347,11 +356,12 @@ class Request(server.Request):
             if said.lower() == b"close":
                 connection.persistent = False
         elif not connection.persistent:
-            parts.append(CLOSE)
+            lines.append(CLOSE)
         elif head.version == b"HTTP/1.0":
-            parts.append(KEEP_ALIVE)
-        parts.append(b"\r\n")
-        return b"".join(parts)
+            lines.append(KEEP_ALIVE)
+        first = status_line(head.version, self.code, self.code_message)
+        date = b"" if b"Date" in fields else connection.factory.date
+        return b"%b%b%b\r\n" % (first, date, b"".join(lines))
 
     def _rare_fields(self) -> list[tuple[bytes, bytes]]:
         """The fields where some were set in other ways than by `setHeader`."""

@@ -49,7 +49,7 @@ def _new(task: Task, owner: str | None, history: str, n: int) -> tuple[Any, ...]
         task.name,
         task.kind,
         task.input,
-        task.status.value,
+        str(task.status),
         task.attempt,
         task.timeout,
         task.retries,
@@ -67,14 +67,14 @@ def _new(task: Task, owner: str | None, history: str, n: int) -> tuple[Any, ...]
 
 def size_of(rows: Iterable[tuple[Any, ...]]) -> int:
     """About how many bytes the rows of new tasks are."""
-    return sum(BYTES_BESIDE + len(row[1]) + len(row[3]) for row in rows)
+    return sum([BYTES_BESIDE + len(row[1]) + len(row[3]) for row in rows])
 
 
 def ended_row(task: Task, at: float) -> tuple[Any, ...]:
     """What is written of a task whose attempt ended."""
     return (
         task.task_id,
-        task.status.value,
+        str(task.status),
         task.crashes,
         task.failures,
         task.cancel_requested,
@@ -98,7 +98,7 @@ def changed_row(task: Task, now: float, *, moved: bool) -> dict[str, Any]:
     callback = task.callback
     return {
         "of_task": task.task_id,
-        "new_status": task.status.value,
+        "new_status": str(task.status),
         "new_crashes": task.crashes,
         "new_failures": task.failures,
         "new_cancel_requested": task.cancel_requested,

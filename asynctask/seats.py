@@ -36,9 +36,10 @@ class Seats:
     def free(self, kind: Kind) -> int:
         """How many attempts of this kind may begin now."""
         free = self._free[kind.place]
-        for limit in (kind.concurrency, kind.concurrency_total):
-            if limit is not None:
-                free = min(free, limit - self._taken.get(kind.name, 0))
+        if kind.concurrency is not None:
+            free = min(free, kind.concurrency - self._taken.get(kind.name, 0))
+        if kind.concurrency_total is not None:
+            free = min(free, kind.concurrency_total - self._taken.get(kind.name, 0))
         return max(0, free)
 
     def free_in(self, place: str) -> int:

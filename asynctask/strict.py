@@ -9,6 +9,9 @@ from typing import Any, Final, Never
 MAX_DEPTH: Final = 64
 """Nesting that a body may have: enough for any input, far below what exhausts the stack."""
 
+DIGITS: Final = 309
+"""Of the least integer that may be beyond a double; a shorter text has none."""
+
 MAX_KEY: Final = 60
 """Characters of a key that a sentence repeats."""
 
@@ -28,7 +31,8 @@ def read(body: bytes) -> Any:
         value, end = _DECODER.raw_decode(text)  # which does not look for what comes after it
         if end != len(text):
             raise JSONDecodeError("Something comes after the value", text, end)
-        _check_values((value,), 0, surrogates="\\u" in text)
+        if len(text) >= DIGITS or "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+            _check_values((value,), 0, surrogates="\\u" in text)
     except (ValueError, RecursionError, OverflowError) as error:
         # UnicodeDecodeError, UnicodeEncodeError and JSONDecodeError are all ValueErrors.
         raise NotStrict(_sentence(error, body)) from None
@@ -68,6 +72,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise NotStrict(_TOO_LARGE)
+    return number
+
+
 def _refuse(constant: str) -> Never:
     raise NotStrict(f"{constant} is no number of JSON")
 
@@ -75,7 +86,7 @@ def _refuse(constant: str) -> Never:
 _WHITESPACE: Final = " \t\n\r"
 _BOM: Final = "\ufeff"
 _GONE: Final = object()
-_DECODER: Final = JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+_DECODER: Final = JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse)
 
 _TOO_DEEP: Final = f"Objects and arrays are nested deeper than {MAX_DEPTH}"
 _TOO_LARGE: Final = "A number is beyond a double"
@@ -94,9 +105,6 @@ def _check_values(values: Iterable[Any], depth: int, *, surrogates: bool) -> Non
         if kind is str:
             if surrogates:
                 value.encode("utf-8")
-        elif kind is float:
-            if math.isinf(value):
-                raise NotStrict(_TOO_LARGE)
         elif kind is int:
             float(value)
         elif kind is list:

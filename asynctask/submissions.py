@@ -87,7 +87,7 @@ def parse_batch(body: bytes, kinds: Kinds) -> Body:
 
 
 def _sized(submissions: list[Submission]) -> list[Submission]:
-    if sum(len(submission.input) for submission in submissions) > MAX_INPUTS:
+    if sum([len(submission.input) for submission in submissions]) > MAX_INPUTS:
         detail = f"The input is longer than {MAX_INPUTS} bytes once its numbers are written out"
         raise Invalid(detail, (FieldError(detail, ""),))
     return submissions
@@ -104,11 +104,13 @@ def _read(
     """What is asked for, or everything that is wrong with it."""
     errors: list[FieldError] = []
     fields: dict[str, Any] = {}
+    strange: list[str] = []
     try:  # most bodies are right, and have few fields
         fields = _NOT_GIVEN | {field: _FIELDS[field](given) for field, given in value.items()}
         fields["name"]
     except (Wrong, KeyError):
         fields = {}
+        strange = [field for field in value if field not in _FIELDS]
         for field, read in _FIELDS.items():
             try:
                 fields[field] = read(value.get(field))
@@ -118,7 +120,7 @@ def _read(
     if kind is None and "kind" in fields:
         errors.append(FieldError(hints.unknown("kind", fields["kind"], kinds), pointer(*path, "kind")))
     given = _input(fields, kind, path, errors, hints)
-    for field in [field for field in value if field not in _FIELDS][:MAX_ERRORS]:
+    for field in strange[:MAX_ERRORS]:
         errors.append(FieldError(hints.unknown("field", field, _FIELDS), pointer(*path, field)))
     if errors or kind is None:
         return None, errors
@@ -156,6 +158,8 @@ def _input(
 
 
 def _name(value: Any) -> str:
+    if type(value) is str and 0 < len(value) <= MAX_NAME and "\0" not in value:  # as most are
+        return value
     if not isinstance(value, str) or not value:
         raise Wrong(NAME_REQUIRED)
     if len(value) > MAX_NAME:
@@ -186,6 +190,8 @@ def _retries(value: Any) -> int | None:
 
 
 def _integer(field: str, value: Any, highest: int) -> int:
+    if type(value) is int and 0 <= value <= highest:  # as most are
+        return value
     if not _is_number(value) or value != int(value):
         raise Wrong(f"Field '{field}' must be an integer from 0 to {highest}")
     if not 0 <= value <= highest:

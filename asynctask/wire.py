@@ -377,7 +377,7 @@ def entry_json(at: str, status: Status, attempt: int) -> str:
 
     :param at: as `timestamp` has it.
     """
-    return f'{{"at":"{at}","status":"{status.value}","attempt":{attempt},"error":null}}'
+    return f'{{"at":"{at}","status":"{status}","attempt":{attempt},"error":null}}'
 
 
 def problem_json(problem: Problem) -> bytes:
