@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -238,42 +239,39 @@ class Runner:
         self._cut_off(running)
 
     def _cut_off(self, running: Running) -> None:
-        self._end(running, running.given_up(self._now(), self._backoff(running)))
+        self._end(running, running.given_up(self._now(), partial(self._backoff, running)))
 
     def returned(self, running: Running, result: str) -> None:
         """A handler has returned."""
         # One that held the reactor ends before its timer can fire.
         running.timed_out |= self._overdue(running)
-        self._end(running, running.succeeded(result, self._now(), self._backoff(running)))
+        self._end(running, running.succeeded(result, self._now(), partial(self._backoff, running)))
 
     def raised(self, running: Running, failure: Failure) -> None:
         """A handler has raised, or was asked to end."""
         running.timed_out |= self._overdue(running)
-        after = running.failed(failure, self._now(), self._backoff(running))
+        after = running.failed(failure, self._now(), partial(self._backoff, running))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         self._end(running, after, None if running.is_to_end else failure)
 
     def _overdue(self, running: Running) -> bool:
-        timer = None if running.unwinding else running.timer
+        timer = running.timer
+        if timer is None or running.unwinding or not timer.active():
+            return False
         ended_at = None if running.run is None else running.run.ended_at
-        now = self._clock.seconds() if ended_at is None else ended_at
-        return timer is not None and timer.active() and timer.getTime() <= now
+        return timer.getTime() <= (self._clock.seconds() if ended_at is None else ended_at)
 
-    def _backoff(self, running: Running) -> Callable[[], float]:
-        """What decides how long a task waits for its next attempt."""
+    def _backoff(self, running: Running) -> float:
+        """How long a task waits for its next attempt."""
         number = running.task.attempt + 1
-
-        def draw() -> float:
-            if running.kind.backoff is None:
-                return model.backoff(number, self._chance())
-            try:
-                return max(0.0, min(float(running.kind.backoff(number)), LONGEST_TIMER))
-            except BaseException:
-                log.failure("The backoff of kind {kind} failed", kind=running.kind.name)
-                return model.backoff(number, self._chance())
-
-        return draw
+        if running.kind.backoff is None:
+            return model.backoff(number, self._chance())
+        try:
+            return max(0.0, min(float(running.kind.backoff(number)), LONGEST_TIMER))
+        except BaseException:
+            log.failure("The backoff of kind {kind} failed", kind=running.kind.name)
+            return model.backoff(number, self._chance())
 
     def _end(self, running: Running, after: Task, failure: Failure | None = None) -> None:
         """The one place that frees the seat and writes the end; an attempt ends once."""
@@ -288,14 +286,23 @@ class Runner:
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
         written = self._store.end(after, self._now() if after.finished_at is None else after.finished_at)
-        written.addCallback(self._written, running, after, failure)
-        written.addErrback(_log_bug)
+        written.addCallbacks(self._written, _log_bug, (running, after, failure))
 
     def _written(
         self, status: Status | None, running: Running, after: Task, failure: Failure | None
     ) -> None:
         if self._running.get(after.task_id) is running:
             del self._running[after.task_id]
+        if status is COMPLETED:
+            log.info("Task completed", task_id=after.task_id, name=after.name)
+        else:
+            self._note_end(status, after, failure)
+        if running.kind.concurrency_total is not None and self._seats.shared:
+            self._claims.look([running.kind.name])  # until now the store has counted this attempt
+        self._check_drained()
+
+    def _note_end(self, status: Status | None, after: Task, failure: Failure | None) -> None:
+        """Say what an attempt came to that has no result."""
         fields: dict[str, Any] = {"task_id": after.task_id, "name": after.name}
         error: dict[str, Any] = {}
         if after.error is not None:
@@ -304,8 +311,6 @@ class Runner:
             error["log_failure"] = failure
         if status is None:
             log.warn("Task was given up, and its end dropped", **fields)
-        elif status is COMPLETED:
-            log.info("Task completed", **fields)
         elif status is CANCELLED:
             log.info("Task cancelled", **fields)
         elif status is FAILED:
@@ -316,9 +321,6 @@ class Runner:
             error.pop("log_failure", None)
             log.info("Task retrying", **fields, run_at=run_at, **error)
             self._claims.wait([after])
-        if running.kind.concurrency_total is not None and self._seats.shared:
-            self._claims.look([running.kind.name])  # until now the store has counted this attempt
-        self._check_drained()
 
     def drain(self, grace: float) -> Deferred[None]:
         """Start nothing more, give running attempts their time, and release what is left.

@@ -83,8 +83,10 @@ class Seats:
 
     def next_in(self, place: str, of: Mapping[str, Kind]) -> list[Kind]:
         """The kinds that wait for a seat in this place, the one whose turn it is first."""
-        turns = self._turns.setdefault(place, [kind.name for kind in of.values() if kind.place == place])
-        waiting = [of[name] for name in turns if self.waits(name)]
+        turns = self._turns.get(place)
+        if turns is None:
+            turns = self._turns[place] = [kind.name for kind in of.values() if kind.place == place]
+        waiting = [of[name] for name in turns if self._waiting.get(name, True)]
         if waiting:
             turns.remove(waiting[0].name)
             turns.append(waiting[0].name)

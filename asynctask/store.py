@@ -239,17 +239,20 @@ class SqlStore(Hooks, Reading, Upkeep):
         added = self._writer.add(rows, changes.of_new(waiting, starting, started), size_of(rows))
         self.unfinished += len(rows)
         self.asked += len(rows)
+        return added.addCallbacks(
+            self._added, self._not_added, (waiting, started), errbackArgs=(len(rows),)
+        )
 
-        def tell(_: None) -> None:
-            self.settled += len(rows)
-            self._tell(waiting, started)
+    def _added(self, _: None, waiting: Sequence[Task], started: Sequence[Task]) -> None:
+        """New tasks are stored."""
+        self.settled += len(waiting) + len(started)
+        self._tell(waiting, started)
 
-        def undo(failure: Failure) -> Failure:
-            self.settled += len(rows)
-            self.unfinished -= len(rows)
-            return failure
-
-        return added.addCallbacks(tell, undo)
+    def _not_added(self, failure: Failure, tasks: int) -> Failure:
+        """So many new tasks are not."""
+        self.settled += tasks
+        self.unfinished -= tasks
+        return failure
 
     def add_once(
         self, waiting: Sequence[Task], starting: Sequence[Task], key: Key, now: float
@@ -332,18 +335,18 @@ class SqlStore(Hooks, Reading, Upkeep):
 
     def end(self, task: Task, now: float) -> Deferred[Status | None]:
         """See `IStore`."""
-
-        def written(status: Status | None) -> Status | None:
-            self.settled += 1
-            self._live.forget(task)
-            if status is not None:
-                self._count(RUNNING, status)
-                self._metrics.became(task.kind, status)
-            return status
-
         last = self._live.shown(task)
         self.asked += 1
-        return self._writer.save(last, now).addCallbacks(written, self._failed)
+        return self._writer.save(last, now).addCallbacks(self._ended, self._failed, (task,))
+
+    def _ended(self, status: Status | None, task: Task) -> Status | None:
+        """The end of an attempt is written."""
+        self.settled += 1
+        self._live.forget(task)
+        if status is not None:
+            self._count(RUNNING, status)
+            self._metrics.became(task.kind, status)
+        return status
 
     def _failed(self, failure: Failure) -> Failure:
         """The state of a task has not changed."""
