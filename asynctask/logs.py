@@ -24,6 +24,7 @@ FILES_KEPT: Final = 10
 """Rotated log files: with `ROTATE_AT`, a log that nobody looks after takes 110 MB."""
 
 _PLAIN: Final = re.compile(r"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_TEXT: Final = frozenset({str, int})
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 """What a terminal may obey, or a reader take for the end of a line."""
 
@@ -104,7 +105,15 @@ def text_line(event: LogEvent) -> str:
                 line += f" {_plain(key)}={_plain(value)}"
     else:
         shape, keys = _shape(template, tuple(event))  # another observer may add to it meanwhile
-        line = shape % tuple([value if type(value := event[key]) is int else _plain(value) for key in keys])
+        values = tuple(map(event.__getitem__, keys))
+        # Most lines are plain throughout, which is seen at once.
+        if not (
+            {*map(type, values)} <= _TEXT
+            and "" not in values
+            and _PLAIN.fullmatch("".join(map(str, values)))
+        ):
+            values = tuple(map(_plain, values))
+        line = shape % values
         if not template:
             line = _one_line(_message(event)) + line
     # The name of most is known: it is asked for in Python.

@@ -129,6 +129,10 @@ class Request(server.Request):
     began = 0.0
 
     _bodyless = False
+    # Made when they are asked for. Who looks into ``__dict__`` for that makes every attribute slower.
+    _headers: Headers | None = None
+    _cookies: list[bytes] | None = None
+    _notifications: list[Deferred[None]] | None = None
 
     def __init__(self, connection: Channel, head: Head, body: bytes = b"") -> None:
         # Not twisted.web's own: it makes at once what is made on demand below.
@@ -147,10 +151,12 @@ class Request(server.Request):
         """See `twisted.python.components.Componentized`."""
         return {}
 
-    @cached_property
+    @property
     def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
         """Who waits for the end."""
-        return []
+        if self._notifications is None:
+            self._notifications = []
+        return self._notifications
 
     @cached_property
     def requestHeaders(self) -> Headers:  # type: ignore[override]
@@ -160,13 +166,18 @@ class Request(server.Request):
             headers.setRawHeaders(name, list(values))
         return headers
 
-    @cached_property
-    def responseHeaders(self) -> Headers:  # type: ignore[override]
+    @property
+    def responseHeaders(self) -> Headers:
         """See `twisted.web.iweb.IRequest`."""
-        headers = Headers()
-        for name, value in self._fields.items():
-            headers.setRawHeaders(name, [value])
-        return headers
+        if self._headers is None:
+            self._headers = Headers()
+            for name, value in self._fields.items():
+                self._headers.setRawHeaders(name, [value])
+        return self._headers
+
+    @responseHeaders.setter
+    def responseHeaders(self, headers: Headers) -> None:
+        self._headers = headers
 
     @cached_property
     def content(self) -> BytesIO:  # type: ignore[override]
@@ -196,10 +207,12 @@ class Request(server.Request):
         self.parseCookies()
         return self.received_cookies
 
-    @cached_property
+    @property
     def cookies(self) -> list[bytes]:  # type: ignore[override]
         """Cookies that the client will be given."""
-        return []
+        if self._cookies is None:
+            self._cookies = []
+        return self._cookies
 
     @cached_property
     def client(self) -> IAddress:
@@ -223,7 +236,7 @@ class Request(server.Request):
 
     def setHeader(self, name: str | bytes, value: str | bytes) -> None:
         """See `twisted.web.iweb.IRequest`."""
-        if "responseHeaders" in self.__dict__:
+        if self._headers is not None:
             super().setHeader(name, value)
             return
         known = _NAMES.get(name) or canonical(name)
@@ -235,7 +248,7 @@ class Request(server.Request):
 
     def set_headers(self, headers: Mapping[str, str]) -> None:
         """Do what `setHeader` does, for many."""
-        plain = "responseHeaders" not in self.__dict__
+        plain = self._headers is None
         for name, value in headers.items():
             if plain and value.isprintable():
                 self._fields[_NAMES.get(name) or canonical(name)] = value.encode()
@@ -320,8 +333,8 @@ class Request(server.Request):
     def _tell(self, reason: Failure | None) -> None:
         if self.over is not None:
             self.over(self)
-        if "notifications" in self.__dict__:
-            waiting, self.notifications = self.notifications, []
+        if self._notifications:
+            waiting, self._notifications = self._notifications, None
             for each in waiting:
                 if reason is None:
                     each.callback(None)
@@ -334,7 +347,7 @@ class Request(server.Request):
         head = self.head
         fields = self._fields
         every: Iterable[tuple[bytes, bytes]] = fields.items()
-        if not self.__dict__.keys().isdisjoint(_RARE):
+        if (self._headers, self._cookies, self.etag, self.lastModified) != (None, None, None, None):
             every = self._rare_fields()
             fields = dict(every)
         no_body = self.code in NO_BODY_CODES
@@ -373,7 +386,3 @@ class Request(server.Request):
         if self.cookies:
             headers.setRawHeaders(b"Set-Cookie", self.cookies)
         return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-
-
-_RARE: Final = frozenset({"responseHeaders", "lastModified", "etag", "cookies"})
-"""Attributes that are there once a field was set in another way than by `Request.setHeader`."""
