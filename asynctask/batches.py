@@ -8,6 +8,7 @@ asked comes back as one row.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Double
@@ -17,6 +18,12 @@ from asynctask.model import News, Status, Task, start
 from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row, read_task
 from asynctask.statements import CLAIM, KEPT_CHANGES, LISTED
 from asynctask.tables import task as table
+
+RARE: Final = frozenset(
+    {"timeout", "traceparent", "callback_url", "callback_state", "error", "callback_due"}
+)
+"""Columns that few tasks have. Where none of a statement's rows has one, it is left out: the driver is slow
+with NULL, for which it looks whether somebody wants something else stored."""
 
 LARGEST: Final = 256
 """Rows of one statement at most: values are bounded by SQLite (32,766), statements by its cache."""
@@ -44,7 +51,8 @@ Known = dict[tuple[str, int], tuple[bool, int]]
 def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert new tasks, `rows.new_row` or `rows.claimed_row` of each."""
     for some in _pieces(rows):
-        connection.exec_driver_sql(adding(len(some)), _flat(some))
+        names, values = _given(some, NEW_COLUMNS)
+        connection.exec_driver_sql(adding(len(some), names), values)
 
 
 def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
@@ -54,13 +62,14 @@ def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[S
     """
     left: list[Status | None] = []
     for some in _pieces(ends):
-        asked = _flat([(one.task.task_id, one.task.attempt) for one in some])
+        asked = tuple(chain.from_iterable([(one.task.task_id, one.task.attempt) for one in some]))
         found = json.loads(connection.exec_driver_sql(running(len(some)), asked).scalar_one())
         known = {(task_id, attempt): (bool(asked), n) for task_id, attempt, asked, n in found}
         these = [ended(one, known) for one in some]
         rows = [ended_row(task, one.at) for task, one in zip(these, some, strict=True) if task is not None]
         for few in _pieces(rows):
-            connection.exec_driver_sql(ending(len(few)), _flat(few))
+            names, values = _given(few, ENDED_COLUMNS)
+            connection.exec_driver_sql(ending(len(few), names), values)
         news += [task for task in these if task is not None]
         left += [
             _before(connection, one) if task is None else task.status
@@ -114,8 +123,17 @@ def tell(connection: Connection, news: Sequence[News], now: float) -> int:
     return row
 
 
-def _flat(rows: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-    return tuple([value for row in rows for value in row])
+def _given(
+    rows: Sequence[tuple[Any, ...]], columns: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """The columns that any of these rows has, of those that few have, and the values, row by row."""
+    found = [
+        (name, values)
+        for name, values in zip(columns, zip(*rows, strict=True), strict=True)
+        if name not in RARE or values.count(None) < len(rows)
+    ]
+    names, values = zip(*found, strict=True)
+    return names, tuple(chain.from_iterable(zip(*values, strict=True)))
 
 
 def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -150,9 +168,9 @@ def _values(row: str, size: int) -> str:
 
 
 @cache
-def adding(size: int) -> str:
-    columns = (*NEW_COLUMNS, *NEW_CONSTANTS)
-    row = ", ".join(["?"] * len(NEW_COLUMNS) + [str(value) for value in NEW_CONSTANTS.values()])
+def adding(size: int, names: tuple[str, ...] = NEW_COLUMNS) -> str:
+    columns = (*names, *NEW_CONSTANTS)
+    row = ", ".join(["?"] * len(names) + [str(value) for value in NEW_CONSTANTS.values()])
     return f"INSERT INTO task ({', '.join(columns)}) VALUES {_values(f'({row})', size)}"  # noqa: S608
 
 
@@ -169,12 +187,13 @@ def running(size: int) -> str:
 
 
 @cache
-def ending(size: int) -> str:
-    row = f"({', '.join('?' * len(ENDED_COLUMNS))})"
+def ending(size: int, names: tuple[str, ...] = ENDED_COLUMNS) -> str:
+    row = f"({', '.join('?' * len(names))})"
     plain = [name for name in ENDED_COLUMNS if name not in ("task_id", "change")]
+    new = [f"{name} = {f'saved.{name}' if name in names else 'NULL'}" for name in plain]
     return (
-        f"WITH saved ({', '.join(ENDED_COLUMNS)}) AS (VALUES {_values(row, size)}) "  # noqa: S608
-        f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in plain)}, owner = NULL, changes = "
+        f"WITH saved ({', '.join(names)}) AS (VALUES {_values(row, size)}) "  # noqa: S608
+        f"UPDATE task SET {', '.join(new)}, owner = NULL, changes = "
         f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
         "FROM saved WHERE task.task_id = saved.task_id"
     )

@@ -77,7 +77,7 @@ def ended_row(task: Task, at: float) -> tuple[Any, ...]:
         str(task.status),
         task.crashes,
         task.failures,
-        task.cancel_requested,
+        int(task.cancel_requested),
         task.run_at,
         task.finished_at,
         task.longest_step,
