@@ -33,10 +33,14 @@ class Add(Struct, gc=False):
 
 
 class Save(Struct, gc=False):
-    """How an attempt ended; answered with the status that it left, None if it was given up before."""
+    """How an attempt ended; answered with the status that it left, None if it was given up before.
+
+    :ivar at: nobody waits for it.
+    """
 
     end: End
     done: Deferred[Status | None]
+    at: float = inf
 
 
 CLAIM: Final = "kind "
@@ -91,11 +95,6 @@ def transactions(batch: Sequence[Work], *, shared: bool) -> list[list[Work]]:
 
 def _of_tasks(work: Work) -> str:
     return work.order[: len("task ")] if isinstance(work, Call) and work.order.startswith("task") else ""
-
-
-def since(work: Work) -> float:
-    """Since when somebody waits for it: for the end of an attempt nobody does."""
-    return inf if isinstance(work, Save) else work.at
 
 
 class Committed(Struct, gc=False):

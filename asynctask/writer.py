@@ -49,7 +49,6 @@ from asynctask.works import (
     Work,
     collided,
     refusal,
-    since,
     transactions,
     why,
 )
@@ -203,14 +202,14 @@ class Writer:
     def _in_time(self, batch: list[Work]) -> list[Work]:
         """Refuse those who have waited for too long already: their answer would come too late."""
         latest = monotonic() - LATE
-        if self._database.shared and any(since(work) < latest for work in batch):
-            self._refuse([work for work in batch if since(work) < latest])
-            batch = [work for work in batch if since(work) >= latest]
+        if self._database.shared and any(work.at < latest for work in batch):
+            self._refuse([work for work in batch if work.at < latest])
+            batch = [work for work in batch if work.at >= latest]
         return batch
 
     def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
         began = monotonic()
-        self._database.waiting_since(min([began, *map(since, batch)]))
+        self._database.waiting_since(min([began, *[work.at for work in batch]]))
         try:
             results, committed = self._transact(batch)
         except Exception as error:
@@ -224,7 +223,7 @@ class Writer:
             else:
                 self._blame(batch[0], error)
         else:
-            works = sum(len(work.rows) if isinstance(work, Add) else 1 for work in batch)
+            works = sum([len(work.rows) if isinstance(work, Add) else 1 for work in batch])
             self._stored(works, monotonic() - began)
             self._answer(zip(batch, results, strict=True), committed)
             self._keep_log_short()
@@ -256,17 +255,23 @@ class Writer:
         self._stage = "begin"
         connection.begin()
         self._stage = "write"
-        if rows := [row for work in batch if isinstance(work, Add) for row in work.rows]:
-            self._database.add(connection, rows)
-        news = [one for work in batch if isinstance(work, Add) for one in work.news]
-        saves = [work.end for work in batch if isinstance(work, Save)]
-        ends = iter(self._database.end(connection, saves, news))
-        results: list[Any] = []
+        rows: list[tuple[Any, ...]] = []
+        news: list[News] = []
+        saves: list[End] = []
+        calls: list[Call] = []
         for work in batch:
-            if isinstance(work, Call):
-                results.append(work.run(connection, news))
+            if isinstance(work, Add):
+                rows += work.rows
+                news += work.news
+            elif isinstance(work, Save):
+                saves.append(work.end)
             else:
-                results.append(next(ends) if isinstance(work, Save) else None)
+                calls.append(work)
+        if rows:
+            self._database.add(connection, rows)
+        results: list[Any] = [None] * (len(batch) - len(saves) - len(calls))
+        results += self._database.end(connection, saves, news)
+        results += [call.run(connection, news) for call in calls]
         self._stage, self._told = "commit", news
         seq = self._database.commit(connection, news, self._now())
         self._seq = seq or self._seq
@@ -393,5 +398,5 @@ class Writer:
     def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
         self._backlog.answering()
         told = [(self._published, committed.seq, committed.news)] if committed.news else []
-        given = ((work.done.callback, result) for work, result in answers)
+        given = [(work.done.callback, result) for work, result in answers]
         self._replies.send(*told, *given, (self._backlog.answered,))
