@@ -11,7 +11,7 @@ from math import isfinite
 from string import Formatter
 from typing import Any, Final, TextIO
 
-from twisted.logger import LogEvent, LogLevel, formatEvent
+from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
@@ -24,7 +24,6 @@ FILES_KEPT: Final = 10
 """Rotated log files: with `ROTATE_AT`, a log that nobody looks after takes 110 MB."""
 
 _PLAIN: Final = re.compile(r"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_TEXT: Final = frozenset({str, int})
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 """What a terminal may obey, or a reader take for the end of a line."""
 
@@ -95,29 +94,19 @@ def destination(path: str | None, standard: TextIO | None = sys.stdout) -> Stand
 def text_line(event: LogEvent) -> str:
     """``2026-11-24T18:00:00.123Z info Task progress task_id=task_… step=1 total=5``."""
     template = event.get("log_format") or ""
-    level = event["log_level"]
+    line = f"{timestamp(event['log_time'])} {event['log_level'].name} "
     if "{" in template:
-        line = _one_line(_message(event))
+        line += _one_line(_message(event))
         said = _said(template)
         for key, value in tuple(event.items()):
             # What libraries log may have any object, for their message only.
             if _is_field(key) and key not in said and isinstance(value, str | int | float | None):
                 line += f" {_plain(key)}={_plain(value)}"
     else:
-        shape, keys = _shape(template, tuple(event))  # another observer may add to it meanwhile
-        values = tuple(map(event.__getitem__, keys))
-        # Most lines are plain throughout, which is seen at once.
-        if not (
-            {*map(type, values)} <= _TEXT
-            and "" not in values
-            and _PLAIN.fullmatch("".join(map(str, values)))
-        ):
-            values = tuple(map(_plain, values))
-        line = shape % values
-        if not template:
-            line = _one_line(_message(event)) + line
-    # The name of most is known: it is asked for in Python.
-    line = f"{timestamp(event['log_time'])} {'info' if level is LogLevel.info else level.name} {line}"
+        line += _known(template) if template else _one_line(_message(event))
+        for key, begin in _fields(tuple(event)):  # another observer may add to it meanwhile
+            value = event[key]
+            line += f"{begin}{value if type(value) is int else _plain(value)}"
     return line + _traceback(event) if "log_failure" in event or "log_stack" in event else line
 
 
@@ -173,12 +162,9 @@ def _is_field(key: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _shape(message: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The line of an event with this message and these keys, and those of the keys whose values go into it;
-    most events have the same."""
-    told = tuple(key for key in keys if _is_field(key))
-    fields = [f" {_plain(key)}=".replace("%", "%%") + "%s" for key in told]
-    return "".join([_one_line(message).replace("%", "%%"), *fields]), told
+def _fields(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Those of an event's keys that its line has, and how they begin there; most events have the same."""
+    return tuple((key, f" {_plain(key)}=") for key in keys if _is_field(key))
 
 
 @lru_cache(maxsize=256)
@@ -199,6 +185,10 @@ def _plain(value: Any) -> str:
 
 def _one_line(message: str) -> str:
     return _CONTROL.sub(_escaped, " ".join(message.splitlines()))
+
+
+_known: Final = lru_cache(maxsize=256)(_one_line)
+"""The same of a message that comes again and again."""
 
 
 def _traceback(event: LogEvent) -> str:
