@@ -85,8 +85,9 @@ class Reading:
             return succeed([(seq, self._large[seq])])
 
         def read(db: Connection) -> list[tuple[int, str]] | None:
-            first, last = db.scalar(statements.FIRST_EVENT), db.scalar(statements.LAST_EVENT) or 0
-            if not (first or last + 1) <= seq <= last + 1:
+            last = db.scalar(statements.LAST_EVENT) or 0
+            first = db.scalar(statements.FIRST_EVENT) or last + 1
+            if not first <= seq <= last + 1 and not (0 < seq < first and _is_whole(db)):
                 return None
             found, size = [], 0
             with db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}) as rows:
@@ -146,6 +147,12 @@ class Reading:
             return self._write(read)
         readers = self._database.readers
         return deferToThreadPool(self._reactor, readers, self._database.read, read, monotonic())
+
+
+def _is_whole(connection: Connection) -> bool:
+    """Whether all that was ever told is kept: one that failed may have taken the first numbers."""
+    upto, body = connection.execute(statements.EARLIEST).one()
+    return bool(upto == len(body.encode()))
 
 
 def find(connection: Connection, task_id: str, *, locked: bool = False) -> Task | None:

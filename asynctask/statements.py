@@ -264,6 +264,7 @@ EVENTS: Final = (
 EPOCH: Final = select(meta.c.value).where(meta.c.key == "epoch")
 FIRST_EVENT: Final = select(func.min(event.c.seq))
 LAST_EVENT: Final = select(func.max(event.c.seq))
+EARLIEST: Final = select(event.c.upto, event.c.body).order_by(event.c.seq).limit(1)
 
 _oldest: Final = (
     select(event.c.seq, event.c.at, event.c.upto).order_by(event.c.seq).limit(bindparam("limit")).subquery()

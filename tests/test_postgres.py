@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import psycopg
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from asynctask.istore import Key, Known
@@ -39,6 +40,18 @@ class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
         while self.wait(self.store.events(max([self.store.seq, *(seq for seq, _ in self.told_of)]) + 1, 1)):
             self.turns.turn()
         return self.told_of
+
+    def test_numbers_that_a_failure_has_taken_are_not_mistaken_for_forgotten_commits(self) -> None:
+        with psycopg.connect(postgres.url_of(self.database), autocommit=True) as other:
+            other.execute("SELECT nextval('event_seq_seq')")
+        begin = self.store.seq + 1
+        self.add(self.new("é"))
+        first = self.commits[0][0]
+        self.assertGreater(first, begin)
+        self.assertEqual([seq for seq, _ in self.kept(begin) or []], [first])
+        self.add(self.new())
+        self.wait(self.store.forget_events(0, 0, 1))
+        self.assertIsNone(self.kept(begin))
 
     def test_a_count_mistakes_nothing_that_is_on_its_way(self) -> None:
         sharing = self.store._sharing
