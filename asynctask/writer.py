@@ -11,6 +11,7 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 
 import threading
 from collections.abc import Callable, Iterable
+from math import inf
 from time import monotonic, time
 from typing import Any, Final, TypeVar
 
@@ -39,6 +40,7 @@ from asynctask.readers import NO_ANSWER
 from asynctask.replies import Replies
 from asynctask.trouble import Trouble
 from asynctask.works import (
+    CLAIM,
     NOTHING,
     OWN_FAULT,
     Add,
@@ -61,6 +63,10 @@ TRY_AGAIN: Final = 0.5
 LATE: Final = 0.8
 """Seconds that somebody may have waited for a shared database until a transaction takes his work: later it
 is refused, while there is time for an answer."""
+
+ENOUGH: Final = 1.0
+"""Seconds since the first of a transaction has waited, after which no call but claims is begun in it:
+a server that is far takes its time for each, and all would be cut off together."""
 
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
@@ -112,6 +118,7 @@ class Writer:
         self._from_thread = from_thread
         self._backlog = Backlog(patient=not database.shared)
         self.is_behind = self._backlog.is_behind
+        self._enough = inf
         self._stage = ""
         self._told: list[News] = []
         self._replies = Replies(from_thread)
@@ -209,7 +216,9 @@ class Writer:
 
     def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
         began = monotonic()
-        self._database.waiting_since(min([began, *[work.at for work in batch]]))
+        first = min([began, *[work.at for work in batch]])
+        self._database.waiting_since(first)
+        self._enough = first + ENOUGH if self._database.shared else inf
         try:
             results, committed = self._transact(batch)
         except Exception as error:
@@ -271,11 +280,17 @@ class Writer:
             self._database.add(connection, rows)
         results: list[Any] = [None] * (len(batch) - len(saves) - len(calls))
         results += self._database.end(connection, saves, news)
-        results += [call.run(connection, news) for call in calls]
+        results += [self._called(call, connection, news) for call in calls]
         self._stage, self._told = "commit", news
         seq = self._database.commit(connection, news, self._now())
         self._seq = seq or self._seq
         return results, Committed(seq, news)
+
+    def _called(self, work: Call, connection: Connection, news: list[News]) -> Any:
+        """Do it, or refuse it where those before it have taken the time; of claims there are only a few."""
+        if monotonic() > self._enough and not work.order.startswith(CLAIM):
+            return Failure(refusal())
+        return work.run(connection, news)
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""

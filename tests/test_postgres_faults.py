@@ -36,7 +36,7 @@ from asynctask.pgserver import Server
 from asynctask.recovery import let_go
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
-from asynctask.writer import LATE, REPEATS
+from asynctask.writer import ENOUGH, LATE, REPEATS
 from tests import postgres
 from tests.fault_case import PATIENCE, SOON, FaultTestCase
 from tests.faults.proxy import Proxy
@@ -296,6 +296,27 @@ class Troubles(FaultTestCase):
         self.wait(added)
         self.assertIs(self.wait(end), COMPLETED)
         self.assertEqual((self.wait(self.store.count()), self.store.healthy), (1, True))
+
+    def test_calls_for_which_a_transaction_has_no_time_are_refused_and_the_others_done(self) -> None:
+        self.until_it_has_looked(self.store)
+        now = time.monotonic()
+        for module in (backlog, writer):
+            self.patch(module, "monotonic", lambda: now)
+
+        def take(_connection: Connection, _news: list[News]) -> str:
+            nonlocal now
+            now += ENOUGH * 2 / 3
+            return "done"
+
+        with self.transaction_under_way():
+            calls = [self.store._writer.call(take, order=f"key {number}") for number in range(3)]
+            claimed = self.store.claim("simulate", 1, NOW)
+        *done, late = calls
+        self.assertEqual([self.wait(one) for one in done], ["done", "done"])
+        refusal = self.refused(partial(lambda deferred: deferred, late))
+        self.assertNotIsInstance(refusal, OutcomeUnknown)
+        self.assertEqual((self.wait(claimed).tasks, self.store.healthy), ([], True))
+        self.run_one()
 
     def test_terminated_connections_are_opened_again(self) -> None:
         task = self.run_one()
