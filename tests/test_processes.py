@@ -314,6 +314,14 @@ class Died(ProcessesTestCase):
             self.assertEqual(failure.getErrorMessage(), f"The process of the handler died ({told})")
         self.assertEqual(self.outcome(handlers.add, one=1, two=2), 3)
 
+    def test_one_that_never_comes_up_is_told_too(self) -> None:
+        self.patch(spawned, "serve_handlers", handlers.come_to_nothing)
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        running = processes.run(handlers.pid, {}, None, FACTS, self.told.append).deferred
+        failure = self.failure(running)
+        self.assertTrue(failure.check(ProcessDiedError), failure)
+
     def test_many_that_die_leave_nothing_to_the_exit(self) -> None:
         self.outcome(os.getpid)
         before = atexit._ncallbacks()
