@@ -66,7 +66,8 @@ is refused, while there is time for an answer."""
 
 ENOUGH: Final = 1.0
 """Seconds since the first of a transaction has waited, after which no call but claims is begun in it:
-a server that is far takes its time for each, and all would be cut off together."""
+a server that is far takes its time for each, and all would be cut off together. Half of it where another
+transaction follows at once."""
 
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
@@ -118,6 +119,7 @@ class Writer:
         self._from_thread = from_thread
         self._backlog = Backlog(patient=not database.shared)
         self.is_behind = self._backlog.is_behind
+        self._time = ENOUGH
         self._enough = inf
         self._stage = ""
         self._told: list[News] = []
@@ -199,7 +201,9 @@ class Writer:
         return self._backlog.pause(pause)
 
     def _write_all(self, batch: list[Work]) -> None:
-        for some in transactions(batch, shared=self._database.shared):
+        parts = transactions(batch, shared=self._database.shared)
+        for left, some in zip(range(len(parts), 0, -1), parts, strict=True):
+            self._time = ENOUGH / left  # or the next ones would come too late each time
             if self._connection is not None:
                 self._write(self._in_time(some))
             else:
@@ -218,7 +222,7 @@ class Writer:
         began = monotonic()
         first = min([began, *[work.at for work in batch]])
         self._database.waiting_since(first)
-        self._enough = first + ENOUGH if self._database.shared else inf
+        self._enough = first + self._time if self._database.shared else inf
         try:
             results, committed = self._transact(batch)
         except Exception as error:

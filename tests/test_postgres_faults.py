@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Connection
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog, statements, writer
 from asynctask.backlog import LARGEST
 from asynctask.batches import End
-from asynctask.istore import Key
+from asynctask.istore import Claim, Key
 from asynctask.model import (
     ACCEPTED,
     COMPLETED,
@@ -297,7 +297,8 @@ class Troubles(FaultTestCase):
         self.assertIs(self.wait(end), COMPLETED)
         self.assertEqual((self.wait(self.store.count()), self.store.healthy), (1, True))
 
-    def test_calls_for_which_a_transaction_has_no_time_are_refused_and_the_others_done(self) -> None:
+    def calls_that_take(self, part: float, *orders: str) -> tuple[list[Deferred[str]], Deferred[Claim]]:
+        """Calls that wait together, each of which takes that part of the time; and a claim."""
         self.until_it_has_looked(self.store)
         now = time.monotonic()
         for module in (backlog, writer):
@@ -305,18 +306,28 @@ class Troubles(FaultTestCase):
 
         def take(_connection: Connection, _news: list[News]) -> str:
             nonlocal now
-            now += ENOUGH * 2 / 3
+            now += part * ENOUGH
             return "done"
 
         with self.transaction_under_way():
-            calls = [self.store._writer.call(take, order=f"key {number}") for number in range(3)]
-            claimed = self.store.claim("simulate", 1, NOW)
-        *done, late = calls
-        self.assertEqual([self.wait(one) for one in done], ["done", "done"])
-        refusal = self.refused(partial(lambda deferred: deferred, late))
+            calls = [self.store._writer.call(take, order=order) for order in orders]
+            return calls, self.store.claim("simulate", 1, NOW)
+
+    def assert_no_time(self, call: Deferred[str]) -> None:
+        refusal = self.refused(partial(lambda deferred: deferred, call))
         self.assertNotIsInstance(refusal, OutcomeUnknown)
+
+    def test_calls_for_which_a_transaction_has_no_time_are_refused_and_the_others_done(self) -> None:
+        (first, second, late), claimed = self.calls_that_take(0.6, "key 1", "key 2", "key 3")
+        self.assertEqual([self.wait(one) for one in (first, second)], ["done", "done"])
+        self.assert_no_time(late)
         self.assertEqual((self.wait(claimed).tasks, self.store.healthy), ([], True))
         self.run_one()
+
+    def test_what_has_a_transaction_of_its_own_is_left_some_time(self) -> None:
+        (first, late, of_task), _claimed = self.calls_that_take(0.6, "key 1", "key 2", "task 1")
+        self.assertEqual([self.wait(one) for one in (first, of_task)], ["done", "done"])
+        self.assert_no_time(late)
 
     def test_terminated_connections_are_opened_again(self) -> None:
         task = self.run_one()
