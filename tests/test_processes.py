@@ -281,6 +281,12 @@ class Killed(ProcessesTestCase):
         self.assertEqual(unwanted.death(), "SIGKILL")
         self.assertFalse(unwanted.lives)
 
+    def test_one_that_does_not_come_up_in_time_is_waited_for_no_longer(self) -> None:
+        self.patch(spawned, "REAP", 0)
+        unwanted = spawned.Spawned()
+        self.assertEqual(unwanted.death(), "nobody knows how")
+        self.assertFalse(unwanted.lives)
+
     def test_one_that_is_told_to_have_ended_when_nobody_waits_any_more_is_no_error(self) -> None:
         late: Future[None] = spawned.forgiving(Future())
         late.cancel()

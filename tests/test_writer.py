@@ -1,6 +1,9 @@
 """In which order the writer does things, and answers; and what it does with what cannot be done."""
 
 import sqlite3
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from threading import Event
 from time import monotonic, sleep
 
@@ -8,6 +11,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog, writer
 from asynctask.database import _driver_of
@@ -22,7 +26,7 @@ from asynctask.model import (
     after_failure,
     complete,
 )
-from asynctask.replies import ANSWERS
+from asynctask.replies import ANSWERS, PART, Replies
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.writer import LATE
@@ -131,6 +135,25 @@ class Order(StoreTestCase):
         while self.done[-1:] != [name]:
             self.assertLess(monotonic(), until)
             sleep(0.01)
+
+
+class Turns(SynchronousTestCase):
+    """How many answers a turn of the reactor gives."""
+
+    def test_some_are_given_in_each_and_of_many_an_eighth(self) -> None:
+        turns: deque[Callable[[], object]] = deque()
+        given: list[int] = []
+        replies = Replies(lambda do, *told: turns.append(partial(do, *told)))
+        many = PART * (ANSWERS + 5)
+        replies.send(*((given.append, number) for number in range(many)))
+        counts = []
+        while turns:
+            before = len(given)
+            turns.popleft()()
+            counts.append(len(given) - before)
+        self.assertEqual(given, [*range(many)])
+        self.assertEqual(counts[:2], [many // PART, (many - many // PART) // PART])
+        self.assertEqual(counts[-2:], [ANSWERS, many - sum(counts[:-1])])
 
 
 class Unfit(StoreTestCase):
