@@ -68,6 +68,14 @@ class SqliteTroubleTests(OnFile):
         self.recover()
         self.assertIsNone(self.wait(self.store.get(task.task_id)))
 
+    def test_a_small_write_makes_sure_of_what_a_failed_commit_has_left(self) -> None:
+        task = self.run_one()
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.wait, self.store.cancel(task.task_id, NOW))
+        probe = "SELECT count(*) FROM meta WHERE key = 'probe'"
+        written = self.store._writer.call(lambda db, _: db.exec_driver_sql(probe).scalar_one())
+        self.assertEqual((self.wait(written), self.store.healthy), (1, True))
+
     def kept(self) -> list[tuple[int, list[str]]]:
         """What is kept of each commit, which has to be what was told."""
         found = self.wait(self.store.events(1, 99))
