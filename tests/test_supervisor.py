@@ -259,6 +259,22 @@ class Ends(SupervisorTestCase):
         self.clock.advance(100)
         self.assertEqual(len(self.spawned), 2)
 
+    def test_where_all_wait_to_be_started_again_nobody_is_waited_for(self) -> None:
+        for one in self.spawned:
+            one.end(1)
+        self.successResultOf(self.supervisor.stopService())
+        self.clock.advance(LAST_WORDS)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_one_that_was_started_again_is_ended_as_the_others(self) -> None:
+        self.spawned[0].end(1)
+        self.clock.advance(1)
+        stopped = self.supervisor.stopService()
+        self.assertEqual([one.signals for one in self.spawned], [[], ["TERM"], ["TERM"]])
+        for one in self.spawned[1:]:
+            one.end(signal=15)
+        self.successResultOf(stopped)
+
     def test_one_that_has_just_ended_by_itself_keeps_the_others_from_nothing(self) -> None:
         self.spawned[0].is_gone = True
         stopped = self.supervisor.stopService()
