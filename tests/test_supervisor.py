@@ -227,6 +227,14 @@ class Restarts(SupervisorTestCase):
         self.clock.advance(2)
         self.assertEqual(len(self.spawned), 3)
 
+    def test_one_for_which_there_was_no_room_is_not_waited_for(self) -> None:
+        self.refuse = OSError(11, "Resource temporarily unavailable")
+        self.spawned[0].end(0)
+        self.clock.advance(1)
+        stopped = self.supervisor.stopService()
+        self.spawned[1].end(signal=15)
+        self.successResultOf(stopped)
+
     def test_programs_that_it_left_with_its_pipes_are_not_waited_for(self) -> None:
         one = self.spawned[0]
         one.member.processExited(Failure(ProcessDone(None)))
