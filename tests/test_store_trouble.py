@@ -133,6 +133,14 @@ class SqliteTroubleTests(OnFile):
         self.fail_commits(1)
         self.assertIsNone(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
 
+    def test_nor_is_it_mistaken_for_that_of_a_later_attempt(self) -> None:
+        task = self.run_one(retries=1)
+        self.wait(self.store.end(after_failure(task, Error("E", "no"), NOW, 0.0), NOW))
+        (again,) = self.claim(now=NOW + 3_600).tasks
+        self.assertIs(self.wait(self.store.end(complete(again, "2", NOW), NOW)), COMPLETED)
+        self.fail_commits(1)
+        self.assertIsNone(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
+
     def test_what_else_came_back_may_have_been_done_and_is_looked_for(self) -> None:
         self.fail_commits(1, reach_disk=True)
         self.assertRaises(OutcomeUnknown, self.add_once, [self.new("waits")], [])

@@ -147,6 +147,12 @@ class Starts(SupervisorTestCase):
         first.end(signal=9)
         self.assertEqual(self.supervisor.failed, "Process 2 did not start (SIGSEGV)")
 
+    def test_no_room_for_the_only_one_is_told(self) -> None:
+        self.refuse = OSError(11, "Resource temporarily unavailable")
+        supervisor = Failed(1, lambda: None, self.spawn, print, self.clock, self.clock.seconds, GRACE)
+        supervisor.startService()
+        self.assertEqual(supervisor.failed, "Process 1 did not start (Resource temporarily unavailable)")
+
     def test_one_that_serves_but_hears_nothing_is_killed(self) -> None:
         first, second = self.spawned
         first.up()
