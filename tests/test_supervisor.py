@@ -422,3 +422,6 @@ class Numbers(SupervisorTestCase):
         self.spawned[2].up()
         self.clock.advance(PATIENCE)
         self.assertEqual([self.answers(one) for one in self.spawned], [[], [], []])
+        self.spawned[2].end(1)
+        self.clock.advance(2)
+        self.assertEqual(len(self.spawned), 4)
