@@ -67,8 +67,8 @@ logqueue       the log off the hot path: a thread writes many lines at a time
 logs           a line an event, as text or JSON
 pythonlog      what handlers say to Python's `logging`
 registry       the kinds of task: `task`, where they are found, ``simulate``
-inputs         a signature as a schema (``annotations``, ``shapes``); what would hold a set or
-               dict of numbers: ``crowding``
+inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a
+               set or dict of numbers: ``crowding``
 timers         one wheel for a million waiting calls, by a clock that nobody sets
 wall           the clock that people set, and who hears of it
 context        what a handler is given; ``testing`` has one for tests

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec.inspect as types
 from msgspec import Meta, Struct
 
+from asynctask.aliases import Reader
 from asynctask.shapes import Array, Fields, Map, Part, Shape, Tagged
 from asynctask.wire import dump
 
@@ -67,7 +68,7 @@ def shape_of(annotation: Any) -> Shape:
 
     :raises Exception: it cannot be checked. That is a TypeError, unless a type's own code fails.
     """
-    _refuse_what_crashes(types._Translator((annotation,)).translate(annotation), set())
+    _refuse_what_crashes(Reader((annotation,)).translate(annotation), set())
     return _Builder().shape(types.type_info(annotation))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from msgspec import ValidationError, json, to_builtins
 
+from asynctask.aliases import unaliased
 from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.model import FieldError
@@ -148,7 +149,7 @@ def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
         return Any
     holder = SimpleNamespace(__annotations__={name: parameter.annotation})
     try:
-        return get_type_hints(holder, names, include_extras=True)[name]
+        return unaliased(get_type_hints(holder, names, include_extras=True)[name])
     except Exception as error:  # It is code, and may raise anything.
         raise _unusable(parameter, f"cannot be resolved: {error}") from error
 

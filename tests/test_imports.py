@@ -80,7 +80,7 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "tallies", "numbers", "migrations", "tables", "__init__"),
-    *("registry", "inputs", "annotations", "shapes", "crowding"),
+    *("registry", "inputs", "annotations", "aliases", "shapes", "crowding"),
     *(
         "timers",
         "wall",

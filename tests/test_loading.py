@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask.registry import GROUP, Kind, RegistryError, load
 
@@ -18,6 +18,7 @@ from asynctask import task
 def thumbnail(url: str, width: int = 200) -> dict:
     "Make it small."
 """
+HEAD = "from typing import Annotated\nimport msgspec\nfrom asynctask import Context, task\n\n"
 
 
 class LoadingTestCase(SynchronousTestCase):
@@ -114,6 +115,29 @@ class Modules(LoadingTestCase):
             read = kinds[kind].input
             self.assertEqual((read.context, list(read.schema["properties"])), ("context", parameters))
             self.assertEqual(read.schema["properties"]["factor"]["format"], "decimal")
+
+    def test_type_aliases_are_what_they_stand_for(self) -> None:
+        if sys.version_info < (3, 12):
+            raise SkipTest("there is no `type X = ...` before 3.12")
+        source = (
+            "type Widths[N] = dict[str, list[N]]\n"
+            "type Small = Annotated[int, msgspec.Meta(le=9)]\n"
+            "type Ours = Context | None\n\n"
+            "@task\n"
+            "def scale(widths: Widths[Small], factor: float, ours: Ours = None) -> None: ...\n"
+        )
+        taken = self.load(HEAD + source)["scale"].input
+        self.assertEqual(taken.context, "ours")
+        self.assertEqual(
+            taken.schema["properties"],
+            {
+                "widths": {
+                    "type": "object",
+                    "additionalProperties": {"type": "array", "items": {"type": "integer", "maximum": 9}},
+                },
+                "factor": {"type": "number"},
+            },
+        )
 
     def test_objects_that_are_equal_and_have_no_hash_are_handlers(self) -> None:
         kinds = self.load(
@@ -219,6 +243,26 @@ class Refusals(LoadingTestCase):
         }
         for source, why in unusable.items():
             sentence = self.refused(f"{head}{source}\n")
+            self.assertTrue(sentence.startswith(": handler 'handler' cannot be used: "), sentence)
+            self.assertIn(why, sentence)
+
+    def test_type_aliases_that_stand_for_nothing_or_that_msgspec_would_misread(self) -> None:
+        if sys.version_info < (3, 12):
+            raise SkipTest("there is no `type X = ...` before 3.12")
+        within = "class Box(msgspec.Struct):\n    value: X\n"
+        unusable = {
+            "type X = X\ndef handler(url: X) -> None: ...": "the type alias X stands for itself",
+            "type X = Y\ntype Y = X\ndef handler(context: X) -> None: ...": "X stands for itself",
+            f"type X = Annotated[X, 1]\n{within}def handler(url: Box) -> None: ...": "X stands for itself",
+            "type X[T] = X[T]\ndef handler(url: list[X[int]]) -> None: ...": "X[int] stands for itself",
+            "type X = Nope\ndef handler(url: X) -> None: ...": "name 'Nope' is not defined",
+            "type X = str | list[X]\ndef handler(url: X) -> None: ...": "a type alias in it contains",
+            "type X[K, V] = dict[V, K]\ndef handler(url: X[int, str]) -> None: ...": "X has to use each of",
+            "type X[T] = int\ndef handler(url: X[str] | None) -> None: ...": "X has to use each of",
+        }
+        for source, why in unusable.items():
+            head, handler = source.rsplit("\n", 1)
+            sentence = self.refused(f"{HEAD}{head}\n@task\n{handler}\n")
             self.assertTrue(sentence.startswith(": handler 'handler' cannot be used: "), sentence)
             self.assertIn(why, sentence)
 
