@@ -103,7 +103,7 @@ def read_signature(function: Callable[..., Any]) -> Input:
     """
     try:
         parameters = inspect.signature(function).parameters.values()
-        names = getattr(_innermost(function), "__globals__", {})
+        names = _names(_innermost(function))
     except (TypeError, ValueError) as error:
         raise UnusableError("its signature cannot be read") from error
     annotations = {parameter.name: _annotation(parameter, names) for parameter in parameters}
@@ -135,6 +135,12 @@ def _innermost(function: Any) -> Any:
     while (inner := called(inspect.unwrap(function))) is not function:
         function = inner
     return inner
+
+
+def _names(function: Any) -> dict[str, Any]:
+    """What quoted annotations may name: what the module has, and the function's own type parameters."""
+    own = {parameter.__name__: parameter for parameter in getattr(function, "__type_params__", ())}
+    return getattr(function, "__globals__", {}) | own
 
 
 def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:

@@ -116,7 +116,7 @@ class Modules(LoadingTestCase):
             self.assertEqual((read.context, list(read.schema["properties"])), ("context", parameters))
             self.assertEqual(read.schema["properties"]["factor"]["format"], "decimal")
 
-    def test_type_aliases_are_what_they_stand_for(self) -> None:
+    def test_type_aliases_and_type_parameters_are_what_they_stand_for(self) -> None:
         if sys.version_info < (3, 12):
             raise SkipTest("there is no `type X = ...` before 3.12")
         source = (
@@ -124,7 +124,7 @@ class Modules(LoadingTestCase):
             "type Small = Annotated[int, msgspec.Meta(le=9)]\n"
             "type Ours = Context | None\n\n"
             "@task\n"
-            "def scale(widths: Widths[Small], factor: float, ours: Ours = None) -> None: ...\n"
+            'def scale[T: float](widths: Widths[Small], factor: "T", ours: Ours = None) -> None: ...\n'
         )
         taken = self.load(HEAD + source)["scale"].input
         self.assertEqual(taken.context, "ours")
