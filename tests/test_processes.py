@@ -156,7 +156,7 @@ class Outcomes(ProcessesTestCase):
 
     def test_a_function_without_a_name_is_a_failure(self) -> None:
         failure = self.failure(self.begin(lambda: None))
-        self.assertIn("pickle", failure.getErrorMessage())
+        self.assertIn("<lambda>", failure.getErrorMessage())
 
     def test_two_run_at_once_and_more_wait(self) -> None:
         first, second = (self.begin_with_context(handlers.loop) for _ in range(2))
