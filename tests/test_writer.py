@@ -81,15 +81,16 @@ class Order(StoreTestCase):
 
     def test_those_of_a_later_one_do_not_overtake_them(self) -> None:
         free = self.hold()
-        for number in range(2 * ANSWERS + 5):
-            self.call(f"{number:02}")
+        many = 2 * ANSWERS + 5
+        for number in range(many):
+            self.call(f"{number:03}")
         self.turns.turn()
         free.set()
-        self.wait_until_done("44")
-        last = self.call("99")
+        self.wait_until_done(f"{many - 1:03}")
+        last = self.call("999")
         self.store._writer._hand_over()
         # Nobody has an answer yet: a reactor that is held does not hold the writer.
-        self.wait_until_done("99")
+        self.wait_until_done("999")
         self.assertEqual(self.answered, [])
         self.wait(last)
         self.assertEqual(self.answered, self.done)
@@ -144,7 +145,7 @@ class Turns(SynchronousTestCase):
         turns: deque[Callable[[], object]] = deque()
         given: list[int] = []
         replies = Replies(lambda do, *told: turns.append(partial(do, *told)))
-        many = PART * (ANSWERS + 5)
+        many = 2 * PART * ANSWERS
         replies.send(*((given.append, number) for number in range(many)))
         counts = []
         while turns:
