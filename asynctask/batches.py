@@ -22,8 +22,8 @@ from asynctask.tables import task as table
 RARE: Final = frozenset(
     {"timeout", "traceparent", "callback_url", "callback_state", "error", "callback_due"}
 )
-"""Columns that few tasks have. Where none of a statement's rows has one, it is left out: the driver is slow
-with NULL, for which it looks whether somebody wants something else stored."""
+"""Columns that few tasks have. Where none of a statement's rows has any, they are left out: the driver is
+slow with NULL, for which it looks whether somebody wants something else stored."""
 
 LARGEST: Final = 256
 """Rows of one statement at most: values are bounded by SQLite (32,766), statements by its cache."""
@@ -124,16 +124,14 @@ def tell(connection: Connection, news: Sequence[News], now: float) -> int:
 
 
 def _given(
-    rows: Sequence[tuple[Any, ...]], columns: Sequence[str]
+    rows: Sequence[tuple[Any, ...]], columns: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """The columns that any of these rows has, of those that few have, and the values, row by row."""
-    found = [
-        (name, values)
-        for name, values in zip(columns, zip(*rows, strict=True), strict=True)
-        if name not in RARE or values.count(None) < len(rows)
-    ]
-    names, values = zip(*found, strict=True)
-    return names, tuple(chain.from_iterable(zip(*values, strict=True)))
+    """The columns that are written, and the values, row by row: without those of `RARE`, or with all of
+    them, so that there are few statements."""
+    each = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    if all(each[name].count(None) == len(rows) for name in columns if name in RARE):
+        each = {name: values for name, values in each.items() if name not in RARE}
+    return tuple(each), tuple(chain.from_iterable(zip(*each.values(), strict=True)))
 
 
 def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:

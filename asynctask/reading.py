@@ -150,7 +150,10 @@ class Reading:
 
 
 def _is_whole(connection: Connection) -> bool:
-    """Whether all that was ever told is kept: one that failed may have taken the first numbers."""
+    """Whether all that was ever told is kept: one that failed may have taken the first numbers.
+
+    It may be wrong where two processes told the first two at the same time, and only the second is left.
+    """
     upto, body = connection.execute(statements.EARLIEST).one()
     return bool(upto == len(body.encode()))
 

@@ -152,11 +152,15 @@ class Request(server.Request):
         return {}
 
     @property
-    def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
+    def notifications(self) -> list[Deferred[None]]:
         """Who waits for the end."""
         if self._notifications is None:
             self._notifications = []
         return self._notifications
+
+    @notifications.setter
+    def notifications(self, waiting: list[Deferred[None]]) -> None:
+        self._notifications = waiting
 
     @cached_property
     def requestHeaders(self) -> Headers:  # type: ignore[override]
@@ -208,11 +212,15 @@ class Request(server.Request):
         return self.received_cookies
 
     @property
-    def cookies(self) -> list[bytes]:  # type: ignore[override]
+    def cookies(self) -> list[bytes]:
         """Cookies that the client will be given."""
         if self._cookies is None:
             self._cookies = []
         return self._cookies
+
+    @cookies.setter
+    def cookies(self, cookies: list[bytes]) -> None:
+        self._cookies = cookies
 
     @cached_property
     def client(self) -> IAddress:

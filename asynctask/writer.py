@@ -222,7 +222,9 @@ class Writer:
         began = monotonic()
         first = min([began, *[work.at for work in batch]])
         self._database.waiting_since(first)
-        self._enough = first + self._time if self._database.shared else inf
+        # Who has waited long for his turn is no reason to refuse the others at once.
+        enough = max(first + self._time, began + ENOUGH - LATE)
+        self._enough = enough if self._database.shared else inf
         try:
             results, committed = self._transact(batch)
         except Exception as error:

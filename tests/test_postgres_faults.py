@@ -297,8 +297,10 @@ class Troubles(FaultTestCase):
         self.assertIs(self.wait(end), COMPLETED)
         self.assertEqual((self.wait(self.store.count()), self.store.healthy), (1, True))
 
-    def calls_that_take(self, part: float, *orders: str) -> tuple[list[Deferred[str]], Deferred[Claim]]:
-        """Calls that wait together, each of which takes that part of the time; and a claim."""
+    def calls_that_take(
+        self, part: float, *orders: str, waited: float = 0.0
+    ) -> tuple[list[Deferred[str]], Deferred[Claim]]:
+        """Calls that have waited together, each of which takes that part of the time; and a claim."""
         self.until_it_has_looked(self.store)
         now = time.monotonic()
         for module in (backlog, writer):
@@ -311,7 +313,10 @@ class Troubles(FaultTestCase):
 
         with self.transaction_under_way():
             calls = [self.store._writer.call(take, order=order) for order in orders]
-            return calls, self.store.claim("simulate", 1, NOW)
+            claimed = self.store.claim("simulate", 1, NOW)
+            self.turns.catch_up()
+            now += waited
+        return calls, claimed
 
     def assert_no_time(self, call: Deferred[str]) -> None:
         refusal = self.refused(partial(lambda deferred: deferred, call))
@@ -328,6 +333,10 @@ class Troubles(FaultTestCase):
         (first, late, of_task), _claimed = self.calls_that_take(0.6, "key 1", "key 2", "task 1")
         self.assertEqual([self.wait(one) for one in (first, of_task)], ["done", "done"])
         self.assert_no_time(late)
+
+    def test_who_has_waited_long_is_not_refused_before_anything_has_taken_time(self) -> None:
+        calls, _claimed = self.calls_that_take(0.0, "key 1", "task 1", waited=0.9 * LATE)
+        self.assertEqual([self.wait(one) for one in calls], ["done", "done"])
 
     def test_terminated_connections_are_opened_again(self) -> None:
         task = self.run_one()
