@@ -405,6 +405,7 @@ class LostAnswers(FaultTestCase):
     def test_a_claim_of_which_nobody_knows_is_let_go_of_too(self) -> None:
         task = self.new()
         self.add(task)
+        self.until_it_has_looked(self.store)
         self.proxy.losing = 1
         self.assertRaises(OutcomeUnknown, self.claim)
         self.until_healthy()
@@ -419,6 +420,7 @@ class LostAnswers(FaultTestCase):
     def test_a_delete_of_which_nobody_knows_is_found_out_about(self) -> None:
         task = self.run_one()
         self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        self.until_it_has_looked(self.store)
         self.proxy.losing = 1
         self.assertRaises(OutcomeUnknown, self.wait, self.store.delete(task.task_id))
         self.until_healthy()
