@@ -90,7 +90,6 @@ class LogQueue:
         self._counting = threading.RLock()  # a signal handler may flush while its own thread counts
         self._writing = threading.Lock()
         self._wake = threading.Event()
-        self._is_awake = False
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._queues = False
@@ -104,17 +103,13 @@ class LogQueue:
             self._waiting.append(event)
         else:
             self._lose(1)
-        if not self._is_awake:
-            self._wake_up()
-
-    def _wake_up(self) -> None:
-        self._is_awake = True
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def pass_on(self, lines: str) -> None:
         """Write lines that another process has made, without the end of the last one."""
         self._take(lines)
-        self._wake_up()
+        self._wake.set()
 
     def start(self) -> None:
         """From now on keep lines for a moment."""
@@ -128,7 +123,7 @@ class LogQueue:
         """Write all that waits, and from now on each line at once."""
         if self._thread is not None:
             self._end.set()
-            self._wake_up()
+            self._wake.set()
             self._thread.join(self._patience)
             if self._thread.is_alive():  # it hangs in a write
                 self._patience = 0.0
@@ -150,7 +145,6 @@ class LogQueue:
             self._wake.wait()
             self._end.wait(self._pause)
             self._wake.clear()
-            self._is_awake = False  # who leaves something behind from here on wakes it up again
             while self._waiting:
                 with self._writing:
                     self._write_some()

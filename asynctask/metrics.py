@@ -66,13 +66,6 @@ class OfKind:
         self.ran = ran
 
 
-class OfKinds(dict[str, OfKind]):
-    """Those of each kind; a kind that nobody has registered has those of `OTHER`."""
-
-    def __missing__(self, kind: str) -> OfKind:
-        return self[OTHER]
-
-
 class Metrics:
     """The numbers of one service.
 
@@ -155,7 +148,7 @@ class Metrics:
 
     def became(self, kind: str, status: Status) -> None:
         """A commit has brought a task into another state."""
-        count = self._kinds[kind].became.get(status)
+        count = self._of(kind).became.get(status)
         if count is not None:
             count()
 
@@ -164,19 +157,19 @@ class Metrics:
 
         :param waited: seconds since it might have begun.
         """
-        of_kind = self._kinds[kind]
+        of_kind = self._of(kind)
         of_kind.started()
         of_kind.waited(max(0.0, waited))
         self._in_flight[place] += 1
 
     def ran(self, kind: str, place: str, seconds: float) -> None:
         """An attempt that had begun has ended, however it did."""
-        self._kinds[kind].ran(max(0.0, seconds))
+        self._of(kind).ran(max(0.0, seconds))
         self._in_flight[place] -= 1
 
     def blocked(self, kind: str) -> None:
         """A step of a handler has held the reactor for too long."""
-        self._kinds[kind].blocked()
+        self._of(kind).blocked()
 
     def stored(self, rows: int, seconds: float) -> None:
         """A transaction was committed; called in the writer's thread."""
@@ -234,9 +227,8 @@ class Metrics:
             "task_waiting", "From when it might start until it did.", ("kind",), buckets=LONG
         )
         ran = self._histogram("attempt_duration", "How long attempts ran.", ("kind",), buckets=LONG)
-        self._kinds = OfKinds()
-        for kind in (*kinds, OTHER):
-            self._kinds[kind] = OfKind(
+        self._kinds = {
+            kind: OfKind(
                 {
                     ACCEPTED: accepted.labels(kind).inc,
                     **{how: ended.labels(kind, how).inc for how in (COMPLETED, FAILED, CANCELLED)},
@@ -246,6 +238,11 @@ class Metrics:
                 waited.labels(kind).observe,
                 ran.labels(kind).observe,
             )
+            for kind in (*kinds, OTHER)
+        }
+
+    def _of(self, kind: str) -> OfKind:
+        return self._kinds.get(kind) or self._kinds[OTHER]
 
     def _count_requests(self) -> None:
         self.name_routes(())

@@ -36,10 +36,9 @@ class Seats:
     def free(self, kind: Kind) -> int:
         """How many attempts of this kind may begin now."""
         free = self._free[kind.place]
-        if kind.concurrency is not None:
-            free = min(free, kind.concurrency - self._taken.get(kind.name, 0))
-        if kind.concurrency_total is not None:
-            free = min(free, kind.concurrency_total - self._taken.get(kind.name, 0))
+        for limit in (kind.concurrency, kind.concurrency_total):
+            if limit is not None:
+                free = min(free, limit - self._taken.get(kind.name, 0))
         return max(0, free)
 
     def free_in(self, place: str) -> int:
@@ -86,7 +85,7 @@ class Seats:
         turns = self._turns.get(place)
         if turns is None:
             turns = self._turns[place] = [kind.name for kind in of.values() if kind.place == place]
-        waiting = [of[name] for name in turns if self._waiting.get(name, True)]
+        waiting = [of[name] for name in turns if self.waits(name)]
         if waiting:
             turns.remove(waiting[0].name)
             turns.append(waiting[0].name)

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.model import Progress
-from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder, record
+from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder
 from asynctask.runs import Reporter, Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
@@ -99,7 +99,7 @@ class Stepped(Run):
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
         assert steps is not None
         while True:
-            before = recorder.swap(record(self.task.task_id, self.task.attempt), REACTOR)
+            before = recorder.swap(self.record, REACTOR)
             began = perf_counter()
             try:
                 try:

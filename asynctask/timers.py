@@ -351,10 +351,7 @@ class Wheel:
             self._put_elsewhere(timer, self._seconds())
             return
         call, kwargs = timer._call, timer._kwargs
-        # What `Timer._end` does, without the call: there are thousands a second.
-        del timer._bucket[timer]
-        timer._bucket, timer._call = _NOWHERE, AlreadyCalled
-        timer._args = timer._kwargs = None
+        timer._end(AlreadyCalled)
         try:
             if kwargs is None:
                 call(*args)
