@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic
@@ -21,9 +21,15 @@ from asynctask.model import News, Unavailable
 from asynctask.readers import NO_ANSWER, READERS, Readable, Threads
 from asynctask.sqlite import BUSY, Lock, Place, StartError, create
 
-LOG_PAGES: Final = 500
-"""Pages of the write-ahead log, 2 MB, from which on a commit copies them into the file. With SQLite's own
-1,000 that commit keeps those behind it waiting for twice as long, and all of them miss the caches more."""
+COPIED: Final = 600
+"""Pages of the write-ahead log, 2 MB, after which they are copied into the file, when whoever waited for
+the transaction has his answer. With more of them this takes longer, and others have to wait for it."""
+
+BESIDE: Final = 8
+"""Pages that a transaction writes beside one for each change: the ends of its indexes."""
+
+LOG_PAGES: Final = 2_000
+"""Pages after which SQLite does the same in a commit, should there be more to a change than a page."""
 
 LARGE_LOG: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log above which readers are paused, since two slow ones that overlap would
@@ -71,6 +77,8 @@ class Sqlite:
         self._readable = Readable()
         self.readers: ThreadPool | None = None
         self._look_at_log = 0.0
+        self._written = 0
+        """About how many pages were written since the last were copied."""
 
     def _engine(self, pool: type[NullPool] | type[QueuePool], **options: Any) -> Engine:
         return create_engine("sqlite://", creator=self._connect, poolclass=pool, **options)
@@ -129,6 +137,7 @@ class Sqlite:
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """See `asynctask.works.Database`; what is committed is synced."""
         self.in_doubt = False
+        self._written += BESIDE + len(news)
         seq = batches.tell(connection, news, now)
         self.in_doubt = True
         connection.commit()
@@ -177,7 +186,11 @@ class Sqlite:
         return found
 
     def keep_log_short(self, connection: Connection) -> None:
-        """Reset the write-ahead log where it has become large, with all readers paused."""
+        """Copy it into the file, and reset it where it has become large, with all readers paused."""
+        if self._written >= COPIED:
+            self._written = 0
+            with suppress(sqlite3.Error):  # of which the next commit has more to say
+                _driver_of(connection).execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if monotonic() < self._look_at_log:
             return
         self._look_at_log = monotonic() + LOOK_AT_LOG

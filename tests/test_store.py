@@ -14,10 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog
 from asynctask.backlog import FEWEST, LONGEST_WAIT
-from asynctask.database import BUSY_LOG, Sqlite, _driver_of
+from asynctask.database import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
 from asynctask.live import Live
+from asynctask.migrations import upgrade
 from asynctask.model import (
     RUNNING,
+    Deleted,
     News,
     Progress,
     Task,
@@ -164,6 +166,25 @@ class SqliteFileTests(OnFile):
             connection.exec_driver_sql("DELETE FROM task")
 
         self.assertRaises(Unavailable, self.store._database.read, write, 0.0)
+
+    def test_the_log_is_copied_into_the_file_when_no_commit_waits_for_that(self) -> None:
+        path = Path(self.mktemp()).absolute()
+        database = Sqlite(Place(path))
+        news: list[News] = [Deleted(f"task_{number}", "simulate") for number in range(COPIED)]
+        with database.connect() as connection:
+            database.prepare(connection)
+            upgrade(connection)
+            connection.commit()
+            database.keep_log_short(connection)
+            before = path.stat().st_size
+            database.commit(connection, news, 0.0)
+            self.assertEqual(path.stat().st_size, before)
+            database.keep_log_short(connection)
+            self.assertGreater(path.stat().st_size, before)
+            after = path.stat().st_size
+            database.commit(connection, news[: COPIED - BESIDE - 1], 0.0)
+            database.keep_log_short(connection)
+            self.assertEqual(path.stat().st_size, after)
 
     def test_a_long_log_is_reset(self) -> None:
         path = Path(self.mktemp()).absolute()
