@@ -119,8 +119,6 @@ class Writer:
         self._from_thread = from_thread
         self._backlog = Backlog(patient=not database.shared)
         self.is_behind = self._backlog.is_behind
-        self._time = ENOUGH
-        self._enough = inf
         self._stage = ""
         self._told: list[News] = []
         self._replies = Replies(from_thread)
@@ -203,9 +201,9 @@ class Writer:
     def _write_all(self, batch: list[Work]) -> None:
         parts = transactions(batch, shared=self._database.shared)
         for left, some in zip(range(len(parts), 0, -1), parts, strict=True):
-            self._time = ENOUGH / left  # or the next ones would come too late each time
             if self._connection is not None:
-                self._write(self._in_time(some))
+                # With more time for the first, those that follow would come too late each time.
+                self._write(self._in_time(some), ENOUGH / left)
             else:
                 self._refuse(some)
         self._database.waiting_since(0.0)
@@ -218,19 +216,23 @@ class Writer:
             batch = [work for work in batch if work.at >= latest]
         return batch
 
-    def _write(self, batch: list[Work], repeats: int = REPEATS) -> None:
+    def _write(self, batch: list[Work], within: float = ENOUGH, repeats: int = REPEATS) -> None:
+        """Do a batch in one transaction, and answer.
+
+        :param within: seconds since the first of them has waited, after which no other call is begun.
+        :param repeats: times that it may be begun again.
+        """
         began = monotonic()
         first = min([began, *[work.at for work in batch]])
         self._database.waiting_since(first)
         # Who has waited long for his turn is no reason to refuse the others at once.
-        enough = max(first + self._time, began + ENOUGH - LATE)
-        self._enough = enough if self._database.shared else inf
+        enough = max(first + within, began + ENOUGH - LATE) if self._database.shared else inf
         try:
-            results, committed = self._transact(batch)
+            results, committed = self._transact(batch, enough)
         except Exception as error:
             self._roll_back()
             if repeats and collided(error):
-                self._write(batch, repeats - 1)
+                self._write(batch, within, repeats - 1)
             elif isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
                 self._failed(batch, error)
             elif len(batch) > 1:
@@ -264,8 +266,12 @@ class Writer:
             work.end = work.end._replace(task=fail(running, UNFIT, work.end.at))
             self._write([work])
 
-    def _transact(self, batch: list[Work]) -> tuple[list[Any], Committed]:
-        """Do the batch, which is `in_turn`, in one transaction; the results, and what it changed."""
+    def _transact(self, batch: list[Work], enough: float) -> tuple[list[Any], Committed]:
+        """Do the batch, which is `in_turn`, in one transaction; the results, and what it changed.
+
+        :param enough: when the calls have taken the time; those that are left are refused, but for claims,
+            of which there are only a few.
+        """
         connection = self._connected()
         self._stage = "begin"
         connection.begin()
@@ -286,17 +292,13 @@ class Writer:
             self._database.add(connection, rows)
         results: list[Any] = [None] * (len(batch) - len(saves) - len(calls))
         results += self._database.end(connection, saves, news)
-        results += [self._called(call, connection, news) for call in calls]
+        for call in calls:
+            begins = monotonic() <= enough or call.order.startswith(CLAIM)
+            results.append(call.run(connection, news) if begins else Failure(refusal()))
         self._stage, self._told = "commit", news
         seq = self._database.commit(connection, news, self._now())
         self._seq = seq or self._seq
         return results, Committed(seq, news)
-
-    def _called(self, work: Call, connection: Connection, news: list[News]) -> Any:
-        """Do it, or refuse it where those before it have taken the time; of claims there are only a few."""
-        if monotonic() > self._enough and not work.order.startswith(CLAIM):
-            return Failure(refusal())
-        return work.run(connection, news)
 
     def _failed(self, batch: list[Work], error: DBAPIError) -> None:
         """The database failed: make sure of what it kept, then answer."""
