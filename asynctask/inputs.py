@@ -104,8 +104,9 @@ def read_signature(function: Callable[..., Any]) -> Input:
     try:
         parameters = inspect.signature(function).parameters.values()
         names = _names(_innermost(function))
-    except (TypeError, ValueError) as error:
-        raise UnusableError("its signature cannot be read") from error
+    except Exception as error:  # From Python 3.14 on, annotations are code that runs only now.
+        why = " ".join(str(error).split())
+        raise UnusableError(f"its signature cannot be read ({type(error).__name__}: {why})") from error
     annotations = {parameter.name: _annotation(parameter, names) for parameter in parameters}
     context = _context(annotations)
     given = [parameter for parameter in parameters if parameter.name != context]

@@ -6,6 +6,7 @@ on one store are prevented by the store's lock, not by this file.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
@@ -30,6 +31,8 @@ def forget_if_stale(path: Path) -> None:
 def why_not_written(path: Path) -> str | None:
     """Why it cannot be written; None if it can."""
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.parent.stat()  # `Path.is_dir` does not tell, from Python 3.14 on, that it may not look
         if not path.parent.is_dir():
             return f"there is no folder {path.parent}"
         may = os.access(path if path.exists() else path.parent, os.W_OK)

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
@@ -107,6 +107,8 @@ def check(place: Place) -> None:
 def _check_folder(path: Path) -> None:
     folder = path.parent
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.stat()  # `Path.is_dir` does not tell, from Python 3.14 on, that it may not look
         if not folder.is_dir():
             raise StartError(f"--store is to be in {folder}, and there is no such folder")
         if path.is_dir():

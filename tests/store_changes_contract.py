@@ -613,6 +613,8 @@ class ChangesContract(Base):
         seen: list[Any] = []
         self.store.published = lambda _, news: seen.append(self.store.get(news[0].task_id))
         self.end(complete(task, "1", NOW))
+        while not seen:  # where the changes of others are just being read, ours waits for its turn
+            self.turns.turn()
         self.assertIs(self.wait(seen[0]).status, COMPLETED)
 
     # Kinds that are gone

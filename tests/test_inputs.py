@@ -245,8 +245,22 @@ class Signatures(SynchronousTestCase):
             read_signature(paint)
 
     def test_what_has_no_signature_is_refused(self) -> None:
-        self.refused(int, "its signature cannot be read")
-        self.refused(5, "its signature cannot be read")  # type: ignore[arg-type]
+        self.refused(int, "its signature cannot be read (ValueError: ")
+        self.refused(5, "its signature cannot be read (TypeError: ")  # type: ignore[arg-type]
+
+    def test_a_signature_that_is_code_and_fails_is_refused(self) -> None:
+        class Handler:
+            """As a function of Python 3.14 whose annotation names what is not there."""
+
+            @property
+            def __signature__(self) -> object:
+                raise NameError("name 'Decimal'\nis not defined")
+
+            def __call__(self) -> None:
+                """Do nothing."""
+
+        why = "its signature cannot be read (NameError: name 'Decimal' is not defined)"
+        self.refused(Handler(), why)
 
 
 class Values(SynchronousTestCase):

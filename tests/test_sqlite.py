@@ -223,9 +223,10 @@ class UnsoundStores(FileTestCase):
     def test_a_folder_that_cannot_be_entered_is_named_too(self) -> None:
         self.folder.chmod(0)
         self.addCleanup(self.folder.chmod, 0o700)
-        with nobody(), self.assertRaises(StartError) as raised:
-            check(self.place)
-        self.assertIn(f"cannot write into the folder {self.folder}", str(raised.exception))
+        for folder in (self.folder, self.folder / "inside"):
+            with nobody(), self.assertRaises(StartError) as raised:
+                check(Place(folder / "t.sqlite"))
+            self.assertIn(f"cannot write into the folder {folder} ", str(raised.exception))
 
     def test_a_folder_that_cannot_be_read_is_named_since_it_could_not_be_synced(self) -> None:
         self.folder.chmod(0o333)
