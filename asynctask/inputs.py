@@ -15,7 +15,7 @@ from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.model import FieldError
 from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape
-from asynctask.wire import dump, encode, shown
+from asynctask.wire import dump, encode, shown, text_of
 
 
 class UnusableError(Exception):
@@ -105,8 +105,7 @@ def read_signature(function: Callable[..., Any]) -> Input:
         parameters = inspect.signature(function).parameters.values()
         names = _names(_innermost(function))
     except Exception as error:  # From Python 3.14 on, annotations are code that runs only now.
-        why = " ".join(str(error).split())
-        raise UnusableError(f"its signature cannot be read ({type(error).__name__}: {why})") from error
+        raise UnusableError(f"its signature cannot be read ({_in_a_line(error)})") from error
     annotations = {parameter.name: _annotation(parameter, names) for parameter in parameters}
     context = _context(annotations)
     given = [parameter for parameter in parameters if parameter.name != context]
@@ -119,9 +118,12 @@ def read_signature(function: Callable[..., Any]) -> Input:
         schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
         encode(schema)
     except Exception as error:  # Two types of one name; an example that is no JSON.
-        why = " ".join(str(error).split())
-        raise UnusableError(f"its input cannot be described ({type(error).__name__}: {why})") from error
+        raise UnusableError(f"its input cannot be described ({_in_a_line(error)})") from error
     return Input(context, schema, fields)
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(text_of(error).split())}"
 
 
 def called(function: Any) -> Any:

@@ -6,10 +6,11 @@ on one store are prevented by the store's lock, not by this file.
 """
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
+
+from asynctask.sqlite import is_folder
 
 PROCESSES: Final = Path("/proc")
 
@@ -31,9 +32,7 @@ def forget_if_stale(path: Path) -> None:
 def why_not_written(path: Path) -> str | None:
     """Why it cannot be written; None if it can."""
     try:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.parent.stat()  # `Path.is_dir` does not tell, from Python 3.14 on, that it may not look
-        if not path.parent.is_dir():
+        if not is_folder(path.parent):
             return f"there is no folder {path.parent}"
         may = os.access(path if path.exists() else path.parent, os.W_OK)
     except PermissionError:  # further up

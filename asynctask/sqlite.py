@@ -4,8 +4,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -104,12 +105,21 @@ def check(place: Place) -> None:
         _check_file(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder.
+
+    :raises PermissionError: this user may not look; `Path.is_dir` says no to that from Python 3.14 on.
+    """
+    try:
+        return S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _check_folder(path: Path) -> None:
     folder = path.parent
     try:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            folder.stat()  # `Path.is_dir` does not tell, from Python 3.14 on, that it may not look
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise StartError(f"--store is to be in {folder}, and there is no such folder")
         if path.is_dir():
             raise StartError(f"--store {path} is a folder, not a file")

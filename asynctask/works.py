@@ -205,4 +205,4 @@ class Database(Protocol):
         """Undo whatever transaction is open."""
 
     def keep_log_short(self, connection: Connection) -> None:
-        """Shorten the write-ahead log where it has become too long; asked after each transaction."""
+        """Copy the write-ahead log, and shorten it where it is too long; asked when all are answered."""
