@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from asynctask.logqueue import QuickLogger
+from twisted.logger import Logger
 
-log = QuickLogger("asynctask.access")
+from asynctask.logqueue import Line
+
+_REQUEST: Final = Line(
+    Logger("asynctask.access"), "Request", "method", "path", "status", "bytes", "ms", "client"
+)
 
 Access = Callable[[bytes, bytes, int, int, float, Any], object]
 """Is told method, target, status, bytes of the answer's body, seconds and the client's address."""
@@ -20,12 +24,11 @@ def log_access(method: bytes, uri: bytes, status: int, sent: int, seconds: float
     :param uri: empty, as the method, where no request could be read.
     :param client: an address; that of a unix socket has no host.
     """
-    log.info(
-        "Request",
-        method=method.decode("latin-1"),
-        path=uri.decode("utf-8", "backslashreplace"),
-        status=status,
-        bytes=sent,
-        ms=round(seconds * 1_000, 1),
-        client=getattr(client, "host", None),
+    _REQUEST(
+        method.decode("latin-1"),
+        uri.decode("utf-8", "backslashreplace"),
+        status,
+        sent,
+        round(seconds * 1_000, 1),
+        getattr(client, "host", None),
     )

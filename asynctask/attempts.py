@@ -8,7 +8,17 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
 from asynctask.context import Permanent
-from asynctask.model import RETRYING, Error, Task, after_failure, cancel, complete, fail, interrupt
+from asynctask.model import (
+    RETRYING,
+    Error,
+    Progress,
+    Task,
+    after_failure,
+    cancel,
+    complete,
+    fail,
+    interrupt,
+)
 from asynctask.processes import ProcessDiedError
 from asynctask.threads import NotStartedError
 from asynctask.wire import text_of
@@ -23,16 +33,18 @@ SHORTAGE: Final = 5.0
 class Attempt:
     """One attempt under way, and why it is to end if it is.
 
+    :ivar progress: how far it has told that it is.
     :ivar longest: milliseconds of its longest step on the reactor.
     :ivar cancelled: somebody asked for its end.
     :ivar timed_out: its time is over.
     :ivar releasing: the service ends and has no more time for it.
     """
 
-    __slots__ = ("cancelled", "ended", "longest", "releasing", "task", "timed_out")
+    __slots__ = ("cancelled", "ended", "longest", "progress", "releasing", "task", "timed_out")
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.progress: Progress | None = None
         self.longest = 0.0
         self.cancelled = False
         self.timed_out = False
@@ -45,6 +57,7 @@ class Attempt:
             self.task,
             cancel_requested=self.task.cancel_requested or self.cancelled,
             longest_step=None if longest is None else round(longest, 3),
+            progress=self.progress,
         )
 
     @property

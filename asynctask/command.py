@@ -241,11 +241,11 @@ def log_of(twistd: Any, log_format: str, number: int | None, *, many: bool) -> L
     to_stdout = path == "-" or (not path and twistd["nodaemon"])
     path = None if to_stdout else path or "twistd.log"
     try:
-        render = logs.RENDERERS[log_format]
+        renderer = logs.RENDERERS[log_format]
         if number is not None:
-            render = logs.with_field(render, "process", number)
+            renderer = logs.with_field(renderer, "process", number)
         # Where lines go through two queues each takes half of the time that they have.
         pause = PAUSE / 2 if many else PAUSE
-        return LogQueue(logs.destination(path).write, render, pause=pause)
+        return LogQueue(logs.destination(path).write, *renderer, pause=pause)
     except OSError as error:
         raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None

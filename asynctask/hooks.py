@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from asynctask.istore import Due, Hook, Lost, Progressed, Published, Timed, Watched
+from asynctask.live import Told
 from asynctask.recorder import FlightRecorder
 
 
@@ -15,6 +16,7 @@ class Hooks:
         self.cancelling: Hook = _nobody
         self.published: Published = _nobody
         self.progressed: Progressed = _nobody
+        self.told: Told = _nobody
         self.due: Due = _nobody
         self.lost: Lost = _nobody
         self.followed: Callable[[], bool] = bool

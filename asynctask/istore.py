@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from asynctask.deliveries import Tried
+from asynctask.live import Told
 from asynctask.model import News, Progress, Query, Status, Task
 from asynctask.recorder import Suspect
 
@@ -112,6 +113,9 @@ class IStore(Interface):
         "tells that others are to be read by `events`."
     )
     progressed: Progressed = Attribute("Called with what a running attempt tells of itself.")
+    told: Told = Attribute(
+        "Called with a task's id to learn which attempt of it runs here, and what that has told last."
+    )
     watched: Watched = Attribute("Called to learn which tasks are followed here: None for all of them.")
     epoch: str = Attribute("Which database this is: numbers of another one mean nothing here.")
     seq: int = Attribute("The number of the last commit that changed tasks, when it was opened.")
@@ -169,7 +173,7 @@ class IStore(Interface):
         """
 
     def report(task: Task, progress: Progress) -> None:
-        """Keep in memory how far a running attempt is, for `get`, `list` and the next change."""
+        """A running attempt tells how far it is, which `told` says from now on."""
 
     def end(task: Task, now: float) -> Deferred[Status | None]:
         """Write how an attempt ended: fires with the status that the task has now.

@@ -8,8 +8,10 @@ from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import Any, Final
 
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from zope.interface import implementer
+
+from asynctask.logs import Render, Tell, Value
 
 PAUSE: Final = 0.02
 """Seconds that lines wait for more: a tenth of what a reader of the log is promised, and under full load so
@@ -25,7 +27,7 @@ BREATH: Final = 0.00005
 """Seconds between two of them, in which whoever waits for the interpreter gets it."""
 
 MAX_WAITING: Final = 50_000
-"""Events that may wait: some 25 MB, and half a second's lines of a service that does nothing else."""
+"""Lines that may wait: some 25 MB, and half a second's of a service that does nothing else."""
 
 MAX_CHARACTERS: Final = 16_000_000
 """Of lines that wait with their tracebacks."""
@@ -34,28 +36,37 @@ LAST_WORDS: Final = 2.0
 """Seconds at the end: any disk takes what waits in less."""
 
 
-class QuickLogger(Logger):
-    """A logger for what is logged by the thousand: its `info` costs half of `Logger`'s.
+OBSERVERS: Final[list[ILogObserver]] = globalLogPublisher._observers
+"""Who is told of every event, as it is at any moment."""
 
-    Its fields must be numbers, strings or None: their line may be made later, by another thread. Every
-    observer sees its events, as it sees those of any logger.
+
+class Line:
+    """What is logged by the thousand: its text and the names of its fields are said once, here.
+
+    Where a `LogQueue` is all that listens, it gets the values as they are. Every other observer is told an
+    event, as by any logger.
+
+    :param text: without fields in it.
     """
 
-    def __init__(self, namespace: str) -> None:
-        super().__init__(namespace)
-        self._always = {
-            "log_logger": self,
-            "log_level": LogLevel.info,
-            "log_namespace": namespace,
-            "log_source": None,
-        }
+    __slots__ = ("_logger", "names", "text")
 
-    def info(self, format: str | None = None, **kwargs: object) -> None:  # noqa: A002
-        """See `twisted.logger.Logger`."""
-        kwargs.update(self._always)
-        kwargs["log_format"] = format
-        kwargs["log_time"] = time()
-        self.observer(kwargs)
+    def __init__(self, logger: Logger, text: str, *names: str) -> None:
+        self._logger = logger
+        self.text = text
+        self.names = names
+
+    def __call__(self, *values: Value) -> None:
+        """Log it, with a value for each name: another thread may make a line of them, later."""
+        observers = OBSERVERS
+        if len(observers) == 1 and type(observers[0]) is LogQueue:
+            observers[0].take(self, values)
+        else:
+            self._logger.info(self.text, **self.fields(values))
+
+    def fields(self, values: tuple[Value, ...]) -> dict[str, Any]:
+        """The values by their names."""
+        return dict(zip(self.names, values, strict=True))
 
 
 @implementer(ILogObserver)
@@ -67,7 +78,8 @@ class LogQueue:
     holds the reactor. What cannot be written is counted, and the log says so as soon as it can.
 
     :param write: takes lines; raises OSError where it cannot.
-    :param render: makes a line, without its end.
+    :param render: makes a line of an event, without its end.
+    :param tell: makes one of the values of a `Line`; None where that needs an event.
     :param patience: seconds at the end, after which a reader who does not read is not waited for.
     :param pause: seconds that lines wait for more.
     """
@@ -75,15 +87,17 @@ class LogQueue:
     def __init__(
         self,
         write: Callable[[bytes], object],
-        render: Callable[[LogEvent], str],
+        render: Render,
+        tell: Tell | None = None,
         patience: float = LAST_WORDS,
         pause: float = PAUSE,
     ) -> None:
         self._write = write
         self._render = render
+        self._tell = tell or self._tell_by_event
         self._patience = patience
         self._pause = pause
-        self._waiting: deque[LogEvent | str] = deque()
+        self._waiting: deque[str | tuple[Line, float, tuple[Value, ...]]] = deque()
         self._characters = 0
         self._lost = 0
         self._torn = False
@@ -96,11 +110,16 @@ class LogQueue:
 
     def __call__(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
-        if not self._queues or type(event.get("log_logger")) is not QuickLogger or "log_failure" in event:
-            # Now, since what it tells of may be another by the time that it is written.
-            self._take(self._line(event))
+        # Now, since what it tells of may be another by the time that it is written.
+        self._put(self._line(event))
+        self._wake.set()
+
+    def take(self, line: Line, values: tuple[Value, ...]) -> None:
+        """Write a line of these values."""
+        if not self._queues:
+            self._put(self._tell(line, time(), values))
         elif len(self._waiting) < MAX_WAITING:
-            self._waiting.append(event)
+            self._waiting.append((line, time(), values))
         else:
             self._lose(1)
         if not self._wake.is_set():
@@ -108,7 +127,7 @@ class LogQueue:
 
     def pass_on(self, lines: str) -> None:
         """Write lines that another process has made, without the end of the last one."""
-        self._take(lines)
+        self._put(lines)
         self._wake.set()
 
     def start(self) -> None:
@@ -151,7 +170,7 @@ class LogQueue:
                 with suppress(OSError):  # as it may under libfaketime
                     sleep(BREATH)
 
-    def _take(self, line: str) -> None:
+    def _put(self, line: str) -> None:
         with self._counting:
             full = self._characters >= MAX_CHARACTERS or len(self._waiting) >= MAX_WAITING
             if not full:
@@ -168,13 +187,20 @@ class LogQueue:
 
     def _write_some(self) -> None:
         lines: list[str] = []
-        most = max(CHUNK, len(self._waiting) // CHUNK)
-        while self._waiting and len(lines) < most:
-            taken = self._waiting.popleft()
+        tell, waiting = self._tell, self._waiting
+        characters = 0
+        for _ in range(min(max(CHUNK, len(waiting) // CHUNK), len(waiting))):
+            taken = waiting.popleft()
             if isinstance(taken, str):
-                with self._counting:
-                    self._characters -= len(taken)
-            lines.append(taken if isinstance(taken, str) else self._line(taken))
+                characters += len(taken)
+                lines.append(taken)
+                continue
+            try:
+                lines.append(tell(*taken))
+            except Exception as error:
+                lines.append(self._render(_of_unfit(taken[0].text, error)))
+        with self._counting:
+            self._characters -= characters
         self._write_lines(lines)
 
     def _write_lines(self, lines: Sequence[str]) -> None:
@@ -196,17 +222,20 @@ class LogQueue:
         try:
             return self._render(event)
         except Exception as error:
-            return self._render(_of_unfit(event, error))
+            return self._render(_of_unfit(event.get("log_format"), error))
+
+    def _tell_by_event(self, line: Line, at: float, values: tuple[Value, ...]) -> str:
+        return self._line(_event(line.text, LogLevel.info, at, **line.fields(values)))
 
 
-def _event(message: str, **fields: Any) -> LogEvent:
-    return {"log_time": time(), "log_level": LogLevel.warn, "log_format": message, **fields}
+def _event(message: str, level: object, at: float, **fields: Any) -> LogEvent:
+    return {"log_time": at, "log_level": level, "log_format": message, **fields}
 
 
 def _of_lost(lines: int) -> LogEvent:
-    return _event("Log lines were lost", lines=lines)
+    return _event("Log lines were lost", LogLevel.warn, time(), lines=lines)
 
 
-def _of_unfit(event: LogEvent, error: Exception) -> LogEvent:
-    template, kind = repr(event.get("log_format")), type(error).__name__
-    return _event("This event cannot be told", event=template, error=kind)
+def _of_unfit(text: object, error: Exception) -> LogEvent:
+    kind = type(error).__name__
+    return _event("This event cannot be told", LogLevel.warn, time(), event=repr(text), error=kind)

@@ -5,11 +5,11 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from math import isfinite
 from string import Formatter
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
@@ -33,6 +33,28 @@ _NOT_TOLD: Final = frozenset(
     # What events of Twisted's older log have.
     | {"message", "time", "system", "format", "isError", "failure", "why"}
 )
+
+
+Value = str | int | float | None
+"""What a field may be of which a line is made later."""
+
+Render = Callable[[LogEvent], str]
+"""Makes a line of an event, without its end."""
+
+
+class Message(Hashable, Protocol):
+    """What is logged again and again.
+
+    :ivar text: without fields in it.
+    :ivar names: of its fields.
+    """
+
+    text: str
+    names: tuple[str, ...]
+
+
+Tell = Callable[[Message, float, tuple[Value, ...]], str]
+"""Makes a line of a message at level info, when that was, and the values of its fields."""
 
 
 class Standard:
@@ -110,6 +132,18 @@ def text_line(event: LogEvent) -> str:
     return line + _traceback(event) if "log_failure" in event or "log_stack" in event else line
 
 
+def told(message: Message, at: float, values: tuple[Value, ...]) -> str:
+    """The same of a `Message`."""
+    fields = [value if type(value) is int else _plain(value) for value in values]
+    return _template(message) % (timestamp(at), *fields)
+
+
+@lru_cache(maxsize=256)
+def _template(message: Message) -> str:
+    fields = "".join(f" {_plain(name)}=%s" for name in message.names)
+    return f"%s info {_one_line(message.text).replace('%', '%%')}{fields}"
+
+
 def json_line(event: LogEvent) -> str:
     """The same as an object with ``time``, ``level``, ``message`` and the fields."""
     shape: dict[str, Any] = {
@@ -142,12 +176,24 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-RENDERERS: Final[dict[str, Callable[[LogEvent], str]]] = {"text": text_line, "json": json_line}
+class Renderer(NamedTuple):
+    """How lines are made; ``tell`` is None where it makes an event first."""
+
+    render: Render
+    tell: Tell | None
 
 
-def with_field(render: Callable[[LogEvent], str], name: str, value: object) -> Callable[[LogEvent], str]:
+RENDERERS: Final = {"text": Renderer(text_line, told), "json": Renderer(json_line, None)}
+
+
+def with_field(renderer: Renderer, name: str, value: Value) -> Renderer:
     """The same with a field more in each line."""
-    return lambda event: render({**event, name: value})
+    render, tell = renderer
+    ending = f" {_plain(name)}={_plain(value)}"
+    return Renderer(
+        lambda event: render({**event, name: value}),
+        None if tell is None else lambda *line: tell(*line) + ending,
+    )
 
 
 def _message(event: LogEvent) -> str:

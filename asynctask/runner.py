@@ -10,13 +10,14 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Cooperator
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import model, wire
 from asynctask.attempts import Attempt
 from asynctask.claims import Claims
 from asynctask.istore import IStore
-from asynctask.logqueue import QuickLogger
+from asynctask.logqueue import Line
 from asynctask.metrics import Metrics
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
 from asynctask.parts import Parts
@@ -26,7 +27,12 @@ from asynctask.runs import Run
 from asynctask.seats import Seats
 from asynctask.threads import NotStartedError
 
-log = QuickLogger("asynctask.task")
+log = Logger("asynctask.task")
+
+_STARTED: Final = Line(log, "Task started", "task_id", "name", "kind", "attempt")
+_PROGRESS: Final = Line(log, "Task progress", "task_id", "step", "total")
+_PROGRESS_WITH_TEXT: Final = Line(log, "Task progress", "task_id", "step", "total", "text")
+_COMPLETED: Final = Line(log, "Task completed", "task_id", "name")
 
 UNWIND: Final = 5.0
 """Seconds that a handler has to unwind after its cancel or timeout, until it is given up."""
@@ -62,6 +68,7 @@ class Running(Attempt):
     def progressed(self, progress: Progress) -> None:
         """See `asynctask.runs.Watcher`."""
         if not self.ended:  # one that was given up tells nobody
+            self.progress = progress
             self.runner.report(self.task, progress)
 
     def took(self, seconds: float) -> None:
@@ -121,6 +128,7 @@ class Runner:
         store.started = self.begin
         store.waiting = self._claims.wait
         store.cancelling = self.cancel
+        store.told = self._told
         store.due = self._claims.look
         store.lost = self._release
 
@@ -173,7 +181,7 @@ class Runner:
 
     def _start(self, running: Running) -> None:
         task, kind = running.task, running.kind
-        log.info("Task started", task_id=task.task_id, name=task.name, kind=task.kind, attempt=task.attempt)
+        _STARTED(task.task_id, task.name, task.kind, task.attempt)
         began = running.began = self._clock.seconds()
         now = self._now()
         self._metrics.began(kind.name, kind.place, now - task.run_at)
@@ -193,12 +201,16 @@ class Runner:
         """A handler tells how far it is."""
         self._store.report(task, progress)
         if progress.message:
-            text = {"text": progress.message}
-            log.info(
-                "Task progress", task_id=task.task_id, step=progress.step, total=progress.total, **text
-            )
+            _PROGRESS_WITH_TEXT(task.task_id, progress.step, progress.total, progress.message)
         else:
-            log.info("Task progress", task_id=task.task_id, step=progress.step, total=progress.total)
+            _PROGRESS(task.task_id, progress.step, progress.total)
+
+    def _told(self, task_id: str) -> tuple[int, Progress] | None:
+        """How far the attempt of a task is that runs here, see `asynctask.live.Told`."""
+        running = self._running.get(task_id)
+        if running is None or running.progress is None:
+            return None
+        return running.task.attempt, running.progress
 
     def note_block(self, task: Task, milliseconds: float) -> None:
         """A step on the reactor took so long that others had to wait."""
@@ -294,7 +306,7 @@ class Runner:
         if self._running.get(after.task_id) is running:
             del self._running[after.task_id]
         if status is COMPLETED:
-            log.info("Task completed", task_id=after.task_id, name=after.name)
+            _COMPLETED(after.task_id, after.name)
         else:
             self._note_end(status, after, failure)
         if running.kind.concurrency_total is not None and self._seats.shared:

@@ -103,7 +103,7 @@ class SqlStore(Hooks, Reading, Upkeep):
         self._database = _database_of(place, busy)
         self._kinds: list[str] = []
         self._without_orphans: set[str] = set()
-        self._live = Live()
+        self._live = Live(lambda task_id: self.told(task_id))
         self._large: dict[int, list[News]] = {}
         self.outbox = Outbox(self._read, self._write, self._database.shared, lambda: self.healthy)
 
@@ -330,14 +330,13 @@ class SqlStore(Hooks, Reading, Upkeep):
 
     def report(self, task: Task, progress: Progress) -> None:
         """See `IStore`."""
-        self._live.report(task, progress)
+        self._live.note(task)
         self.progressed(task, progress)
 
     def end(self, task: Task, now: float) -> Deferred[Status | None]:
         """See `IStore`."""
-        last = self._live.shown(task)
         self.asked += 1
-        return self._writer.save(last, now).addCallbacks(self._ended, self._failed, (task,))
+        return self._writer.save(task, now).addCallbacks(self._ended, self._failed, (task,))
 
     def _ended(self, status: Status | None, task: Task) -> Status | None:
         """The end of an attempt is written."""

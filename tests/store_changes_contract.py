@@ -180,7 +180,7 @@ class ChangesContract(Base):
 
     def test_a_running_task_shows_its_progress_in_the_answer_to_a_cancel(self) -> None:
         task = self.run_one()
-        self.store.report(task, Progress(1, 3))
+        self.report(task, Progress(1, 3))
         self.assertEqual(self.cancel(task).progress, Progress(1, 3))
 
     def test_a_task_that_would_be_tried_again_is_cancelled_at_once(self) -> None:
@@ -316,9 +316,10 @@ class ChangesContract(Base):
 
     def test_a_retry_begins_afresh_and_only_the_attempt_goes_on_counting(self) -> None:
         task = self.run_one(retries=0, timeout=7.5)
-        self.store.report(task, Progress(2, 3))
-        failed = replace(after_failure(task, NO, NOW + 1, 0), longest_step=12.5)
+        told = self.report(task, Progress(2, 3))
+        failed = replace(after_failure(told, NO, NOW + 1, 0), longest_step=12.5)
         self.assertIs(self.end(failed, NOW + 1), FAILED)
+        self.progress.clear()
         before = self.get(task)
         self.assertEqual((before.failures, before.longest_step, before.error), (1, 12.5, NO))
         self.assertEqual((before.progress, before.finished_at), (Progress(2, 3), NOW + 1))

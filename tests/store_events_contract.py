@@ -89,8 +89,8 @@ class EventsContract(Base):
 
     def test_a_change_is_the_task_as_the_commit_left_it(self) -> None:
         task = self.run_one(retries=3)
-        self.store.report(task, Progress(1, 3, "one"))
-        self.wait(self.store.end(after_failure(task, NO, NOW + 2, 3), NOW + 2))
+        told_so = self.report(task, Progress(1, 3, "one"))
+        self.wait(self.store.end(after_failure(told_so, NO, NOW + 2, 3), NOW + 2))
         (told,) = self.commits[-1][1]
         assert isinstance(told, Task)
         self.assertEqual(listed(told), listed(self.get(task)))

@@ -75,6 +75,8 @@ class Life:
         self.now = START
         self.told: list[Task] = []
         self.store.published = self.hear
+        self.progress: dict[str, tuple[int, Progress]] = {}
+        self.store.told = self.progress.get
         self.ids = wire.Ids()
         self.wanted = wanted
 
@@ -102,9 +104,11 @@ class Life:
             elif move == "retry":
                 self.turns.outcome(self.store.retry(self.task_id, self.now))
             elif move == "report" and task.status is RUNNING:
+                self.progress[task.task_id] = (task.attempt, Progress(1, 2))
                 self.store.report(task, Progress(1, 2))
             elif move in ENDS and task.status is RUNNING:
                 self.turns.outcome(self.store.end(ENDS[move](task, self.now), self.now))
+                self.progress.clear()
         except InvalidTransition:
             pass
 

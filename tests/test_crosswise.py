@@ -159,7 +159,7 @@ class Crosswise(BothOpen, FaultTestCase):
     def test_progress_waits_for_nobody(self) -> None:
         first, second = self.running(self.store), self.running(self.store)
         for task in (first, second):
-            self.store.report(task, Progress(1, 3))
+            self.report(task, Progress(1, 3))
         with self.outside() as cancelling:
             cancelling.execute("SELECT FROM task WHERE task_id = %s FOR UPDATE", (first.task_id,))
             self.wait(self.store.keep_progress())

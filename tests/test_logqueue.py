@@ -10,13 +10,17 @@ from twisted.logger import ILogObserver, LogEvent, Logger, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import logqueue
-from asynctask.logqueue import CHUNK, MAX_CHARACTERS, MAX_WAITING, PAUSE, LogQueue, QuickLogger
-from asynctask.logs import text_line
+from asynctask.logqueue import CHUNK, MAX_CHARACTERS, MAX_WAITING, PAUSE, Line, LogQueue
+from asynctask.logs import RENDERERS, Message, Value, text_line, told
 from tests.turns import PATIENCE
 
 
 def without_time(event: LogEvent) -> str:
     return text_line(event).partition(" ")[2]
+
+
+def told_without_time(message: Message, at: float, values: tuple[Value, ...]) -> str:
+    return told(message, at, values).partition(" ")[2]
 
 
 class Sink:
@@ -53,12 +57,15 @@ class QueueTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.sink = Sink()
-        self.queue = LogQueue(self.sink.write, without_time, patience=PATIENCE)
+        self.queue = LogQueue(self.sink.write, without_time, told_without_time, patience=PATIENCE)
         self.addCleanup(self.queue.stop)
         self.addCleanup(self.sink.free.set)
-        self.quick = QuickLogger("asynctask.test")
-        self.quick.observer = self.queue
+        self.patch(logqueue, "OBSERVERS", [self.queue])
         self.log = Logger("asynctask.test", observer=self.queue)
+
+    def quick(self, text: str, **fields: Value) -> None:
+        """Log a line of those that come by the thousand."""
+        Line(self.log, text, *fields)(*fields.values())
 
     def next_lines(self) -> list[str]:
         return self.sink.written.get(timeout=PATIENCE).decode().splitlines()
@@ -70,7 +77,7 @@ class QueueTestCase(SynchronousTestCase):
     def until_stuck(self) -> None:
         """Let the thread hang in a write."""
         self.sink.hold()
-        self.quick.info("stuck")
+        self.quick("stuck")
         self.assertTrue(self.sink.stuck.wait(PATIENCE))
 
 
@@ -79,7 +86,7 @@ class AtOnce(QueueTestCase):
 
     def test_before_the_start_a_line_is_out_at_once_without_a_thread(self) -> None:
         before = self.threads()
-        self.quick.info("Task started", task_id="a")
+        self.quick("Task started", task_id="a")
         self.log.error("Cannot {do} it", do="start")
         self.assertEqual(self.sink.text(), "info Task started task_id=a\nerror Cannot start it\n")
         self.assertEqual(self.threads(), before)
@@ -87,22 +94,22 @@ class AtOnce(QueueTestCase):
     def test_after_the_stop_too(self) -> None:
         self.queue.start()
         self.queue.stop()
-        self.quick.info("Server Shut Down.")
+        self.quick("Server Shut Down.")
         self.assertEqual(self.sink.text(), "info Server Shut Down.\n")
 
     def test_what_cannot_be_written_is_told_later(self) -> None:
         self.sink.error = OSError(28, "No space left on device")
         for _ in range(3):
-            self.quick.info("lost")
+            self.quick("lost")
         self.sink.error = None
-        self.quick.info("out")
-        self.quick.info("out too")
+        self.quick("out")
+        self.quick("out too")
         lines = ["", "warn Log lines were lost lines=3", "info out", "info out too", ""]
         self.assertEqual(self.sink.text().split("\n"), lines)
 
     def test_a_file_that_was_closed_stops_nobody(self) -> None:
         self.sink.error = ValueError("I/O operation on closed file")
-        self.quick.info("lost")
+        self.quick("lost")
         self.log.info("lost")
 
     def test_an_event_that_cannot_be_told_is_named(self) -> None:
@@ -115,7 +122,7 @@ class AtOnce(QueueTestCase):
         self.assertEqual(self.sink.text().replace('"', ""), line)
 
     def test_a_lone_surrogate_does_not_cost_the_line(self) -> None:
-        self.quick.info("Task failed", name="\ud800")
+        self.quick("Task failed", name="\ud800")
         self.assertEqual(self.sink.text(), "info Task failed name=\\ud800\n")
 
 
@@ -144,7 +151,7 @@ class Queued(QueueTestCase):
         self.queue.start()
 
     def test_a_line_comes_by_itself_and_soon(self) -> None:
-        self.quick.info("Task started")
+        self.quick("Task started")
         self.assertEqual(self.next_lines(), ["info Task started"])
         self.log.info("Another")
         self.assertEqual(self.next_lines(), ["info Another"])
@@ -154,7 +161,7 @@ class Queued(QueueTestCase):
         self.until_stuck()
         expected = ["info stuck"]
         for number in range(300):
-            (self.quick if number % 3 else self.log).info("line", number=number)
+            (self.quick if number % 3 else self.log.info)("line", number=number)
             expected.append(f"info line number={number}")
         self.sink.free.set()
         self.queue.stop()
@@ -175,7 +182,7 @@ class Queued(QueueTestCase):
         try:
             raise ValueError("no")
         except ValueError:
-            self.quick.failure("Broken")
+            self.log.failure("Broken")
         self.queue.flush()
         first, *rest = self.sink.text().splitlines()
         self.assertEqual(first, "critical Broken")
@@ -183,14 +190,14 @@ class Queued(QueueTestCase):
 
     def test_a_stop_writes_all(self) -> None:
         for number in range(5_000):
-            self.quick.info("line", number=number)
+            self.quick("line", number=number)
         self.queue.stop()
         self.assertEqual(len(self.sink.text().splitlines()), 5_000)
 
     def test_lines_of_many_threads_are_whole_and_all_there(self) -> None:
         def work(name: str) -> None:
             for number in range(500):
-                (self.quick if number % 2 else self.log).info("line", name=name, number=number)
+                (self.quick if number % 2 else self.log.info)("line", name=name, number=number)
 
         threads = [Thread(target=work, args=(name,)) for name in "abcd"]
         for thread in threads:
@@ -207,7 +214,7 @@ class Queued(QueueTestCase):
     def test_what_nobody_reads_is_bounded_and_counted(self) -> None:
         self.until_stuck()
         for number in range(MAX_WAITING + 7):
-            self.quick.info("line", number=number)
+            self.quick("line", number=number)
         self.log.info("one more")
         self.assertEqual(len(self.queue._waiting), MAX_WAITING)
         self.sink.free.set()
@@ -232,16 +239,16 @@ class Queued(QueueTestCase):
         self.log.info("more")
         self.queue.flush()
         self.queue.stop()
-        self.quick.info("Server Shut Down.")
+        self.quick("Server Shut Down.")
         self.assertEqual(self.sink.text(), "")
 
     def test_a_full_disk_costs_lines_and_nothing_else(self) -> None:
         self.sink.error = OSError(28, "No space left on device")
         for _ in range(3):
-            self.quick.info("lost")
+            self.quick("lost")
         self.queue.flush()
         self.sink.error = None
-        self.quick.info("out")
+        self.quick("out")
         self.assertEqual(self.next_lines(), ["", "warn Log lines were lost lines=3", "info out"])
 
     def test_of_lines_that_were_passed_on_each_counts(self) -> None:
@@ -249,7 +256,7 @@ class Queued(QueueTestCase):
         self.queue.pass_on("a\nb\nc")
         self.queue.flush()
         self.sink.error = None
-        self.quick.info("out")
+        self.quick("out")
         self.assertEqual(self.next_lines(), ["", "warn Log lines were lost lines=3", "info out"])
 
     def test_lines_of_another_process_are_passed_on_as_they_are(self) -> None:
@@ -265,7 +272,7 @@ class Queued(QueueTestCase):
 
         self.patch(logqueue, "sleep", sleep)
         for line in ("first", "second", "third"):
-            self.quick.info(line)
+            self.quick(line)
             self.assertEqual(self.next_lines(), [f"info {line}"])
 
     def test_a_second_start_starts_no_second_thread(self) -> None:
@@ -274,28 +281,82 @@ class Queued(QueueTestCase):
         self.assertEqual(self.threads(), before)
 
 
-class Quick(SynchronousTestCase):
-    """The logger of what is logged by the thousand."""
+class Lines(SynchronousTestCase):
+    """What is logged by the thousand."""
 
-    def events(self, **fields: Any) -> list[LogEvent]:
-        """What an observer of the whole program sees of a `Logger` and of a quick one."""
-        found: list[LogEvent] = []
-        observer = cast(ILogObserver, lambda event: found.append(dict(event)))
+    def setUp(self) -> None:
+        self.events: list[LogEvent] = []
+        self.log = Logger("asynctask.test")
+        self.line = Line(self.log, "Task progress", "task_id", "step")
+
+    def observe(self) -> None:
+        """Be another observer of the whole program."""
+        observer = cast(ILogObserver, lambda event: self.events.append(dict(event)))
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
-        Logger("asynctask.test").info("Task progress", **fields)
-        QuickLogger("asynctask.test").info("Task progress", **fields)
-        return found
 
-    def test_every_observer_sees_its_events_as_those_of_any_logger(self) -> None:
-        usual, quick = self.events(task_id="a", step=1)
+    def queue_alone(self, *given: Any) -> Sink:
+        """Where a queue writes that is the program's only observer."""
+        sink = Sink()
+        queue = LogQueue(sink.write, *given)
+        before = list(logqueue.OBSERVERS)
+        self.addCleanup(logqueue.OBSERVERS.__setitem__, slice(None), before)
+        logqueue.OBSERVERS[:] = [queue]
+        return sink
+
+    def test_every_observer_is_told_an_event_as_by_any_logger(self) -> None:
+        self.observe()
+        self.log.info("Task progress", task_id="a", step=1)
+        self.line("a", 1)
+        usual, quick = self.events
         self.assertEqual(set(usual), set(quick))
-        for key in ("log_level", "log_namespace", "log_source", "log_format", "task_id", "step"):
+        for key in (
+            "log_level",
+            "log_namespace",
+            "log_source",
+            "log_format",
+            "log_logger",
+            "task_id",
+            "step",
+        ):
             self.assertEqual(usual[key], quick[key], key)
         self.assertLess(abs(usual["log_time"] - quick["log_time"]), PATIENCE)
-        self.assertIsInstance(quick["log_logger"], logqueue.QuickLogger)
 
-    def test_no_field_replaces_what_the_event_is(self) -> None:
-        _, quick = self.events(log_level="none", log_time=0)
-        self.assertEqual(quick["log_level"].name, "info")
-        self.assertGreater(quick["log_time"], 0)
+    def test_a_queue_that_is_alone_writes_the_same_line(self) -> None:
+        for name in ("text", "json"):
+            render, tell = RENDERERS[name]
+            sink = self.queue_alone(render, tell)
+            self.line("a b", 1)
+            self.log.info("Task progress", task_id="a b", step=1)
+            first, second = (
+                line[24:] if name == "text" else line[36:] for line in sink.text().splitlines()
+            )
+            self.assertEqual(first, second)
+            self.assertIn("a b", first)
+
+    def test_another_observer_of_the_program_is_told_too(self) -> None:
+        sink = self.queue_alone(without_time, told_without_time)
+        self.line("a", 1)
+        self.observe()
+        self.line("a", 2)
+        self.assertEqual([event["step"] for event in self.events], [2])
+        self.assertEqual(
+            sink.text().splitlines(),
+            ["info Task progress task_id=a step=1", "info Task progress task_id=a step=2"],
+        )
+
+    def test_a_line_that_cannot_be_made_is_named_and_costs_no_other(self) -> None:
+        sink = self.queue_alone(without_time, told_without_time)
+        queue = cast(LogQueue, logqueue.OBSERVERS[0])
+        queue.start()
+        self.addCleanup(queue.stop)
+        self.line("a")
+        self.line("a", 1)
+        queue.flush()
+        self.assertEqual(
+            sink.text().splitlines(),
+            [
+                "warn This event cannot be told event=\"'Task progress'\" error=TypeError",
+                "info Task progress task_id=a step=1",
+            ],
+        )

@@ -177,7 +177,7 @@ class Together(SynchronousTestCase):
     def test_each_line_says_whose_it_is(self) -> None:
         told = event("Task progress", step=1)
         self.assertEqual(
-            [with_field(render, "process", 2)(told) for render in (text_line, json_line)],
+            [with_field(RENDERERS[name], "process", 2).render(told) for name in ("text", "json")],
             [
                 HEAD + "Task progress step=1 process=2",
                 '{"time": "2026-11-24T18:00:00.123Z", "level": "info", "message": "Task progress", '
@@ -280,7 +280,7 @@ class Destinations(SynchronousTestCase):
         return file
 
     def log(self, file: Rotating, log_format: str = "text", **fields: Any) -> None:
-        LogQueue(file.write, RENDERERS[log_format])(event("Task started", **fields))
+        LogQueue(file.write, *RENDERERS[log_format])(event("Task started", **fields))
 
     def test_without_a_file_lines_go_to_standard_output(self) -> None:
         with self.path.open("w") as standard:

@@ -136,8 +136,8 @@ class TwoProcesses(BothOpen):
 
     def test_how_far_an_attempt_is_reaches_the_other(self) -> None:
         task = self.run_one()
-        self.store.report(task, Progress(1, 3, "one"))
-        self.store.report(task, Progress(2, 3))
+        self.report(task, Progress(1, 3, "one"))
+        self.report(task, Progress(2, 3))
         self.wait(self.store.keep_progress())
         found = self.wait(self.other.get(task.task_id))
         self.assertEqual((found.progress, found.n), (Progress(2, 3), 2))
@@ -151,8 +151,8 @@ class TwoProcesses(BothOpen):
         for store in (self.store, self.other):
             store.progressed = lambda task, progress: told.append((task.task_id, progress))
         self.store.watched = self.other.watched = lambda: [task.task_id]
-        self.store.report(task, Progress(1, 3))
-        self.store.report(another, Progress(2, 3))
+        self.report(task, Progress(1, 3))
+        self.report(another, Progress(2, 3))
         self.wait(self.store.keep_progress())
         del told[:]
         for _ in range(2):

@@ -236,19 +236,36 @@ class SqliteFileTests(OnFile):
 class LiveTests(SynchronousTestCase):
     """How far attempts are, as long as they run."""
 
-    def test_nothing_is_left_of_an_attempt_that_has_ended(self) -> None:
-        task = Task("task_x", "", "", RUNNING, 1, 0, 0)
-        for remembers in (False, True):
-            live = Live()
-            live.remembers = remembers
-            live.report(task, Progress(1, 3))
-            live.forget(replace(task, attempt=2))
-            self.assertEqual(live.shown(task).progress, Progress(1, 3))
-            self.assertEqual(len(live.fresh(9)), remembers)
-            live.report(task, Progress(2, 3))
-            live.forget(task)
-            self.assertIsNone(live.shown(task).progress)
-            self.assertEqual((len(live._latest), len(live._since)), (0, 0))
+    def setUp(self) -> None:
+        self.told: dict[str, tuple[int, Progress]] = {}
+        self.live = Live(self.told.get)
+        self.task = Task("task_x", "", "", RUNNING, 1, 0, 0)
+
+    def test_only_the_attempt_that_has_told_it_is_that_far(self) -> None:
+        self.assertIs(self.live.shown(self.task), self.task)
+        self.told["task_x"] = (1, Progress(1, 3))
+        self.assertEqual(self.live.shown(self.task).progress, Progress(1, 3))
+        self.assertIsNone(self.live.shown(replace(self.task, attempt=2)).progress)
+
+    def test_what_was_told_since_is_taken_once_and_as_it_is_by_then(self) -> None:
+        self.live.remembers = True
+        for step in (1, 2):
+            self.told["task_x"] = (1, Progress(step, 3))
+            self.live.note(self.task)
+        self.assertEqual(self.live.fresh(9), [("task_x", 1, Progress(2, 3))])
+        self.assertEqual(self.live.fresh(9), [])
+
+    def test_nothing_is_taken_of_an_attempt_that_has_ended_nor_where_nobody_asks(self) -> None:
+        self.told["task_x"] = (1, Progress(1, 3))
+        self.live.note(self.task)
+        self.assertEqual(self.live.fresh(9), [])
+        self.live.remembers = True
+        self.live.note(self.task)
+        self.live.forget(self.task)
+        self.assertEqual(self.live.fresh(9), [])
+        self.live.note(self.task)
+        del self.told["task_x"]
+        self.assertEqual(self.live.fresh(9), [])
 
 
 class MemoryStore(StoreContract, ChangesContract, EventsContract, StoreTestCase):

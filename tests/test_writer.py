@@ -173,7 +173,7 @@ class Unfit(StoreTestCase):
 
     def test_its_task_fails_and_nobody_else_suffers(self) -> None:
         before, bad, after = [self.run_one() for _ in range(3)]
-        self.store.report(bad, Progress(1, 3))
+        bad = self.report(bad, Progress(1, 3))
         results = ("1", "1" * LIMIT, "2")
         ends = [
             self.store.end(complete(task, result, NOW + 1), NOW + 1)
@@ -182,6 +182,7 @@ class Unfit(StoreTestCase):
         added = self.store.add([self.new()], [])
         self.assertEqual([self.wait(end) for end in ends], [COMPLETED, FAILED, COMPLETED])
         self.wait(added)
+        self.progress.clear()
         found = self.get(bad)
         self.assertEqual(found.error and found.error.type, "NotSerializable")
         self.assertEqual((found.result, found.progress, found.finished_at), (None, None, NOW + 1))
