@@ -5,7 +5,6 @@ asks for much without reading is not read either. Heads are read by `heads`, bod
 what may wait, for how long, and when a connection ends.
 """
 
-from functools import cached_property
 from math import inf
 from typing import Any, Final, cast
 
@@ -70,16 +69,23 @@ class Connection(Protocol):
         self._left = False
         self._closing = False
         self._unsent: float = inf
+        # No `cached_property`: it looks into ``__dict__``, which makes every attribute slower from then on.
+        self._peer: IAddress | None = None
+        self._host: IAddress | None = None
 
-    @cached_property
+    @property
     def peer(self) -> IAddress:
         """The client's address."""
-        return cast(IAddress, self.transport.getPeer())
+        if self._peer is None:
+            self._peer = cast(IAddress, self.transport.getPeer())
+        return self._peer
 
-    @cached_property
+    @property
     def host(self) -> IAddress:
         """The address of this end."""
-        return cast(IAddress, self.transport.getHost())
+        if self._host is None:
+            self._host = cast(IAddress, self.transport.getHost())
+        return self._host
 
     @property
     def busy(self) -> bool:

@@ -21,11 +21,15 @@ class Parts(Generic[T]):
         """The value of a key; None if there is none."""
         return self._parts[hash(key) & (PARTS - 1)].get(key)
 
-    def __setitem__(self, key: str, value: T) -> None:
+    def put(self, key: str, value: T) -> None:
+        """Let a key have this value."""
         self._parts[hash(key) & (PARTS - 1)][key] = value
 
-    def __delitem__(self, key: str) -> None:
-        del self._parts[hash(key) & (PARTS - 1)][key]
+    def drop(self, key: str, value: T) -> None:
+        """Let a key have no value, if it has this one."""
+        part = self._parts[hash(key) & (PARTS - 1)]
+        if part.get(key) is value:
+            del part[key]
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))

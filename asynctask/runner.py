@@ -118,8 +118,8 @@ class Runner:
         self._chance = chance
         self._metrics = metrics or Metrics(kinds)
         self._running: Parts[Running] = Parts()
-        self._soon: deque[Task] = deque()
-        self._later: deque[Task] = deque()
+        self._soon: deque[Running] = deque()
+        self._later: deque[Running] = deque()
         self._is_starting = False
         self._drained: Deferred[None] | None = None
         self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
@@ -141,9 +141,11 @@ class Runner:
 
         Few tasks of one commit are soon begun; many wait until there is time.
         """
+        starting = self._soon if len(tasks) < STARTS else self._later
         for task in tasks:
-            self._running[task.task_id] = Running(task, self._kinds[task.kind], self)
-        (self._soon if len(tasks) < STARTS else self._later).extend(tasks)
+            running = Running(task, self._kinds[task.kind], self)
+            self._running.put(task.task_id, running)
+            starting.append(running)
         if not self._is_starting:
             self._is_starting = True
             # Calls that are made while others run are run in the same turn of the reactor, before it
@@ -167,17 +169,13 @@ class Runner:
         self._is_starting = bool(self._soon or self._later)
         if self._is_starting:
             self._clock.callLater(0, self._start_some)
-        for task in now:
-            self._start_if_wanted(task)
-
-    def _start_if_wanted(self, task: Task) -> None:
-        running = self._running.get(task.task_id)
-        if running is None or running.task is not task or running.ended:
-            return  # cancelled before it began
-        if self._seats.draining:
-            self._cut_off(running)
-        else:
-            self._start(running)
+        for running in now:
+            if running.ended:  # cancelled before it began
+                continue
+            if self._seats.draining:
+                self._cut_off(running)
+            else:
+                self._start(running)
 
     def _start(self, running: Running) -> None:
         task, kind = running.task, running.kind
@@ -303,8 +301,7 @@ class Runner:
     def _written(
         self, status: Status | None, running: Running, after: Task, failure: Failure | None
     ) -> None:
-        if self._running.get(after.task_id) is running:
-            del self._running[after.task_id]
+        self._running.drop(after.task_id, running)
         if status is COMPLETED:
             _COMPLETED(after.task_id, after.name)
         else:

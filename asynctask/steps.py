@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.model import Progress
-from asynctask.recorder import ASYNCIO, ATTEMPT, REACTOR, FlightRecorder
+from asynctask.recorder import ASYNCIO, ATTEMPT, FlightRecorder, record
 from asynctask.runs import Reporter, Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
@@ -97,9 +97,10 @@ class Stepped(Run):
     def _go(self, result: Any) -> None:
         """Take steps, the first with what was waited for, until there is something to wait for."""
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
+        named = record(self.task.task_id, self.task.attempt)
         assert steps is not None
         while True:
-            before = recorder.swap(self.record, REACTOR)
+            before = recorder.swap(named)
             began = perf_counter()
             try:
                 try:
@@ -112,7 +113,7 @@ class Stepped(Run):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
                 finally:
-                    recorder.swap(before, REACTOR)
+                    recorder.swap(before)
                     watcher.took(perf_counter() - began)
             except StopIteration as end:
                 self._returned(end.value)
@@ -150,12 +151,12 @@ class Stepped(Run):
 
     def _written(self, result: Any) -> str:
         """Its result is its own step too: it may be large, and have code of its own."""
-        before = self._recorder.swap(self.record, REACTOR)
+        before = self._recorder.swap(self.record)
         began = perf_counter()
         try:
             return wire.dump_result(result)
         finally:
-            self._recorder.swap(before, REACTOR)
+            self._recorder.swap(before)
             self.watcher.took(perf_counter() - began)
 
     def _end(self, failure: Failure) -> None:
