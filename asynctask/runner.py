@@ -296,7 +296,7 @@ class Runner:
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
         written = self._store.end(after, self._now() if after.finished_at is None else after.finished_at)
-        written.addCallback(self._written, running, after, failure).addErrback(_log_bug)
+        written.addCallbacks(self._written, _log_bug, (running, after, failure))
 
     def _written(
         self, status: Status | None, running: Running, after: Task, failure: Failure | None
