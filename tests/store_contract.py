@@ -52,6 +52,7 @@ class StoreTestCase(SynchronousTestCase):
         self.gone: dict[str, int] = {}
         self.progress: dict[str, tuple[int, Progress]] = {}
         self.store = self.open()
+        self.store.told = self.progress.get
         self.addCleanup(lambda: self.wait(self.store.close()))
 
     def counted(self, store: SqlStore, status: Status) -> float:
@@ -75,7 +76,6 @@ class StoreTestCase(SynchronousTestCase):
         store.waiting = self.waiting.extend
         store.cancelling = self.cancelling.extend
         store.published = self.publish
-        store.told = self.progress.get
         self.gone = store.open(suspects, now, kinds)
         return store
 
@@ -98,6 +98,7 @@ class StoreTestCase(SynchronousTestCase):
         self.wait(self.store.close())
         self.started.clear()
         self.store = self.open(suspects, **given)
+        self.store.told = self.progress.get
 
     def wait(self, deferred: Any) -> Any:
         return self.turns.outcome(deferred)

@@ -154,9 +154,12 @@ class StartErrorTests(CommandTestCase):
         (self.folder / "run").mkdir()
         given = ("--rundir=there", "--pidfile=run/pid", "asynctask", "--port=0", "--store=sqlite://")
         self.assertEqual(self.run_twistd(*given), (0, ""))
-        pid = self.folder / "run" / "pid"
-        os.kill(int(pid.read_text()), signal.SIGTERM)
+        pid, log = self.folder / "run" / "pid", self.folder / "twistd.log"
         until = time.monotonic() + PATIENCE
+        while "Listening" not in log.read_text():  # before, nobody hears a signal
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.02)
+        os.kill(int(pid.read_text()), signal.SIGTERM)
         while pid.exists():
             self.assertLess(time.monotonic(), until)
             time.sleep(0.02)
