@@ -348,11 +348,13 @@ class Connection(Protocol):
         """
         transport = self.transport
         if self._direct and not (self._buffer or transport.dataBuffer or transport._tempDataBuffer):
-            sent = transport.writeSomeData(data)
-            if type(sent) is int:  # else the connection is lost, which the reactor will see
-                if sent == len(data):
-                    return
-                data = data[sent:]
+            try:
+                sent = transport.socket.send(data)
+            except OSError:  # it takes nothing now, or is lost, which the reactor will see
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
         transport.write(data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:

@@ -256,12 +256,13 @@ class Request(server.Request):
 
     def set_headers(self, headers: Mapping[str, str]) -> None:
         """Do what `setHeader` does, for many."""
-        plain = self._headers is None
-        for name, value in headers.items():
-            if plain and value.isprintable():
-                self._fields[_NAMES.get(name) or canonical(name)] = value.encode()
-            else:
+        if self._headers is not None or not "".join(headers.values()).isprintable():
+            for name, value in headers.items():
                 self.setHeader(name, value)
+            return
+        fields = self._fields
+        for name, value in headers.items():
+            fields[_NAMES.get(name) or canonical(name)] = value.encode()
 
     def write(self, data: bytes) -> None:
         """See `twisted.web.iweb.IRequest`: it leaves at once; the first time with the head, and even if

@@ -30,7 +30,8 @@ class Seats:
         self.freed: Callable[[str], object] = lambda _place: None
         self._free = dict(places)
         self._taken: dict[str, int] = {}
-        self._waiting: dict[str, bool] = {}
+        self._quiet: set[str] = set()
+        """The kinds of which no due task waits in the store, as far as is known."""
         self._turns: dict[str, list[str]] = {}
 
     def free(self, kind: Kind) -> int:
@@ -66,11 +67,14 @@ class Seats:
 
     def waits(self, name: str) -> bool:
         """Whether due tasks of this kind may wait in the store; before the first look they may."""
-        return self._waiting.get(name, True)
+        return name not in self._quiet
 
     def note_waiting(self, name: str, waiting: bool) -> None:
         """What the store knows of due tasks of this kind."""
-        self._waiting[name] = waiting
+        if waiting:
+            self._quiet.discard(name)
+        else:
+            self._quiet.add(name)
 
     def share(self, kind: Kind, of: Mapping[str, Kind]) -> int:
         """The free seats of a place, shared among the kinds that wait for them.
@@ -82,6 +86,8 @@ class Seats:
 
     def next_in(self, place: str, of: Mapping[str, Kind]) -> list[Kind]:
         """The kinds that wait for a seat in this place, the one whose turn it is first."""
+        if of.keys() <= self._quiet:  # as it mostly is when an attempt ends
+            return []
         turns = self._turns.get(place)
         if turns is None:
             turns = self._turns[place] = [kind.name for kind in of.values() if kind.place == place]
