@@ -115,7 +115,10 @@ class FlightRecorder:
     def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
         """Name another attempt, and tell which one was named before: steps may nest."""
         before, self._now[slot] = self._now[slot], record
-        self._map[self._spans[slot]] = record
+        if record is NOBODY:
+            self._map[slot * SLOT.size] = 0  # that nobody is named is enough
+        else:
+            self._map[self._spans[slot]] = record
         return before
 
     def hold(self, record: bytes) -> int | None:
