@@ -27,7 +27,7 @@ BREATH: Final = 0.00005
 """Seconds between two of them, in which whoever waits for the interpreter gets it."""
 
 MAX_WAITING: Final = 50_000
-"""Lines that may wait: some 25 MB, and half a second's of a service that does nothing else."""
+"""Lines that may wait: some 10 MB, and half a second's of a service that does nothing else."""
 
 MAX_CHARACTERS: Final = 16_000_000
 """Of lines that wait with their tracebacks."""
