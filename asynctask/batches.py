@@ -6,6 +6,7 @@ asked comes back as one row.
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -25,8 +26,9 @@ RARE: Final = frozenset(
 """Columns that few tasks have. Where none of a statement's rows has any, they are left out: the driver is
 slow with NULL, for which it looks whether somebody wants something else stored."""
 
-LARGEST: Final = 256
-"""Rows of one statement at most: values are bounded by SQLite (32,766), statements by its cache."""
+SIZES: Final = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), 128, 192, 256)
+"""Rows of one statement. Values are bounded by SQLite (32,766), and how many statements there are by the
+driver, which keeps them prepared."""
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ Known = dict[tuple[str, int], tuple[bool, int]]
 
 def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert new tasks, `rows.new_row` or `rows.claimed_row` of each."""
-    for some in _pieces(rows):
+    for some in map(_padded, _pieces(rows)):
         names, values = _given(some, NEW_COLUMNS)
         connection.exec_driver_sql(adding(len(some), names), values)
 
@@ -62,12 +64,13 @@ def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[S
     """
     left: list[Status | None] = []
     for some in _pieces(ends):
-        asked = tuple(chain.from_iterable([(one.task.task_id, one.task.attempt) for one in some]))
-        found = json.loads(connection.exec_driver_sql(running(len(some)), asked).scalar_one())
+        attempts = _padded([(one.task.task_id, one.task.attempt) for one in some])
+        asked = tuple(chain.from_iterable(attempts))
+        found = json.loads(connection.exec_driver_sql(running(len(attempts)), asked).scalar_one())
         known = {(task_id, attempt): (bool(asked), n) for task_id, attempt, asked, n in found}
         these = [ended(one, known) for one in some]
         rows = [ended_row(task, one.at) for task, one in zip(these, some, strict=True) if task is not None]
-        for few in _pieces(rows):
+        for few in map(_padded, _pieces(rows)):
             names, values = _given(few, ENDED_COLUMNS)
             connection.exec_driver_sql(ending(len(few), names), values)
         news += [task for task in these if task is not None]
@@ -135,13 +138,16 @@ def _given(
 
 
 def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Pieces whose sizes are powers of two, so that there are few statements."""
-    begin, size = 0, LARGEST
-    while begin < len(rows):
-        while size > len(rows) - begin:
-            size //= 2
-        yield rows[begin : begin + size]
-        begin += size
+    """As many rows at a time as a statement has at most."""
+    return (rows[begin : begin + SIZES[-1]] for begin in range(0, len(rows), SIZES[-1]))
+
+
+def _padded(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The same, as many as a statement has, with further ones of no task: a few of these take less time
+    than another statement."""
+    size = SIZES[bisect_left(SIZES, len(rows))]
+    nothing = ["" if isinstance(value, str) else value for value in rows[-1]]
+    return [*rows, *[tuple(nothing)] * (size - len(rows))]
 
 
 _CLAIMED: Final = [column.name for column in (*LISTED, table.c.input)]
@@ -169,7 +175,10 @@ def _values(row: str, size: int) -> str:
 def adding(size: int, names: tuple[str, ...] = NEW_COLUMNS) -> str:
     columns = (*names, *NEW_CONSTANTS)
     row = ", ".join(["?"] * len(names) + [str(value) for value in NEW_CONSTANTS.values()])
-    return f"INSERT INTO task ({', '.join(columns)}) VALUES {_values(f'({row})', size)}"  # noqa: S608
+    return (
+        f"INSERT INTO task ({', '.join(columns)}) "  # noqa: S608
+        f"SELECT * FROM (VALUES {_values(f'({row})', size)}) WHERE column1 <> ''"
+    )
 
 
 @cache

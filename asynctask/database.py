@@ -41,6 +41,9 @@ LOOK_AT_LOG: Final = 1.0
 BUSY_LOG: Final = 30.0
 """Seconds until the next one, where another program reads what is in it."""
 
+STATEMENTS: Final = 256
+"""Statements that a connection keeps prepared: those of `asynctask.batches` are some 90."""
+
 T = TypeVar("T")
 
 
@@ -90,6 +93,7 @@ class Sqlite:
             timeout=self._busy,
             isolation_level=None,
             check_same_thread=False,
+            cached_statements=STATEMENTS,
         )
 
     def _prepare_writing(self, connection: sqlite3.Connection, _record: object) -> None:

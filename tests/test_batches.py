@@ -1,0 +1,73 @@
+"""Many rows in one statement: as many as there are, whatever sizes statements have."""
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, create_engine, event, text
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask import batches
+from asynctask.batches import SIZES, End
+from asynctask.model import COMPLETED, News, Submission, Task, accept, complete, start
+from asynctask.rows import claimed_row, new_row
+from asynctask.tables import metadata
+from asynctask.wire import Ids
+
+NOW: Final = 1_700_000_000.25
+
+COUNTS: Final = (*range(1, 70), 95, 96, 97, 127, 129, 255, 256, 257, 300, 600)
+
+
+class Batches(SynchronousTestCase):
+    """New tasks and ends of attempts, as SQLite is told of them."""
+
+    def setUp(self) -> None:
+        engine = create_engine("sqlite://")
+        metadata.create_all(engine)
+        self.db: Connection = engine.connect()
+        self.addCleanup(engine.dispose)
+        self.addCleanup(self.db.close)
+        self.ids = Ids()
+        self.statements: list[str] = []
+        event.listen(engine, "before_cursor_execute", self.note)
+
+    def note(self, _connection: object, _cursor: object, statement: str, *_: Any) -> None:
+        self.statements.append(statement)
+
+    def new(self, count: int, **given: Any) -> list[Task]:
+        wanted = Submission("a", "simulate", "{}", **given)
+        return [accept(wanted, self.ids.next(NOW, bytes(16)), NOW) for _ in range(count)]
+
+    def kept(self) -> dict[str, str]:
+        """All tasks, each with its status."""
+        return {row.task_id: row.status for row in self.db.execute(text("SELECT * FROM task"))}
+
+    def test_any_number_of_tasks_is_added_and_ended_and_nothing_else(self) -> None:
+        for count in COUNTS:
+            started = [
+                start(task, NOW) for task in self.new(count, callback_url="http://a" if count % 2 else None)
+            ]
+            batches.add(self.db, [claimed_row(task, "me") for task in started])
+            self.assertEqual(self.kept(), {task.task_id: "running" for task in started})
+            news: list[News] = []
+            ends = [End(complete(task, "1" * 9, NOW), NOW) for task in started]
+            left = batches.end(self.db, ends, news)
+            self.assertEqual((left, len(news)), ([COMPLETED] * count, count))
+            self.assertEqual(self.kept(), {task.task_id: "completed" for task in started})
+            self.db.execute(text("DELETE FROM task"))
+
+    def test_of_many_ends_those_of_attempts_that_were_given_up_are_left_out(self) -> None:
+        started = [start(task, NOW) for task in self.new(100)]
+        batches.add(self.db, [claimed_row(task, "me") for task in started[:50]])
+        batches.add(self.db, [new_row(task) for task in self.new(3)])
+        left = batches.end(self.db, [End(complete(task, "1", NOW), NOW) for task in started], [])
+        self.assertEqual(left, [COMPLETED] * 50 + [None] * 50)
+        self.assertEqual(sorted(self.kept().values()), ["accepted"] * 3 + ["completed"] * 50)
+
+    def test_there_are_few_statements(self) -> None:
+        for count in range(1, SIZES[-1] + 1):
+            started = [start(task, NOW) for task in self.new(count)]
+            self.statements.clear()
+            batches.add(self.db, [claimed_row(task, "me") for task in started])
+            batches.end(self.db, [End(complete(task, "1", NOW), NOW) for task in started], [])
+            self.assertEqual(len(self.statements), 3)
+            self.db.execute(text("DELETE FROM task"))
