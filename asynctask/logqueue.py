@@ -36,8 +36,8 @@ LAST_WORDS: Final = 2.0
 """Seconds at the end: any disk takes what waits in less."""
 
 
-OBSERVERS: Final[list[ILogObserver]] = globalLogPublisher._observers
-"""Who is told of every event, as it is at any moment."""
+OBSERVERS: Final[list[ILogObserver]] = getattr(globalLogPublisher, "_observers", [])
+"""Who is told of every event, as it is at any moment; empty where Twisted does not tell."""
 
 
 class Line:
