@@ -70,9 +70,10 @@ def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[S
         known = {(task_id, attempt): (bool(asked), n) for task_id, attempt, asked, n in found}
         these = [ended(one, known) for one in some]
         rows = [ended_row(task, one.at) for task, one in zip(these, some, strict=True) if task is not None]
-        for few in map(_padded, _pieces(rows)):
-            names, values = _given(few, ENDED_COLUMNS)
-            connection.exec_driver_sql(ending(len(few), names), values)
+        if rows:
+            padded = _padded(rows)
+            names, values = _given(padded, ENDED_COLUMNS)
+            connection.exec_driver_sql(ending(len(padded), names), values)
         news += [task for task in these if task is not None]
         left += [
             _before(connection, one) if task is None else task.status

@@ -170,8 +170,8 @@ class Runner:
         if self._is_starting:
             self._clock.callLater(0, self._start_some)
         for running in now:
-            if running.ended:  # cancelled before it began
-                continue
+            if running.ended or self._running.get(running.task.task_id) is not running:
+                continue  # cancelled before it began, or taken from us and claimed anew
             if self._seats.draining:
                 self._cut_off(running)
             else:

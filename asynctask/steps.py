@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.model import Progress
-from asynctask.recorder import ASYNCIO, ATTEMPT, FlightRecorder, record
+from asynctask.recorder import ASYNCIO, ATTEMPT, FlightRecorder
 from asynctask.runs import Reporter, Run
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
@@ -97,7 +97,7 @@ class Stepped(Run):
     def _go(self, result: Any) -> None:
         """Take steps, the first with what was waited for, until there is something to wait for."""
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
-        named = record(self.task.task_id, self.task.attempt)
+        named = self.record
         assert steps is not None
         while True:
             before = recorder.swap(named)

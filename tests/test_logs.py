@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher as LegacyPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.logqueue import LogQueue
+from asynctask.logqueue import Line, LogQueue
 from asynctask.logs import (
     FILES_KEPT,
     RENDERERS,
@@ -185,6 +185,12 @@ class Together(SynchronousTestCase):
             ],
         )
         self.assertNotIn("process", told)
+
+    def test_so_does_a_line_that_is_made_of_values(self) -> None:
+        message = Line(Logger("asynctask"), "Task progress", "step")
+        tell = with_field(RENDERERS["text"], "process", 2).tell
+        assert tell is not None
+        self.assertTrue(tell(message, 0.0, (1,)).endswith("Z info Task progress step=1 process=2"))
 
 
 class JsonLines(SynchronousTestCase):

@@ -8,6 +8,7 @@ from itertools import count
 from threading import Event
 
 from msgspec import ValidationError
+from msgspec.structs import replace
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
@@ -104,6 +105,13 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual(self.logged("Task started"), [])
         self.settle()
         self.assertEqual(len(self.logged("Task started")), 1)
+
+    def test_of_a_task_that_was_taken_away_and_claimed_anew_only_the_later_attempt_begins(self) -> None:
+        self.turns.outcome(self.store.add([], [self.task()]))
+        (running,) = self.runner._running.values()
+        self.runner.begin([replace(running.task, attempt=2)])
+        self.settle()
+        self.assertEqual([event["attempt"] for event in self.logged("Task started")], [2])
 
     def test_the_more_tasks_wait_for_their_start_the_more_begin_in_a_turn(self) -> None:
         begun = self.begun(*[1] * (PART * 10))
