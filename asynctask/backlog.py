@@ -14,8 +14,15 @@ MAX_WAITING: Final = 64 * 1024 * 1024
 MAX_KEPT: Final = 256 * 1024 * 1024
 """Bytes of results that may wait while the database fails; the tasks of others are run again."""
 
-BATCH: Final = 40
+BATCH: Final = 128
 """Ends of attempts of one transaction while nobody waits: some milliseconds."""
+
+GATHER: Final = 0.025
+"""Seconds from one transaction to the next, where only ends of attempts wait and many come: a hundred in
+one go take less than half of the time that they take five by five. And so short that nobody notices."""
+
+MANY_ENDS: Final = 8
+"""Ends of one transaction that are many: of fewer, the next does not wait for others."""
 
 FEWEST: Final = 20
 """Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. And as
@@ -80,6 +87,8 @@ class Backlog:
         self._kept = 0
         self._closing = False
         self._unanswered = 0
+        self._many = False
+        self._gathering = False
 
     # In the reactor's thread
 
@@ -126,7 +135,8 @@ class Backlog:
                 if not isinstance(work, Save):
                     work.at = now
                 self._line_up(work)
-            self._wakeup.notify()
+            if not self._gathering or self._has_enough():
+                self._wakeup.notify()
 
     def _line_up(self, work: Work) -> None:
         if self._alone is not None:
@@ -180,6 +190,10 @@ class Backlog:
             self._learn()
             self._wakeup.wait_for(lambda: self.waits or self._closing)
             self._wakeup.wait_for(self._may_go_on, GIVEN)
+            if self._many:
+                self._gathering = True
+                self._wakeup.wait_for(self._has_enough, self._began + GATHER - monotonic())
+                self._gathering = False
             return self.waits or not self._closing
 
     def pause(self, seconds: float) -> bool:
@@ -207,6 +221,7 @@ class Backlog:
                 task = saves[-1].end.task
                 size += len(task.result or "") + (0 if task.error is None else len(task.error.message))
             self._kept -= _bytes(saves)
+            self._many = len(saves) >= MANY_ENDS
         return batch + saves
 
     def take_asked(self) -> list[Work]:
@@ -250,6 +265,11 @@ class Backlog:
 
     def _may_go_on(self) -> bool:
         return not (self.patient and self._unanswered) or self._closing
+
+    def _has_enough(self) -> bool:
+        """Whether somebody waits, or as many attempts have ended as a transaction has."""
+        asked = self._asked or self._claims or self._alone
+        return bool(asked) or len(self._saves) >= BATCH or self._closing
 
 
 def _bytes(saves: list[Save]) -> int:

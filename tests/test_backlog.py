@@ -1,17 +1,21 @@
 """What waits for the writer's thread."""
 
+from threading import Thread
+
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog
 from asynctask.backlog import (
+    BATCH,
     BEHIND,
     CLAIMING,
     CLAIMS,
     LARGEST,
     LONGEST_WAIT,
     MANY,
+    MANY_ENDS,
     MAX_WAITING,
     MOST,
     PART,
@@ -22,8 +26,8 @@ from asynctask.model import COMPLETED, Error, Task
 from asynctask.works import ALONE, CLAIM, Add, Call, Save, Work
 
 
-class BacklogTests(SynchronousTestCase):
-    """What a transaction takes."""
+class BacklogBase(SynchronousTestCase):
+    """Puts works there."""
 
     def setUp(self) -> None:
         self.backlog = Backlog(patient=False)
@@ -44,6 +48,23 @@ class BacklogTests(SynchronousTestCase):
         self.backlog.hand_over()
         return saves
 
+    def claim(self, number: int) -> list[Call]:
+        calls = [Call(lambda _db, _news: None, f"{CLAIM}{one:02}", Deferred()) for one in range(number)]
+        for call in calls:
+            self.backlog.put(call)
+        self.backlog.hand_over()
+        return calls
+
+    def alone(self) -> Call:
+        call = Call(lambda _db, _news: None, ALONE, Deferred())
+        self.backlog.put(call)
+        self.backlog.hand_over()
+        return call
+
+
+class BacklogTests(BacklogBase):
+    """What a transaction takes."""
+
     def test_it_takes_all_that_waits(self) -> None:
         works = self.ask(1, 2, 3)
         self.assertEqual(self.backlog.take(), works)
@@ -53,13 +74,6 @@ class BacklogTests(SynchronousTestCase):
         first, second, third, last = self.ask(LARGEST // 2, LARGEST, 1, 1)
         self.assertEqual(self.backlog.take(), [first, second])
         self.assertEqual(self.backlog.take(), [third, last])
-
-    def claim(self, number: int) -> list[Call]:
-        calls = [Call(lambda _db, _news: None, f"{CLAIM}{one:02}", Deferred()) for one in range(number)]
-        for call in calls:
-            self.backlog.put(call)
-        self.backlog.hand_over()
-        return calls
 
     def take_in(self, seconds: float) -> int:
         """A transaction that takes so long; how many works it was."""
@@ -92,12 +106,6 @@ class BacklogTests(SynchronousTestCase):
         self.assertTrue(self.backlog.waits)
         self.assertEqual(self.backlog.take_asked(), claims[CLAIMS + 1 :])
         self.assertFalse(self.backlog.waits)
-
-    def alone(self) -> Call:
-        call = Call(lambda _db, _news: None, ALONE, Deferred())
-        self.backlog.put(call)
-        self.backlog.hand_over()
-        return call
 
     def test_what_is_alone_comes_after_all_before_it_and_before_all_after_it(self) -> None:
         early = [*self.ask(LARGEST, 1), *self.claim(1)]
@@ -197,3 +205,48 @@ class BacklogTests(SynchronousTestCase):
         self.assertFalse(self.backlog.is_behind())
         self.backlog.put_back(last * 11)
         self.assertTrue(self.backlog.is_behind())
+
+
+class GatherTests(BacklogBase):
+    """Where only ends of attempts wait, and many come."""
+
+    def writer(self, last: int = MANY_ENDS) -> Thread:
+        """One who waits with an end at hand, after a transaction with so many."""
+        self.patch(backlog, "GATHER", 60.0)
+        self.end(*[0] * last)
+        self.backlog.take()
+        self.end(0)
+        writer = Thread(target=self.backlog.wait)
+        self.addCleanup(writer.join)
+        self.addCleanup(self.backlog.close)
+        writer.start()
+        writer.join(0.05)
+        return writer
+
+    def test_a_transaction_waits_for_more_of_them(self) -> None:
+        writer = self.writer()
+        self.end(*[0] * (BATCH - 2))
+        writer.join(0.05)
+        self.assertTrue(writer.is_alive())
+        self.end(0)
+        writer.join(5)
+        self.assertFalse(writer.is_alive())
+
+    def test_but_not_for_ever(self) -> None:
+        self.end(*[0] * MANY_ENDS)
+        self.backlog.take()
+        self.end(0)
+        self.assertTrue(self.backlog.wait())
+
+    def test_nor_where_few_come(self) -> None:
+        self.assertFalse(self.writer(last=MANY_ENDS - 1).is_alive())
+
+    def test_nor_if_somebody_waits_for_it_or_nothing_comes_any_more(self) -> None:
+        for asks in (lambda: self.ask(1), lambda: self.claim(1), self.alone, self.backlog.close):
+            writer = self.writer()
+            self.assertTrue(writer.is_alive())
+            asks()
+            writer.join(5)
+            self.assertFalse(writer.is_alive())
+            while self.backlog.waits:
+                self.backlog.take()
