@@ -57,6 +57,23 @@ def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         connection.exec_driver_sql(adding(len(some), names), values)
 
 
+class Differs(Exception):
+    """A task is not as the end of its attempt supposes."""
+
+
+def end_as_supposed(connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
+    """What `end` does, of attempts that run, and of which nobody has asked for a cancel that they do not
+    know of.
+
+    :raises Differs: one is another, and the transaction is of no use.
+    """
+    for some in _pieces(ends):
+        if _save(connection, [ended_row(one.task, one.at) for one in some]) != len(some):
+            raise Differs
+    news += [one.task for one in ends]
+    return [one.task.status for one in ends]
+
+
 def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
     """Write how attempts ended, and add it to the news.
 
@@ -71,15 +88,20 @@ def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[S
         these = [ended(one, known) for one in some]
         rows = [ended_row(task, one.at) for task, one in zip(these, some, strict=True) if task is not None]
         if rows:
-            padded = _padded(rows)
-            names, values = _given(padded, ENDED_COLUMNS)
-            connection.exec_driver_sql(ending(len(padded), names), values)
+            _save(connection, rows)
         news += [task for task in these if task is not None]
         left += [
             _before(connection, one) if task is None else task.status
             for one, task in zip(some, these, strict=True)
         ]
     return left
+
+
+def _save(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Write what `rows.ended_row` gives; how many of these attempts were running, and as supposed."""
+    padded = _padded(rows)
+    names, values = _given(padded, ENDED_COLUMNS)
+    return connection.exec_driver_sql(ending(len(padded), names), values).rowcount
 
 
 def _before(connection: Connection, end: End) -> Status | None:
@@ -172,6 +194,10 @@ def _values(row: str, size: int) -> str:
     return ", ".join([row] * size)
 
 
+_RUNS: Final = "coalesce(task.status, '') = 'running'"
+"""Kept from the status's index, by which SQLite would read every running task."""
+
+
 @cache
 def adding(size: int, names: tuple[str, ...] = NEW_COLUMNS) -> str:
     columns = (*names, *NEW_CONSTANTS)
@@ -185,12 +211,11 @@ def adding(size: int, names: tuple[str, ...] = NEW_COLUMNS) -> str:
 @cache
 def running(size: int) -> str:
     """Which of these attempts are still running."""
-    # The status is kept from its index, by which SQLite would read every running task.
     return (
         f"WITH asked (task_id, attempt) AS (VALUES {_values('(?, ?)', size)}) "  # noqa: S608
         "SELECT json_group_array(json_array(task.task_id, task.attempt, task.cancel_requested, task.n)) "
         "FROM asked JOIN task ON task.task_id = asked.task_id AND task.attempt = asked.attempt "
-        "AND coalesce(task.status, '') = 'running'"
+        f"AND {_RUNS}"
     )
 
 
@@ -199,11 +224,13 @@ def ending(size: int, names: tuple[str, ...] = ENDED_COLUMNS) -> str:
     row = f"({', '.join('?' * len(names))})"
     plain = [name for name in ENDED_COLUMNS if name not in ("task_id", "change")]
     new = [f"{name} = {f'saved.{name}' if name in names else 'NULL'}" for name in plain]
+    rows = f"WITH saved ({', '.join(names)}) AS (VALUES {_values(row, size)}) SELECT * FROM saved"  # noqa: S608
+    # It begins so that the driver counts its rows.
     return (
-        f"WITH saved ({', '.join(names)}) AS (VALUES {_values(row, size)}) "  # noqa: S608
-        f"UPDATE task SET {', '.join(new)}, owner = NULL, changes = "
+        f"UPDATE task SET {', '.join(new)}, owner = NULL, changes = "  # noqa: S608
         f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
-        "FROM saved WHERE task.task_id = saved.task_id"
+        f"FROM ({rows}) saved WHERE task.task_id = saved.task_id AND task.n = saved.n - 1 AND {_RUNS} "
+        "AND task.cancel_requested <= saved.cancel_requested"
     )
 
 

@@ -64,6 +64,7 @@ class Sqlite:
     add = staticmethod(batches.add)
     claim = staticmethod(batches.claim)
     end = staticmethod(batches.end)
+    end_as_supposed = staticmethod(batches.end_as_supposed)
     tell = staticmethod(batches.tell)
 
     def __init__(self, place: Place, busy: float = BUSY, large_log: int = LARGE_LOG) -> None:

@@ -233,6 +233,8 @@ class Postgres:
         self._put_off += saving
         return left
 
+    end_as_supposed = end
+
     def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """See `asynctask.works.Database`."""
         if not news:

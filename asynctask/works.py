@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
-from asynctask.batches import End
+from asynctask.batches import Differs, End
 from asynctask.model import News, OutcomeUnknown, Problem, Status, Task, Unavailable
 
 T = TypeVar("T")
@@ -129,8 +129,10 @@ def why(error: DBAPIError) -> str:
 
 
 def collided(error: Exception) -> bool:
-    """Whether a transaction has met another process's, and may be made again."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None) in COLLISIONS
+    """Whether a transaction has met another process's, or not what it supposed, and may be made again."""
+    return (
+        isinstance(error, Differs) or getattr(getattr(error, "orig", None), "sqlstate", None) in COLLISIONS
+    )
 
 
 class Database(Protocol):
@@ -185,6 +187,11 @@ class Database(Protocol):
 
     def end(self, connection: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
         """Write how attempts ended: the status of each task, None for one that was given up before."""
+
+    def end_as_supposed(
+        self, connection: Connection, ends: Sequence[End], news: list[News]
+    ) -> list[Status | None]:
+        """The same with less to ask; `Differs` where something is another than the ends suppose."""
 
     def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """Keep what the transaction changes for those who follow, and tell its number; 0 for nothing."""

@@ -228,7 +228,7 @@ class Writer:
         # Who has waited long for his turn is no reason to refuse the others at once.
         enough = max(first + within, began + ENOUGH - LATE) if self._database.shared else inf
         try:
-            results, committed = self._transact(batch, enough)
+            results, committed = self._transact(batch, enough, asks=repeats < REPEATS)
         except Exception as error:
             self._roll_back()
             if repeats and collided(error):
@@ -266,11 +266,12 @@ class Writer:
             work.end = work.end._replace(task=fail(running, UNFIT, work.end.at))
             self._write([work])
 
-    def _transact(self, batch: list[Work], enough: float) -> tuple[list[Any], Committed]:
+    def _transact(self, batch: list[Work], enough: float, asks: bool) -> tuple[list[Any], Committed]:
         """Do the batch, which is `in_turn`, in one transaction; the results, and what it changed.
 
         :param enough: when the calls have taken the time; those that are left are refused, but for claims,
             of which there are only a few.
+        :param asks: whether to ask how the tasks are whose attempts have ended.
         """
         connection = self._connected()
         self._stage = "begin"
@@ -291,7 +292,8 @@ class Writer:
         if rows:
             self._database.add(connection, rows)
         results: list[Any] = [None] * (len(batch) - len(saves) - len(calls))
-        results += self._database.end(connection, saves, news)
+        end = self._database.end if asks else self._database.end_as_supposed
+        results += end(connection, saves, news)
         for call in calls:
             begins = monotonic() <= enough or call.order.startswith(CLAIM)
             results.append(call.run(connection, news) if begins else Failure(refusal()))

@@ -6,8 +6,8 @@ from sqlalchemy import Connection, create_engine, event, text
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import batches
-from asynctask.batches import SIZES, End
-from asynctask.model import COMPLETED, News, Submission, Task, accept, complete, start
+from asynctask.batches import SIZES, Differs, End
+from asynctask.model import COMPLETED, News, Submission, Task, accept, complete, request_cancel, start
 from asynctask.rows import claimed_row, new_row
 from asynctask.tables import metadata
 from asynctask.wire import Ids
@@ -71,3 +71,30 @@ class Batches(SynchronousTestCase):
             batches.end(self.db, [End(complete(task, "1", NOW), NOW) for task in started], [])
             self.assertEqual(len(self.statements), 3)
             self.db.execute(text("DELETE FROM task"))
+
+    def test_ends_of_attempts_that_are_as_they_suppose_are_one_statement(self) -> None:
+        for count in (1, 2, 50, 256):
+            started = [start(task, NOW) for task in self.new(count)]
+            batches.add(self.db, [claimed_row(task, "me") for task in started])
+            after = [complete(task, "1", NOW) for task in started]
+            self.statements.clear()
+            news: list[News] = []
+            left = batches.end_as_supposed(self.db, [End(task, NOW) for task in after], news)
+            self.assertEqual((left, news, len(self.statements)), ([COMPLETED] * count, after, 1))
+            self.assertEqual(self.kept(), {task.task_id: "completed" for task in started})
+            self.db.execute(text("DELETE FROM task"))
+
+    def test_one_of_them_that_is_another_is_noticed(self) -> None:
+        for other in ("status = 'retrying'", "n = 3", "cancel_requested = 1", "task_id = 'x'"):
+            first, last = [start(task, NOW) for task in self.new(2)]
+            batches.add(self.db, [claimed_row(task, "me") for task in (first, last)])
+            self.db.execute(text(f"UPDATE task SET {other} WHERE task_id = '{last.task_id}'"))
+            ends = [End(complete(task, "1", NOW), NOW) for task in (first, last)]
+            self.assertRaises(Differs, batches.end_as_supposed, self.db, ends, [])
+
+    def test_a_cancel_that_they_know_of_is_nothing_else(self) -> None:
+        started = start(self.new(1)[0], NOW)
+        batches.add(self.db, [claimed_row(started, "me")])
+        self.db.execute(text("UPDATE task SET cancel_requested = 1"))
+        ended = complete(request_cancel(started, NOW), "1", NOW)
+        self.assertEqual(batches.end_as_supposed(self.db, [End(ended, NOW)], []), [COMPLETED])

@@ -108,7 +108,8 @@ class Full(FaultTestCase):
         self.is_full = True
         database: Any = self.store._database
         self.database_end, self.database_add = database.end, database.add
-        database.end, database.add = self.end, self.fill
+        database.end = database.end_as_supposed = self.end
+        database.add = self.fill
         backlog: Any = self.store._writer._backlog
         self.pause, backlog.pause = backlog.pause, self.note_pause
 

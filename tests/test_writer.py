@@ -17,11 +17,14 @@ from asynctask import backlog, writer
 from asynctask.database import _driver_of
 from asynctask.istore import Key
 from asynctask.model import (
+    ACCEPTED,
+    CANCELLED,
     COMPLETED,
     FAILED,
     Error,
     News,
     Progress,
+    Task,
     Unavailable,
     after_failure,
     complete,
@@ -94,6 +97,26 @@ class Order(StoreTestCase):
         self.assertEqual(self.answered, [])
         self.wait(last)
         self.assertEqual(self.answered, self.done)
+
+    def test_where_an_end_supposes_wrongly_all_is_done_again_and_told_once(self) -> None:
+        first, second = self.run_one(retries=1), self.run_one()
+        self.wait(self.store.cancel(first.task_id, NOW))
+        told: list[News] = []
+        self.store.published = lambda _seq, news: told.extend(news)
+        failed = self.store.end(after_failure(first, Error("E", ""), NOW, 0), NOW)
+        completed = self.store.end(complete(second, "1", NOW), NOW)
+        added = self.store.add([new := self.new()], [])
+        self.assertEqual((self.wait(failed), self.wait(completed)), (CANCELLED, COMPLETED))
+        self.wait(added)
+        self.assertEqual(
+            [(one.task_id, one.status) for one in told if isinstance(one, Task)],
+            [
+                (new.task_id, ACCEPTED),
+                (first.task_id, CANCELLED),
+                (second.task_id, COMPLETED),
+            ],
+        )
+        self.assertEqual(self.history(second), [("accepted", 0), ("running", 1), ("completed", 1)])
 
     def test_who_has_waited_long_for_a_file_is_answered_all_the_same(self) -> None:
         free = self.hold()
