@@ -7,9 +7,9 @@ from twisted.logger import Logger
 
 from asynctask.logqueue import Line
 
-_REQUEST: Final = Line(
-    Logger("asynctask.access"), "Request", "method", "path", "status", "bytes", "ms", "client"
-)
+log = Logger(namespace="asynctask.access")
+
+_REQUEST: Final = Line(log, "Request", "method", "path", "status", "bytes", "ms", "client", long=True)
 
 Access = Callable[[bytes, bytes, int, int, float, Any], object]
 """Is told method, target, status, bytes of the answer's body, seconds and the client's address."""

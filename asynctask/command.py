@@ -30,6 +30,10 @@ AT_ONCE: Final = 1.0
 LOOK: Final = 0.02
 """Seconds between two looks whether they have."""
 
+ECHO: Final = 0.002
+"""Seconds within which a second signal is the first once more: ``timeout`` sends it to a process, and
+at once to its group. Nobody is so quick."""
+
 FILES: Final = 65_536
 """Files that a process may have open, and each connection is one: a shell gives it 1,024.
 
@@ -132,7 +136,7 @@ class OfCommand(Service):
         pythonlog.listen(stepped)
         if threading.current_thread() is not threading.main_thread():
             return  # where no signal can be heard: they are the program's
-        seen: list[int] = []
+        seen: list[float] = []
 
         def watch(number: int, stop: Any) -> None:
             if not callable(stop):  # ignored, as in the background of a script
@@ -142,12 +146,12 @@ class OfCommand(Service):
                 if number not in self._handlers:  # another service has given it back to us after our end
                     stop(number, frame)
                     return
-                if seen and not supervised:
-                    self.end_now(128 + number)
                 if not seen:
                     # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
                     reactor.callFromThread(stop, number, None)
-                seen.append(number)
+                    seen.append(time.monotonic())
+                elif not supervised and time.monotonic() > seen[0] + ECHO:
+                    self.end_now(128 + number)
 
             self._hear(number, handle)
 

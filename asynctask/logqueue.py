@@ -47,14 +47,16 @@ class Line:
     event, as by any logger.
 
     :param text: without fields in it.
+    :param long: whether a value may be so long a text that its characters are to be counted.
     """
 
-    __slots__ = ("_logger", "names", "text")
+    __slots__ = ("_logger", "long", "names", "text")
 
-    def __init__(self, logger: Logger, text: str, *names: str) -> None:
+    def __init__(self, logger: Logger, text: str, *names: str, long: bool = False) -> None:
         self._logger = logger
         self.text = text
         self.names = names
+        self.long = long
 
     def __call__(self, *values: Value) -> None:
         """Log it, with a value for each name: another thread may make a line of them, later."""
@@ -67,6 +69,18 @@ class Line:
     def fields(self, values: tuple[Value, ...]) -> dict[str, Any]:
         """The values by their names."""
         return dict(zip(self.names, values, strict=True))
+
+
+Waiting = str | tuple[Line, float, tuple[Value, ...]]
+"""A line, or of what it is to be made, and when that was."""
+
+
+def _characters(waiting: Waiting) -> int:
+    """Those of it that are counted."""
+    if isinstance(waiting, str):
+        return len(waiting)
+    line, _, values = waiting
+    return sum(len(value) for value in values if isinstance(value, str)) if line.long else 0
 
 
 @implementer(ILogObserver)
@@ -97,7 +111,7 @@ class LogQueue:
         self._tell = tell or self._tell_by_event
         self._patience = patience
         self._pause = pause
-        self._waiting: deque[str | tuple[Line, float, tuple[Value, ...]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._characters = 0
         self._lost = 0
         self._torn = False
@@ -118,6 +132,8 @@ class LogQueue:
         """Write a line of these values."""
         if not self._queues:
             self._put(self._tell(line, time(), values))
+        elif line.long:
+            self._put((line, time(), values))
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append((line, time(), values))
         else:
@@ -170,14 +186,14 @@ class LogQueue:
                 with suppress(OSError):  # as it may under libfaketime
                     sleep(BREATH)
 
-    def _put(self, line: str) -> None:
+    def _put(self, line: Waiting) -> None:
         with self._counting:
             full = self._characters >= MAX_CHARACTERS or len(self._waiting) >= MAX_WAITING
             if not full:
-                self._characters += len(line)
+                self._characters += _characters(line)
                 self._waiting.append(line)
         if full:
-            self._lose(line.count("\n") + 1)
+            self._lose(line.count("\n") + 1 if isinstance(line, str) else 1)
         if not self._queues:
             self.flush()
 
@@ -195,6 +211,8 @@ class LogQueue:
                 characters += len(taken)
                 lines.append(taken)
                 continue
+            if taken[0].long:
+                characters += _characters(taken)
             try:
                 lines.append(tell(*taken))
             except Exception as error:

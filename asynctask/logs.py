@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import sys
 import textwrap
 from collections.abc import Callable, Hashable
@@ -64,12 +65,22 @@ class Standard:
         self._descriptor = file.fileno()
 
     def write(self, data: bytes) -> None:
-        """Write all of it.
+        """Write all of it; where it is read slowly that takes as long, also if some other program that has
+        it too has made it one that does not block.
 
         :raises OSError: nobody reads it any more, or there is no room.
         """
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                _until_writable(self._descriptor)
+
+
+def _until_writable(descriptor: int) -> None:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLOUT)
+    waiting.poll()
 
 
 class Rotating(LogFile):

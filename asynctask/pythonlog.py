@@ -6,6 +6,7 @@ service in the background, and knows neither levels nor tasks there.
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -74,6 +75,16 @@ _FORMATTER: Final = logging.Formatter()
 _ear: Final = _Ear()
 
 
+_configure: Final = logging.basicConfig
+
+
+def _configure_if_asked(**settings: Any) -> None:
+    """`logging.basicConfig`, but not where ``logging.warning`` itself calls it: it would have from then on
+    what every logger says."""
+    if sys._getframe(1).f_globals is not vars(logging):
+        _configure(**settings)
+
+
 def nobody() -> str:
     """Where no reactor steps tasks."""
     return ""
@@ -84,6 +95,7 @@ def listen(stepped: Stepped = nobody) -> None:
     if logging.lastResort is not _ear:
         _ear.pid, _ear.before = os.getpid(), logging.lastResort
         logging.lastResort = _ear
+        logging.basicConfig = _configure_if_asked
     if stepped not in _ear.listening:
         _ear.listening.append(stepped)
 
@@ -94,6 +106,7 @@ def stop_listening(stepped: Stepped = nobody) -> None:
         _ear.listening.remove(stepped)
         if not _ear.listening and logging.lastResort is _ear:
             logging.lastResort = _ear.before
+            logging.basicConfig = _configure
 
 
 def _level(number: int) -> Any:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
@@ -36,6 +37,9 @@ STEP: Final = 1.0
 """Seconds between two steps of `simulate`."""
 
 MAX_DURATION: Final = 86_400
+
+_LABEL: Final = re.compile(rf"[^\0\ud800-\udfff]{{1,{MAX_NAME}}}")
+"""What a kind's name may be: a text that a client can send."""
 
 _INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), "__code__", None)
 """By which it is known what Twisted has made of a generator function."""
@@ -185,8 +189,8 @@ def _check_settings(
         raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
     if backoff is not None and not callable(backoff):
         raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
-    if name is not None and not (isinstance(name, str) and 0 < len(name) <= MAX_NAME):
-        raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, not {name!r}")
+    if name is not None and not (isinstance(name, str) and _LABEL.fullmatch(name)):
+        raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, without NUL, not {name!r}")
 
 
 def _marks(function: Callable[..., Any]) -> tuple[Settings, ...]:
@@ -253,6 +257,11 @@ def kinds_of(function: Callable[..., Any]) -> list[Kind]:
     return [_kind(function, settings) for settings in function.__asynctask__]  # type: ignore[attr-defined]
 
 
+def _description(function: Callable[..., Any]) -> str | None:
+    text = inspect.getdoc(function)
+    return text and text.encode("utf-8", "replace").decode()
+
+
 def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
     try:
         _check_place(function, settings.place)
@@ -264,7 +273,7 @@ def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
         function=function,
         place=settings.place,
         input=read,
-        description=inspect.getdoc(function),
+        description=_description(function),
         timeout=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,

@@ -31,11 +31,14 @@ log = Logger("asynctask.task")
 
 _STARTED: Final = Line(log, "Task started", "task_id", "name", "kind", "attempt")
 _PROGRESS: Final = Line(log, "Task progress", "task_id", "step", "total")
-_PROGRESS_WITH_TEXT: Final = Line(log, "Task progress", "task_id", "step", "total", "text")
+_PROGRESS_WITH_TEXT: Final = Line(log, "Task progress", "task_id", "step", "total", "text", long=True)
 _COMPLETED: Final = Line(log, "Task completed", "task_id", "name")
 
 UNWIND: Final = 5.0
 """Seconds that a handler has to unwind after its cancel or timeout, until it is given up."""
+
+SOON: Final = 1.0
+"""The least of these seconds at a stop, where they are no more than its grace."""
 
 STARTS: Final = 5
 """Attempts that begin in one turn of the reactor: a millisecond, or more if they fail."""
@@ -121,6 +124,7 @@ class Runner:
         self._soon: deque[Running] = deque()
         self._later: deque[Running] = deque()
         self._is_starting = False
+        self._patience = UNWIND
         self._drained: Deferred[None] | None = None
         self._claims = Claims(store, seats, kinds, clock, now, self._check_drained)
         seats.freed = self._claims.seat_is_free
@@ -170,9 +174,12 @@ class Runner:
         if self._is_starting:
             self._clock.callLater(0, self._start_some)
         for running in now:
-            if running.ended or self._running.get(running.task.task_id) is not running:
-                continue  # cancelled before it began, or taken from us and claimed anew
-            if self._seats.draining:
+            if running.ended:  # before it began
+                continue
+            if self._running.get(running.task.task_id) is not running:  # taken from us, and claimed anew
+                running.ended = True
+                self._seats.give_back(running.kind)
+            elif self._seats.draining:
                 self._cut_off(running)
             else:
                 self._start(running)
@@ -235,7 +242,7 @@ class Runner:
         if running.run is None:  # claimed, and not begun yet
             self._cut_off(running)
             return
-        running.timer = self._clock.callLater(UNWIND, self._give_up, running)
+        running.timer = self._clock.callLater(self._patience, self._give_up, running)
         try:
             running.run.cancel()
         except BaseException:  # of what it waits for, which may be anybody's
@@ -338,6 +345,7 @@ class Runner:
         :returns: fires when no attempt is left, or when the ends cannot be written.
         """
         self._seats.draining = True
+        self._patience = min(max(grace, SOON), UNWIND)
         self._claims.stop()
         drained = self._drained = Deferred()
         calls = [

@@ -71,7 +71,10 @@ def parse_url(url: str, folder: Path) -> Place:
     if not separator or scheme != "sqlite":
         raise StartError(f"--store must be a URL such as sqlite:///asynctask.sqlite, not '{url}'")
     location, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    given = parse_qsl(query, keep_blank_values=True)
+    options = dict(given)
+    if len(options) < len(given):
+        raise StartError("--store has a parameter twice")
     synchronous = options.pop("synchronous", "full")
     if options:
         raise StartError(f"--store has an unknown parameter '{next(iter(options))}'")

@@ -123,9 +123,9 @@ def refusal(unknown: bool = False) -> Problem:
     return OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
 
 
-def why(error: DBAPIError) -> str:
+def why(error: Exception) -> str:
     """What the database says, in one line."""
-    return " ".join(str(error.orig).split())
+    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
 
 
 def collided(error: Exception) -> bool:

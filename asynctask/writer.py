@@ -404,21 +404,21 @@ class Writer:
         try:
             self._database.roll_back(self._connected())
         except Exception as error:
-            log.warn("Store cannot roll back", error=str(error))
+            log.warn("Store cannot roll back", error=why(error))
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             try:
                 self._connection.close()
             except DBAPIError as error:
-                log.warn("Store cannot be closed", error=str(error.orig))
+                log.warn("Store cannot be closed", error=why(error))
             self._connection = None
 
     def _keep_log_short(self) -> None:
         try:
             self._database.keep_log_short(self._connected())
         except Exception as error:
-            log.warn("Store cannot shorten its log", error=str(error))
+            log.warn("Store cannot shorten its log", error=why(error))
 
     def _answer(self, answers: Iterable[tuple[Work, Any]], committed: Committed) -> None:
         self._backlog.answering()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.command import FILES
+from asynctask.command import ECHO, FILES
 from tests import postgres
 from tests.faults.client import Answer, Client
 from tests.faults.log import LogLine
@@ -199,11 +199,12 @@ class LifeTests(CommandTestCase):
             time.sleep(0.01)
 
     def wait_until_not_ready(self, client: Client) -> Answer:
-        """A signal was heard."""
+        """A signal was heard, and the next is another one."""
         until = time.monotonic() + PATIENCE
         while (answer := client.get("/health/ready")).status == 200:
             self.assertLess(time.monotonic(), until)
             time.sleep(0.01)
+        time.sleep(2 * ECHO)
         return answer
 
     def test_a_stop_refuses_drains_and_releases_and_the_next_start_goes_on(self) -> None:
@@ -244,6 +245,18 @@ class LifeTests(CommandTestCase):
         self.assertEqual(server.wait(), 128 + signal.SIGTERM)
         with self.start().client() as client:
             self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
+
+    def test_one_that_comes_twice_is_one(self) -> None:
+        server = self.start("--grace", "60")
+        with server.client() as client:
+            client.post("/api/tasks", {"name": "a", "duration": 60})
+            self.wait_for("Task started")
+            os.kill(server.pid, signal.SIGTERM)
+            os.kill(server.pid, signal.SIGINT)
+            self.wait_until_not_ready(client)
+        self.assertTrue(server.alive)
+        os.kill(server.pid, signal.SIGTERM)
+        self.assertEqual(server.wait(), 128 + signal.SIGTERM)
 
     def test_nor_is_it_kept_by_a_pid_file_that_cannot_be_removed(self) -> None:
         (self.folder / "run").mkdir()

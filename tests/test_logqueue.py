@@ -233,6 +233,17 @@ class Queued(QueueTestCase):
         self.assertEqual(self.queue._characters, 0)
         self.assertIn("warn Log lines were lost lines=10\n", self.sink.text())
 
+    def test_so_are_long_values(self) -> None:
+        self.until_stuck()
+        said = Line(self.log, "said", "n", "text", long=True)
+        for _ in range(20):
+            said(1, "x" * (MAX_CHARACTERS // 10))
+        self.assertEqual(len(self.queue._waiting), 10)
+        self.sink.free.set()
+        self.queue.stop()
+        self.assertEqual(self.queue._characters, 0)
+        self.assertIn("warn Log lines were lost lines=10\n", self.sink.text())
+
     def test_who_does_not_read_keeps_nobody_from_logging_or_ending(self) -> None:
         self.queue._patience = 0.2
         self.until_stuck()

@@ -306,8 +306,13 @@ class Destinations(SynchronousTestCase):
         self.assertEqual(self.path.read_bytes(), b"")
 
     def test_a_reader_who_takes_little_at_a_time_gets_all(self) -> None:
+        for blocks in (True, False):
+            self.read_slowly(blocks)
+
+    def read_slowly(self, blocks: bool) -> None:
         read, write = os.pipe()
         os.set_blocking(read, False)
+        os.set_blocking(write, blocks)
         data = b"a line\n" * 100_000
         with open(write, "w") as standard:
             thread = Thread(target=destination(None, standard).write, args=(data,))

@@ -111,7 +111,7 @@ class Listening(SynchronousTestCase):
         def other() -> str:
             return ""
 
-        before = logging.lastResort
+        before = logging.lastResort, logging.basicConfig
         ears = Ears(self, other)
         pythonlog.listen()
         pythonlog.stop_listening()
@@ -119,7 +119,7 @@ class Listening(SynchronousTestCase):
         self.assertEqual(ears.told, [("warn", "still")])
         pythonlog.stop_listening(other)
         pythonlog.stop_listening(other)
-        self.assertIs(logging.lastResort, before)
+        self.assertEqual((logging.lastResort, logging.basicConfig), before)
 
     def test_whoever_configures_it_later_has_it(self) -> None:
         before = list(logging.root.handlers), logging.root.level
@@ -131,6 +131,16 @@ class Listening(SynchronousTestCase):
         self.addCleanup(logging.root.removeHandler, theirs)
         SAID.warning("theirs")
         self.assertEqual((before[0], logging.root.level, ears.told), ([], logging.INFO, [("warn", "ours")]))
+
+    def test_what_is_said_without_a_logger_changes_nothing(self) -> None:
+        ears = Ears(self)
+        logging.warning("said to nobody")
+        SAID.warning("heard")
+        self.assertEqual((ears.told, logging.root.handlers), ([("warn", "heard")], []))
+        plain = [
+            (one["log_level"].name, formatEvent(one)) for one in ears.events if one.get("logger") == "root"
+        ]
+        self.assertEqual(plain, [("warn", "said to nobody")])
 
     def test_what_is_said_while_a_line_is_made_is_heard(self) -> None:
         class Talking:

@@ -257,6 +257,13 @@ class Marking(SynchronousTestCase):
             for name, value in settings.items():
                 self.assertEqual(getattr(kinds_of(plain)[-1], name), value)
 
+    def test_what_a_docstring_says_can_be_sent(self) -> None:
+        def handler() -> None: ...
+
+        handler.__doc__ = "Odd \ud800."
+        [kind] = kinds_of(task(handler))
+        self.assertEqual(kind.description, "Odd ?.")
+
     def test_settings_that_nobody_can_have_are_refused_where_they_are_written(self) -> None:
         wrong: list[tuple[str, object]] = [
             *(("retries", value) for value in (-1, 101, 1.5, "3", None)),
@@ -264,7 +271,7 @@ class Marking(SynchronousTestCase):
             *(("concurrency", value) for value in (0, -1, 1.5, "2")),
             *(("place", value) for value in ("moon", "", "Thread", 3)),
             *(("backoff", value) for value in (3, "linear")),
-            *(("name", value) for value in ("", "n" * 256, 5, b"n")),
+            *(("name", value) for value in ("", "n" * 256, 5, b"n", "a\0", "\ud800")),
         ]
         for name, value in wrong:
             error = self.assertRaises(ValueError, task, **{name: value})

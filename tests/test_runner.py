@@ -31,7 +31,7 @@ from asynctask.model import (
     accept,
 )
 from asynctask.recorder import Suspect
-from asynctask.runner import PART, STARTS, UNWIND
+from asynctask.runner import PART, SOON, STARTS, UNWIND
 from asynctask.wire import NotSerializable, timestamp
 from tests.running import START, RunnerTestCase
 from tests.turns import PATIENCE
@@ -109,9 +109,13 @@ class RunnerTests(RunnerTestCase):
     def test_of_a_task_that_was_taken_away_and_claimed_anew_only_the_later_attempt_begins(self) -> None:
         self.turns.outcome(self.store.add([], [self.task()]))
         (running,) = self.runner._running.values()
+        seats, kind = self.runner._seats, running.kind
+        before = seats.free(kind)
+        seats.reserve(kind, 1)
         self.runner.begin([replace(running.task, attempt=2)])
         self.settle()
         self.assertEqual([event["attempt"] for event in self.logged("Task started")], [2])
+        self.assertEqual(seats.free(kind), before)
 
     def test_the_more_tasks_wait_for_their_start_the_more_begin_in_a_turn(self) -> None:
         begun = self.begun(*[1] * (PART * 10))
@@ -376,14 +380,16 @@ class RunnerTests(RunnerTestCase):
             except CancelledError:
                 await Deferred()
 
-        self.with_handler(handler)
-        task_id = self.submit()
-        drained = self.runner.drain(1)
-        self.advance(1)
-        self.assertNoResult(drained)
-        self.advance(int(UNWIND))
-        self.successResultOf(drained)
-        self.assertEqual(self.status(task_id), RETRYING)
+        for grace, unwind in ((0, SOON), (3, 3), (60, UNWIND)):
+            self.with_handler(handler)
+            task_id = self.submit()
+            drained = self.runner.drain(grace)
+            self.settle()
+            self.advance(grace + int(unwind) - 1)
+            self.assertNoResult(drained)
+            self.advance(1)
+            self.successResultOf(drained)
+            self.assertEqual(self.status(task_id), RETRYING)
 
     def test_a_drain_of_nothing_is_over_at_once(self) -> None:
         self.successResultOf(self.runner.drain(10))

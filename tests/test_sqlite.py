@@ -60,6 +60,7 @@ class Urls(SynchronousTestCase):
             self.assertIn("full, normal, off", self.complaint(f"sqlite:///a?synchronous={wrong}"))
 
     def test_another_parameter_is_refused_by_name(self) -> None:
+        self.assertIn("twice", self.complaint("sqlite:///a?synchronous=full&synchronous=off"))
         for url in ("sqlite:///a?mode=ro", "sqlite:///a?synchronous=off&mode=ro", "sqlite:///a?mode"):
             self.assertIn("'mode'", self.complaint(url))
 
