@@ -5,13 +5,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from time import monotonic, sleep, time
 from typing import Any, Final
 
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
-from asynctask.logs import Render, Tell, Value
+from asynctask.logs import Message, Render, Tell, Value
 
 PAUSE: Final = 0.02
 """Seconds that lines wait for more: a tenth of what a reader of the log is promised, and under full load so
@@ -71,16 +73,15 @@ class Line:
         return dict(zip(self.names, values, strict=True))
 
 
-Waiting = str | tuple[Line, float, tuple[Value, ...]]
-"""A line, or of what it is to be made, and when that was."""
+Waiting = tuple[None, str] | tuple[Line, float, tuple[Value, ...]]
+"""A line; or of what it is to be made, and when that was."""
+
+_of: Final = itemgetter(0)
 
 
-def _characters(waiting: Waiting) -> int:
-    """Those of it that are counted."""
-    if isinstance(waiting, str):
-        return len(waiting)
-    line, _, values = waiting
-    return sum(len(value) for value in values if isinstance(value, str)) if line.long else 0
+def _length(values: tuple[Value, ...]) -> int:
+    """Characters of the texts among them."""
+    return sum([len(value) for value in values if isinstance(value, str)])
 
 
 @implementer(ILogObserver)
@@ -93,7 +94,7 @@ class LogQueue:
 
     :param write: takes lines; raises OSError where it cannot.
     :param render: makes a line of an event, without its end.
-    :param tell: makes one of the values of a `Line`; None where that needs an event.
+    :param tell: makes many of the values of a `Line`; None where that needs an event.
     :param patience: seconds at the end, after which a reader who does not read is not waited for.
     :param pause: seconds that lines wait for more.
     """
@@ -125,15 +126,15 @@ class LogQueue:
     def __call__(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
         # Now, since what it tells of may be another by the time that it is written.
-        self._put(self._line(event))
-        self._wake.set()
+        self.pass_on(self._line(event))
 
     def take(self, line: Line, values: tuple[Value, ...]) -> None:
         """Write a line of these values."""
         if not self._queues:
-            self._put(self._tell(line, time(), values))
-        elif line.long:
-            self._put((line, time(), values))
+            self.pass_on(self._made(line, (time(),), (values,))[0])
+            return
+        if line.long:
+            self._put((line, time(), values), _length(values))
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append((line, time(), values))
         else:
@@ -143,7 +144,7 @@ class LogQueue:
 
     def pass_on(self, lines: str) -> None:
         """Write lines that another process has made, without the end of the last one."""
-        self._put(lines)
+        self._put((None, lines), len(lines))
         self._wake.set()
 
     def start(self) -> None:
@@ -186,14 +187,14 @@ class LogQueue:
                 with suppress(OSError):  # as it may under libfaketime
                     sleep(BREATH)
 
-    def _put(self, line: Waiting) -> None:
+    def _put(self, waiting: Waiting, characters: int) -> None:
         with self._counting:
             full = self._characters >= MAX_CHARACTERS or len(self._waiting) >= MAX_WAITING
             if not full:
-                self._characters += _characters(line)
-                self._waiting.append(line)
+                self._characters += characters
+                self._waiting.append(waiting)
         if full:
-            self._lose(line.count("\n") + 1 if isinstance(line, str) else 1)
+            self._lose(waiting[1].count("\n") + 1 if waiting[0] is None else 1)
         if not self._queues:
             self.flush()
 
@@ -203,20 +204,20 @@ class LogQueue:
 
     def _write_some(self) -> None:
         lines: list[str] = []
-        tell, waiting = self._tell, self._waiting
+        waiting = self._waiting
         characters = 0
-        for _ in range(min(max(CHUNK, len(waiting) // CHUNK), len(waiting))):
-            taken = waiting.popleft()
-            if isinstance(taken, str):
-                characters += len(taken)
-                lines.append(taken)
-                continue
-            if taken[0].long:
-                characters += _characters(taken)
-            try:
-                lines.append(tell(*taken))
-            except Exception as error:
-                lines.append(self._render(_of_unfit(taken[0].text, error)))
+        number = min(max(CHUNK, len(waiting) // CHUNK), len(waiting))
+        together: Any = groupby([waiting.popleft() for _ in range(number)], _of)
+        for line, some in together:
+            if line is None:
+                made = [text for _, text in some]
+                characters += sum(map(len, made))
+            else:
+                _, at, values = zip(*some, strict=True)
+                made = self._made(line, at, values)
+                if line.long:
+                    characters += sum(map(_length, values))
+            lines += made
         with self._counting:
             self._characters -= characters
         self._write_lines(lines)
@@ -242,8 +243,24 @@ class LogQueue:
         except Exception as error:
             return self._render(_of_unfit(event.get("log_format"), error))
 
-    def _tell_by_event(self, line: Line, at: float, values: tuple[Value, ...]) -> str:
-        return self._line(_event(line.text, LogLevel.info, at, **line.fields(values)))
+    def _made(self, line: Line, at: Sequence[float], values: Sequence[tuple[Value, ...]]) -> list[str]:
+        """Lines of these values; where one of them cannot be told, a line says so."""
+        try:
+            return self._tell(line, at, values)
+        except Exception as error:
+            if len(at) == 1:
+                return [self._render(_of_unfit(line.text, error))]
+            alone = [((moment,), (some,)) for moment, some in zip(at, values, strict=True)]
+            return [made for one in alone for made in self._made(line, *one)]
+
+    def _tell_by_event(
+        self, message: Message, at: Sequence[float], values: Sequence[tuple[Value, ...]]
+    ) -> list[str]:
+        fields = [dict(zip(message.names, some, strict=True)) for some in values]
+        return [
+            self._line(_event(message.text, LogLevel.info, moment, **some))
+            for moment, some in zip(at, fields, strict=True)
+        ]
 
 
 def _event(message: str, level: object, at: float, **fields: Any) -> LogEvent:

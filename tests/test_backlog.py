@@ -239,7 +239,9 @@ class GatherTests(BacklogBase):
         self.assertTrue(self.backlog.wait())
 
     def test_nor_where_few_come(self) -> None:
-        self.assertFalse(self.writer(last=MANY_ENDS - 1).is_alive())
+        writer = self.writer(last=MANY_ENDS - 1)
+        writer.join(5)
+        self.assertFalse(writer.is_alive())
 
     def test_nor_if_somebody_waits_for_it_or_nothing_comes_any_more(self) -> None:
         for asks in (lambda: self.ask(1), lambda: self.claim(1), self.alone, self.backlog.close):

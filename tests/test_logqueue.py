@@ -1,6 +1,7 @@
 """The log off the hot path. Its thread looks by the real clock."""
 
 import threading
+from collections.abc import Sequence
 from errno import EINVAL
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -19,8 +20,10 @@ def without_time(event: LogEvent) -> str:
     return text_line(event).partition(" ")[2]
 
 
-def told_without_time(message: Message, at: float, values: tuple[Value, ...]) -> str:
-    return told(message, at, values).partition(" ")[2]
+def told_without_time(
+    message: Message, at: Sequence[float], values: Sequence[tuple[Value, ...]]
+) -> list[str]:
+    return [line.partition(" ")[2] for line in told(message, at, values)]
 
 
 class Sink:
@@ -130,7 +133,7 @@ class Interrupted(QueueTestCase):
     """A signal comes while a line is taken, and its handler writes all that waits."""
 
     def test_its_own_thread_is_not_waited_for(self) -> None:
-        self.queue._waiting.append("one")
+        self.queue._waiting.append((None, "one"))
 
         def interrupted() -> None:
             with self.queue._counting:

@@ -26,9 +26,11 @@ from asynctask.logs import (
     RENDERERS,
     ROTATE_AT,
     Rotating,
+    Value,
     destination,
     json_line,
     text_line,
+    told,
     with_field,
 )
 
@@ -56,6 +58,8 @@ def failure(message: str = "no such file") -> Failure:
 characters = st.characters(codec="utf-8") | st.sampled_from("\n\r\"\\ =\t\x1b\x00\x7f\x85\u2028'{}")
 names = st.text(characters, max_size=30)
 """Names of tasks, as their clients choose them."""
+some_names = st.sampled_from(("task_1", "", "7", "a b"))
+values = st.none() | st.booleans() | st.integers() | st.floats() | names
 
 
 class TextLines(SynchronousTestCase):
@@ -190,7 +194,35 @@ class Together(SynchronousTestCase):
         message = Line(Logger("asynctask"), "Task progress", "step")
         tell = with_field(RENDERERS["text"], "process", 2).tell
         assert tell is not None
-        self.assertTrue(tell(message, 0.0, (1,)).endswith("Z info Task progress step=1 process=2"))
+        first, second = tell(message, (0.0, 1.0), ((1,), (2,)))
+        self.assertTrue(first.endswith("Z info Task progress step=1 process=2"))
+        self.assertTrue(second.endswith("Z info Task progress step=2 process=2"))
+
+
+class ManyLines(SynchronousTestCase):
+    """Lines that are made of values, many at a time."""
+
+    def setUp(self) -> None:
+        self.log = Logger("asynctask")
+
+    @given(st.lists(st.tuples(names | some_names, values | st.integers()), min_size=1))
+    def test_each_is_as_if_it_were_alone(self, rows: list[tuple[str, Value]]) -> None:
+        at = [number / 1_000 for number in range(len(rows))]
+        events = [
+            event("Task progress", log_time=moment, name=name, value=value)
+            for moment, (name, value) in zip(at, rows, strict=True)
+        ]
+        message = Line(self.log, "Task progress", "name", "value")
+        self.assertEqual(told(message, at, rows), list(map(text_line, events)))
+
+    def test_one_may_have_no_fields(self) -> None:
+        lines = told(Line(self.log, "100 %"), (0.0, 0.0), ((), ()))
+        self.assertEqual([line.partition(" ")[2] for line in lines], ["info 100 %"] * 2)
+
+    def test_none_has_more_or_less_than_its_fields(self) -> None:
+        message = Line(self.log, "Task progress", "step")
+        for rows in (((1,), (1, 2)), ((1, 2), (1, 2)), ((), ())):
+            self.assertRaises((TypeError, ValueError), told, message, (0.0, 0.0), rows)
 
 
 class JsonLines(SynchronousTestCase):
