@@ -2,11 +2,9 @@
 
 import atexit
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import groupby
-from operator import itemgetter
 from time import monotonic, sleep, time
 from typing import Any, Final
 
@@ -75,8 +73,6 @@ class Line:
 
 Waiting = tuple[None, str] | tuple[Line, float, tuple[Value, ...]]
 """A line; or of what it is to be made, and when that was."""
-
-_of: Final = itemgetter(0)
 
 
 def _length(values: tuple[Value, ...]) -> int:
@@ -203,24 +199,27 @@ class LogQueue:
             self._lost += lines
 
     def _write_some(self) -> None:
-        lines: list[str] = []
         waiting = self._waiting
-        characters = 0
-        number = min(max(CHUNK, len(waiting) // CHUNK), len(waiting))
-        together: Any = groupby([waiting.popleft() for _ in range(number)], _of)
-        for line, some in together:
-            if line is None:
-                made = [text for _, text in some]
-                characters += sum(map(len, made))
-            else:
-                _, at, values = zip(*some, strict=True)
-                made = self._made(line, at, values)
-                if line.long:
-                    characters += sum(map(_length, values))
-            lines += made
-        with self._counting:
-            self._characters -= characters
-        self._write_lines(lines)
+        taken = [waiting.popleft() for _ in range(min(max(CHUNK, len(waiting) // CHUNK), len(waiting)))]
+        of_a_kind: defaultdict[Line | None, list[Any]] = defaultdict(list)
+        for one in taken:
+            of_a_kind[one[0]].append(one)
+        made = {line: iter(self._lines(line, some)) for line, some in of_a_kind.items()}
+        self._write_lines([next(made[one[0]]) for one in taken])
+
+    def _lines(self, line: Line | None, waiting: list[Any]) -> list[str]:
+        """What is written of those that are lines already, or of those of one `Line`."""
+        if line is None:
+            lines = [text for _, text in waiting]
+            characters = sum(map(len, lines))
+        else:
+            _, at, values = zip(*waiting, strict=True)
+            lines = self._made(line, at, values)
+            characters = sum(map(_length, values)) if line.long else 0
+        if characters:
+            with self._counting:
+                self._characters -= characters
+        return lines
 
     def _write_lines(self, lines: Sequence[str]) -> None:
         lost = self._lost

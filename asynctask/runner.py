@@ -40,8 +40,9 @@ UNWIND: Final = 5.0
 SOON: Final = 1.0
 """The least of these seconds at a stop, where they are no more than its grace."""
 
-STARTS: Final = 5
-"""Attempts that begin in one turn of the reactor: a millisecond, or more if they fail."""
+STARTS: Final = 10
+"""Attempts that begin in one turn of the reactor: a quarter of a millisecond, or some if they fail. Turns
+take time too."""
 
 PART: Final = 8
 """One in so many of those that wait begins in a turn, where that is more: else a service whose clients send

@@ -118,13 +118,13 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual(seats.free(kind), before)
 
     def test_the_more_tasks_wait_for_their_start_the_more_begin_in_a_turn(self) -> None:
-        begun = self.begun(*[1] * (PART * 10))
-        self.assertEqual(begun[:3], [10, 8, 7])
-        self.assertEqual((begun[-2], sum(begun)), (STARTS - 1, PART * 10))
+        begun = self.begun(*[1] * (PART * 20))
+        self.assertEqual(begun[:3], [20, 17, 15])
+        self.assertEqual((begun[-2], sum(begun)), (STARTS - 1, PART * 20))
 
     def test_single_tasks_and_large_batches_keep_no_start_from_each_other(self) -> None:
-        begun = self.begun(20, *[1] * (PART * 5))
-        self.assertEqual((begun[0], sum(begun)), (STARTS + 1, 20 + PART * 5))
+        begun = self.begun(20, *[1] * (PART * STARTS))
+        self.assertEqual((begun[0], sum(begun)), (STARTS + 1, 20 + PART * STARTS))
 
     def task(self, given: str = '{"duration":1}') -> Task:
         """A new one, not in the store yet."""
