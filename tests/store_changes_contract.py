@@ -2,7 +2,6 @@
 open one."""
 
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.logger import capturedLogs
 
 from asynctask.deliveries import NoAnswer, judge
-from asynctask.istore import Key, Known, ToTell
+from asynctask.istore import ToTell
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -446,87 +445,6 @@ class ChangesContract(Base):
         self.assertEqual(self.wait(self.store.forget(NOW + 999, NOW, 100)), 3)
         self.assertEqual(self.names(), ["retrying", "running", "waiting", "retried"])
 
-    # Keys
-
-    def add_once(
-        self,
-        waiting: Sequence[Task],
-        starting: Sequence[Task] = (),
-        *,
-        key: str = "k",
-        digest: str = "d",
-        answer: str = "first",
-        now: float = NOW,
-        expires_at: float = NOW + 100,
-    ) -> Any:
-        return self.store.add_once(waiting, starting, Key(key, digest, answer, expires_at), now)
-
-    def test_a_new_key_keeps_the_tasks(self) -> None:
-        waiting, starting = self.new("waits", delay=5), self.new("starts")
-        self.assertIsNone(self.wait(self.add_once([waiting], [starting])))
-        self.assertEqual(self.names(), ["starts", "waits"])
-        self.assertEqual(self.waiting, [waiting])
-        self.assertEqual([(one.task_id, one.attempt) for one in self.started], [(starting.task_id, 1)])
-        self.assertEqual(self.history(starting), [("accepted", 0), ("running", 1)])
-        self.assertEqual(self.history(waiting), [("accepted", 0)])
-
-    def test_a_known_key_keeps_nothing_and_tells_what_was_answered(self) -> None:
-        self.wait(self.add_once([self.new("a")]))
-        known = self.wait(self.add_once([self.new("b")], [self.new("c")], answer="second"))
-        self.assertEqual(known, Known("d", "first"))
-        known = self.wait(self.add_once([self.new("b")], digest="other", answer="second"))
-        self.assertEqual(known, Known("d", "first"))
-        self.assertEqual((self.names(), self.store.unfinished), (["a"], 1))
-        self.assertEqual((len(self.waiting), self.started), (1, []))
-
-    def test_another_key_is_another_task(self) -> None:
-        for key in ("k", "K", "k ", "", "ключ", "k\n"):
-            self.assertIsNone(self.wait(self.add_once([self.new(key)], key=key)), key)
-        self.assertEqual(self.store.unfinished, 6)
-
-    def test_a_key_is_known_until_it_expires(self) -> None:
-        self.wait(self.add_once([self.new("a")]))
-        self.assertEqual(self.wait(self.add_once([self.new("b")], now=NOW + 99.9)), Known("d", "first"))
-        again = self.add_once(
-            [self.new("c")], digest="e", answer="new", now=NOW + 100, expires_at=NOW + 200
-        )
-        self.assertIsNone(self.wait(again))
-        self.assertEqual(self.wait(self.add_once([self.new("d")], now=NOW + 199)), Known("e", "new"))
-        self.assertEqual(self.names(), ["c", "a"])
-
-    def test_expired_keys_are_forgotten(self) -> None:
-        self.wait(self.add_once([self.new("a")], key="old", expires_at=NOW + 1))
-        self.wait(self.add_once([self.new("b")], key="young", expires_at=NOW + 2))
-        self.assertEqual(self.wait(self.store.forget(NOW, NOW + 1, 10)), 1)
-        self.assertEqual(self.wait(self.store.forget(NOW, NOW + 1, 10)), 0)
-        # Asked as of a moment at which both would be known.
-        self.assertIsNone(self.wait(self.add_once([self.new("c")], key="old")))
-        self.assertEqual(self.wait(self.add_once([self.new("d")], key="young")), Known("d", "first"))
-
-    def test_two_at_once_with_one_key_give_one_task(self) -> None:
-        first, second = self.add_once([self.new("a")]), self.add_once([self.new("b")], answer="second")
-        self.assertIsNone(self.wait(first))
-        self.assertEqual(self.wait(second), Known("d", "first"))
-        self.assertEqual((self.names(), self.store.unfinished), (["a"], 1))
-
-    def test_a_key_outlives_its_task_and_the_process(self) -> None:
-        self.wait(self.add_once([], [self.new()]))
-        task = self.started.pop()
-        self.end(complete(task, "1", NOW))
-        self.delete(task)
-        self.assertEqual(self.wait(self.add_once([self.new("b")])), Known("d", "first"))
-        self.reopen()
-        self.assertEqual(self.wait(self.add_once([self.new("c")])), Known("d", "first"))
-        self.assertEqual(self.names(), [])
-
-    def test_tasks_that_cannot_be_stored_leave_no_key(self) -> None:
-        task = self.new()
-        self.add(task)
-        twice = self.add_once([self.new("b"), task])
-        self.assertRaises(IntegrityError, self.wait, twice)
-        self.assertEqual((self.names(), self.store.unfinished), (["a"], 1))
-        self.assertIsNone(self.wait(self.add_once([self.new("c")])))
-
     # What is told of it
 
     def test_unfinished_is_right_after_every_operation(self) -> None:
@@ -563,9 +481,9 @@ class ChangesContract(Base):
         check(1)
         self.wait(self.store.forget(NOW + 1, NOW, 10))
         check(1)
-        self.assertIsNone(self.wait(self.add_once([self.new()], [self.new()])))
+        self.assertIsNone(self.wait(self.add_with_key([self.new()], [self.new()])))
         check(3)
-        self.wait(self.add_once([self.new()], [self.new()]))
+        self.wait(self.add_with_key([self.new()], [self.new()]))
         check(3)
         self.assertRaises(IntegrityError, self.add, two)
         check(3)
@@ -575,7 +493,7 @@ class ChangesContract(Base):
         self.assertEqual(self.store.unfinished, 3)
         self.wait(added)
         self.assertEqual(self.store.unfinished, 3)
-        first, second = self.add_once([self.new()]), self.add_once([self.new()])
+        first, second = self.add_with_key([self.new()]), self.add_with_key([self.new()])
         self.assertEqual(self.store.unfinished, 5)
         self.wait(first)
         self.wait(second)

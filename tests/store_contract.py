@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from asynctask.changes import listed
-from asynctask.istore import Claim, IStore
+from asynctask.istore import Claim, IStore, Key
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -110,6 +110,19 @@ class StoreTestCase(SynchronousTestCase):
 
     def add(self, *tasks: Task) -> None:
         self.wait(self.store.add(tasks, []))
+
+    def add_with_key(
+        self,
+        waiting: Sequence[Task],
+        starting: Sequence[Task] = (),
+        *,
+        key: str = "k",
+        digest: str = "d",
+        answer: str = "first",
+        now: float = NOW,
+        expires_at: float = NOW + 100,
+    ) -> Any:
+        return self.store.add_once(waiting, starting, Key(key, digest, answer, expires_at), now)
 
     def run_one(self, **given: Any) -> Task:
         """A task that its accepting commit has started."""

@@ -14,6 +14,7 @@ from tests import postgres
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract
+from tests.store_keys_contract import KeysContract
 
 
 class OnServer(StoreTestCase):
@@ -26,7 +27,7 @@ class OnServer(StoreTestCase):
         return SqlStore(Server(postgres.url_of(self.database)), self.turns, try_again=0.01)
 
 
-class PostgresStore(StoreContract, ChangesContract, EventsContract, OnServer):
+class PostgresStore(StoreContract, ChangesContract, KeysContract, EventsContract, OnServer):
     """On a server."""
 
     def open(self, *given: Any, **named: Any) -> SqlStore:

@@ -32,10 +32,11 @@ from tests.on_file import OnFile
 from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract
+from tests.store_keys_contract import KeysContract
 from tests.turns import PATIENCE
 
 
-class SqliteStore(StoreContract, ChangesContract, EventsContract, OnFile):
+class SqliteStore(StoreContract, ChangesContract, KeysContract, EventsContract, OnFile):
     """In a file."""
 
 
@@ -268,7 +269,7 @@ class LiveTests(SynchronousTestCase):
         self.assertEqual(self.live.fresh(9), [])
 
 
-class MemoryStore(StoreContract, ChangesContract, EventsContract, StoreTestCase):
+class MemoryStore(StoreContract, ChangesContract, KeysContract, EventsContract, StoreTestCase):
     """In memory there is no second start, but everything else holds."""
 
     def open_store(self) -> SqlStore:
