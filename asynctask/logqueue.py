@@ -11,7 +11,7 @@ from typing import Any, Final
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
-from asynctask.logs import Message, Render, Tell, Value
+from asynctask.logs import Render, Tell, Value
 
 PAUSE: Final = 0.02
 """Seconds that lines wait for more: a tenth of what a reader of the log is promised, and under full load so
@@ -253,12 +253,11 @@ class LogQueue:
             return [made for one in alone for made in self._made(line, *one)]
 
     def _tell_by_event(
-        self, message: Message, at: Sequence[float], values: Sequence[tuple[Value, ...]]
+        self, line: Line, at: Sequence[float], values: Sequence[tuple[Value, ...]]
     ) -> list[str]:
-        fields = [dict(zip(message.names, some, strict=True)) for some in values]
         return [
-            self._line(_event(message.text, LogLevel.info, moment, **some))
-            for moment, some in zip(at, fields, strict=True)
+            self._line(_event(line.text, LogLevel.info, moment, **line.fields(some)))
+            for moment, some in zip(at, values, strict=True)
         ]
 
 

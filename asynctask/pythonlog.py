@@ -35,6 +35,7 @@ class _Ear(logging.Handler):
         self.pid = os.getpid()
         self._hears = False
         self.before: logging.Handler | None = None
+        self.configure = logging.basicConfig
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`; no two threads are in here at once."""
@@ -75,14 +76,11 @@ _FORMATTER: Final = logging.Formatter()
 _ear: Final = _Ear()
 
 
-_configure: Final = logging.basicConfig
-
-
 def _configure_if_asked(**settings: Any) -> None:
     """`logging.basicConfig`, but not where ``logging.warning`` itself calls it: it would have from then on
     what every logger says."""
     if sys._getframe(1).f_globals is not vars(logging):
-        _configure(**settings)
+        _ear.configure(**settings)
 
 
 def nobody() -> str:
@@ -95,7 +93,8 @@ def listen(stepped: Stepped = nobody) -> None:
     if logging.lastResort is not _ear:
         _ear.pid, _ear.before = os.getpid(), logging.lastResort
         logging.lastResort = _ear
-        logging.basicConfig = _configure_if_asked
+    if logging.basicConfig is not _configure_if_asked:
+        _ear.configure, logging.basicConfig = logging.basicConfig, _configure_if_asked
     if stepped not in _ear.listening:
         _ear.listening.append(stepped)
 
@@ -106,7 +105,8 @@ def stop_listening(stepped: Stepped = nobody) -> None:
         _ear.listening.remove(stepped)
         if not _ear.listening and logging.lastResort is _ear:
             logging.lastResort = _ear.before
-            logging.basicConfig = _configure
+        if not _ear.listening and logging.basicConfig is _configure_if_asked:
+            logging.basicConfig = _ear.configure
 
 
 def _level(number: int) -> Any:

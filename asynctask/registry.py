@@ -4,7 +4,6 @@ import importlib
 import inspect
 import os
 import pickle
-import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
@@ -21,7 +20,7 @@ from twisted.internet.task import deferLater
 
 from asynctask.context import Context
 from asynctask.inputs import Input, UnusableError, called, read_signature
-from asynctask.wire import MAX_NAME, text_of
+from asynctask.wire import LABEL, MAX_NAME, text_of
 
 GROUP: Final = "asynctask.tasks"
 """The entry points by which an installed package brings handlers."""
@@ -37,9 +36,6 @@ STEP: Final = 1.0
 """Seconds between two steps of `simulate`."""
 
 MAX_DURATION: Final = 86_400
-
-_LABEL: Final = re.compile(rf"[^\0\ud800-\udfff]{{1,{MAX_NAME}}}")
-"""What a kind's name may be: a text that a client can send."""
 
 _INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), "__code__", None)
 """By which it is known what Twisted has made of a generator function."""
@@ -189,7 +185,7 @@ def _check_settings(
         raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
     if backoff is not None and not callable(backoff):
         raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
-    if name is not None and not (isinstance(name, str) and _LABEL.fullmatch(name)):
+    if name is not None and not (isinstance(name, str) and LABEL.fullmatch(name)):
         raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, without NUL, not {name!r}")
 
 

@@ -40,6 +40,9 @@ MAX_SHOWN: Final = 60
 
 MAX_NAME: Final = 255
 
+LABEL: Final = re.compile(rf"[^\0\ud800-\udfff]{{1,{MAX_NAME}}}")
+"""A name of a task or a kind: a text that JSON can carry and every database keep."""
+
 MAX_RESULT: Final = 1024 * 1024
 """Bytes of a result: it is read with its task, and kept as long."""
 
@@ -236,7 +239,7 @@ def _statuses(value: str) -> tuple[Status, ...]:
 
 
 def _label(value: str) -> str:
-    if not 1 <= len(value) <= MAX_NAME or "\0" in value:
+    if not LABEL.fullmatch(value):
         raise Wrong(f"must have 1 to {MAX_NAME} characters, and no NUL")
     return value
 

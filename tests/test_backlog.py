@@ -24,6 +24,7 @@ from asynctask.backlog import (
 from asynctask.batches import End
 from asynctask.model import COMPLETED, Error, Task
 from asynctask.works import ALONE, CLAIM, Add, Call, Save, Work
+from tests.turns import PATIENCE
 
 
 class BacklogBase(SynchronousTestCase):
@@ -229,7 +230,7 @@ class GatherTests(BacklogBase):
         writer.join(0.05)
         self.assertTrue(writer.is_alive())
         self.end(0)
-        writer.join(5)
+        writer.join(PATIENCE)
         self.assertFalse(writer.is_alive())
 
     def test_but_not_for_ever(self) -> None:
@@ -240,7 +241,7 @@ class GatherTests(BacklogBase):
 
     def test_nor_where_few_come(self) -> None:
         writer = self.writer(last=MANY_ENDS - 1)
-        writer.join(5)
+        writer.join(PATIENCE)
         self.assertFalse(writer.is_alive())
 
     def test_nor_if_somebody_waits_for_it_or_nothing_comes_any_more(self) -> None:
@@ -248,7 +249,7 @@ class GatherTests(BacklogBase):
             writer = self.writer()
             self.assertTrue(writer.is_alive())
             asks()
-            writer.join(5)
+            writer.join(PATIENCE)
             self.assertFalse(writer.is_alive())
             while self.backlog.waits:
                 self.backlog.take()

@@ -504,7 +504,7 @@ class Pair:
 
         @settings(
             max_examples=count,
-            derandomize=not others,
+            derandomize=settings().derandomize and not others,
             deadline=None,
             database=None,
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
