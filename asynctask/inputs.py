@@ -117,7 +117,7 @@ def read_signature(function: Callable[..., Any]) -> Input:
     try:
         schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
         encode(schema)
-    except Exception as error:  # Two types of one name; an example that is no JSON.
+    except Exception as error:  # Two types of one name (msgspec < 0.23); an example that is no JSON.
         raise UnusableError(f"its input cannot be described ({_in_a_line(error)})") from error
     return Input(context, schema, fields)
 

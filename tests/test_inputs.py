@@ -228,16 +228,24 @@ class Signatures(SynchronousTestCase):
             read_signature(take)
         self.assertEqual(read_signature(take).arguments({"value": {"key": 2}}), {"value": Cached(2)})
 
-    def test_types_that_cannot_be_described_together_are_an_error_of_the_handler(self) -> None:
+    def test_types_of_one_name_are_described_each_or_are_an_error_of_the_handler(self) -> None:
         first, second = (defstruct("Row", [(name, int)]) for name in "ab")
 
         def copy(source: Any, target: Any) -> None:
             """Take two types of one name."""
 
         copy.__annotations__ |= {"source": first, "target": second}
-        with self.assertRaisesRegex(UnusableError, r"its input cannot be described \(KeyError: .*Row"):
-            read_signature(copy)
+        try:
+            taken = read_signature(copy)
+        except UnusableError as error:  # msgspec before 0.23 cannot tell them apart.
+            self.assertRegex(str(error), r"^its input cannot be described \(KeyError: .*Row")
+        else:
+            described = [list(row["properties"]) for row in taken.schema["$defs"].values()]
+            self.assertEqual(described, [["a"], ["b"]])
+            given = {"source": {"a": 1}, "target": {"b": 2}}
+            self.assertEqual(taken.arguments(given), {"source": first(1), "target": second(2)})
 
+    def test_an_example_that_is_no_json_is_an_error_of_the_handler(self) -> None:
         def paint(colour: Annotated[str, Meta(examples=[Colour])]) -> None:
             """Have an example that is no JSON."""
 
