@@ -34,6 +34,14 @@ def tests(session: nox.Session) -> None:
         check_floors(session)
 
 
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest version of each dependency that setup.cfg allows."""
+    session.install("uv")
+    session.run("uv", "pip", "install", "--quiet", "--resolution", "lowest-direct", ".[test]")
+    session.run("python", "-m", "twisted.trial", *(session.posargs or ["tests"]))
+
+
 def check_floors(session: nox.Session) -> None:
     """Fail where a module that keeps the promises is not reached enough."""
     report = Path(session.create_tmp(), "coverage.json").absolute()
