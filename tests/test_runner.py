@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from asynctask import backlog
+from asynctask.batches import End
 from asynctask.claims import AFTER_FAILURE, BEHIND
 from asynctask.context import Context
 from asynctask.model import (
@@ -25,6 +26,7 @@ from asynctask.model import (
     RUNNING,
     News,
     Progress,
+    Status,
     Submission,
     Task,
     Unavailable,
@@ -95,6 +97,33 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual(steps, [(1, 2), (2, 2)])
         (completed,) = self.logged("Task completed")
         self.assertEqual((completed["task_id"], completed["name"]), (task_id, "report"))
+
+    def test_an_end_that_nothing_crosses_is_written_at_the_first_try(self) -> None:
+        asked: list[object] = []
+        end = self.store._database.end
+
+        def asking(db: Connection, ends: list[End], news: list[News]) -> list[Status | None]:
+            asked.append(ends)
+            return end(db, ends, news)
+
+        self.patch(self.store._database, "end", asking)
+
+        async def work(duration: int, context: Context) -> None:
+            await deferLater(context.clock, duration)
+            if context.attempt == 1:
+                raise ValueError("not yet")
+
+        self.with_handler(work)
+        fails = self.submit(duration=1)
+        retried = self.submit(duration=1, retries=1)
+        late, cancelled = self.submit(duration=9, timeout=2.0), self.submit(duration=9)
+        self.advance(1)
+        self.cancel(cancelled)
+        self.assertEqual(self.retry(fails).status, ACCEPTED)
+        self.advance(9)
+        ended = [self.status(task_id) for task_id in (fails, retried, late, cancelled)]
+        self.assertEqual((ended, asked), ([COMPLETED, COMPLETED, FAILED, CANCELLED], []))
+        self.flushLoggedErrors(ValueError)
 
     def test_no_seconds_are_no_steps(self) -> None:
         task_id = self.submit(duration=0)
