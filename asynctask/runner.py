@@ -351,7 +351,7 @@ class Runner:
         drained = self._drained = Deferred()
         calls = [
             self._clock.callLater(grace, self._release),
-            self._clock.callLater(grace + 2 * UNWIND, drained.callback, None),
+            self._clock.callLater(grace + 2 * self._patience, drained.callback, None),
         ]
 
         def tidy(_: object) -> None:

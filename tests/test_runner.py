@@ -420,6 +420,18 @@ class RunnerTests(RunnerTestCase):
             self.successResultOf(drained)
             self.assertEqual(self.status(task_id), RETRYING)
 
+    def test_a_drain_does_not_wait_for_ever_for_ends_that_cannot_be_written(self) -> None:
+        self.patch(self.store, "end", lambda _task, _now: Deferred())
+        for grace, unwind in ((0, SOON), (3, 3), (60, UNWIND)):
+            self.make()
+            self.submit(duration=90)
+            drained = self.runner.drain(grace)
+            self.settle()
+            self.advance(grace + 2 * int(unwind) - 1)
+            self.assertNoResult(drained)
+            self.advance(1)
+            self.successResultOf(drained)
+
     def test_a_drain_of_nothing_is_over_at_once(self) -> None:
         self.successResultOf(self.runner.drain(10))
 
