@@ -18,7 +18,7 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
 from asynctask.model import News, Unavailable
-from asynctask.readers import NO_ANSWER, READERS, Readable, Threads
+from asynctask.readers import LONGEST, NO_ANSWER, READERS, Readable, Threads
 from asynctask.sqlite import BUSY, Lock, Place, StartError, create
 
 COPIED: Final = 600
@@ -176,11 +176,14 @@ class Sqlite:
             self.readers.stop()
         self._reading.dispose()
 
-    def read(self, run: Callable[[Connection], T], since: float) -> T:  # noqa: ARG002
+    def read(self, run: Callable[[Connection], T], since: float) -> T:
         """Read; all is fetched when ``run`` returns.
 
-        :raises Unavailable: the database cannot be read.
+        :param since: when it was asked for, by the monotonic clock.
+        :raises Unavailable: the database cannot be read, or not in time.
         """
+        if monotonic() - since > LONGEST:
+            raise Unavailable(NO_ANSWER)
         try:
             with self._paused, self._reading.connect() as connection:
                 found = run(connection)

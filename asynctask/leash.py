@@ -14,10 +14,9 @@ from typing import Any, Final
 import psycopg
 from twisted.logger import Logger
 
-log = Logger(namespace="asynctask.store")
+from asynctask.readers import LONGEST
 
-LONGEST: Final = 1.7
-"""Seconds that somebody waits for a connection: a client has its 503 within 2."""
+log = Logger(namespace="asynctask.store")
 
 LOOK: Final = 0.1
 """Seconds between two looks at what is under way."""

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from asynctask.leash import LONGEST, Keeper, Leash
+from asynctask.leash import Keeper, Leash
 from asynctask.model import Unavailable
-from asynctask.readers import NO_ANSWER, Readable, Threads
+from asynctask.readers import LONGEST, NO_ANSWER, Readable, Threads
 
 TRY_AGAIN: Final = 0.5
 """Seconds until a database that could not be reached is tried again by those who read."""

@@ -12,6 +12,10 @@ from asynctask.model import Unavailable
 READERS: Final = 4
 """Threads that read, each on a connection: what is read is short, and the cores are few."""
 
+LONGEST: Final = 1.7
+"""Seconds that somebody waits for his read: a client has its 503 within 2. What has waited longer is not
+read at all, since whoever asked may have left, and others wait behind it."""
+
 NO_ANSWER: Final = "The store does not answer now; try again later"
 
 log = Logger(namespace="asynctask.store")

@@ -286,8 +286,7 @@ CALLBACKS_DUE: Final = (
     .where(
         _TO_CALL,
         task.c.callback_due <= bindparam("now"),
-        task.c.callback_due >= bindparam("after"),
-        or_(task.c.callback_due > bindparam("after"), task.c.task_id > bindparam("after_task")),
+        tuple_(task.c.callback_due, task.c.task_id) > tuple_(bindparam("after"), bindparam("after_task")),
     )
     .order_by(task.c.callback_due, task.c.task_id)
     .limit(bindparam("limit"))

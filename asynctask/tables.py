@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 """The newest migration that this version knows."""
 
 APPLICATION_ID: Final = 0x61746B31
@@ -71,7 +71,7 @@ task: Final = Table(
     Column("callback_due", Double),
     Column("callback_tries", Integer, nullable=False, server_default="0"),
     Column("callback_error", Text),
-    Index("task_callback", "callback_due", **where("callback_due IS NOT NULL")),
+    Index("task_callback", "callback_due", "task_id", **where("callback_due IS NOT NULL")),
     Index("task_status", "status", "task_id"),
     Index("task_name", "name", "task_id"),
     Index("task_kind_status", "kind", "status", "task_id"),

@@ -78,7 +78,8 @@ class QueryPlanTests(SynchronousTestCase):
 
     def test_callbacks_are_found_when_they_are_due(self) -> None:
         plan = self.plan(statements.CALLBACKS_DUE, now=NOW, after=0, after_task="", limit=9)
-        self.assertIn("SEARCH task USING INDEX task_callback (callback_due>? AND callback_due<?)", plan)
+        found = "SEARCH task USING INDEX task_callback ((callback_due,task_id)>(?,?) AND callback_due<?)"
+        self.assertEqual(plan, found)
         for statement in (statements.NEXT_CALLBACK, statements.PENDING_CALLBACKS):
             self.assertIn("COVERING INDEX task_callback", self.plan(statement, now=NOW))
         given = {"of_task": "x", "of_attempt": 1, "of_end": NOW}

@@ -1,12 +1,15 @@
-"""The system gives no more threads to read with."""
+"""Reads that wait for a thread, and a system that gives no more of these."""
 
-from threading import Thread
+from threading import Event, Thread
+from time import sleep
 from typing import Any
 
 from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
+from asynctask import database
 from asynctask.model import RUNNING, Unavailable
+from asynctask.readers import READERS
 from tests.on_file import OnFile
 
 
@@ -16,6 +19,23 @@ class NotToBeHad(Thread):
     def start(self) -> None:
         """See `Thread`."""
         raise RuntimeError("can't start new thread")
+
+
+class Busy(OnFile):
+    """All threads read what takes long."""
+
+    def test_what_has_waited_for_too_long_is_not_read_and_keeps_nobody(self) -> None:
+        patched = self.patch(database, "LONGEST", 0.5)
+        task, go_on = self.run_one(), Event()
+        self.addCleanup(go_on.set)
+        reads = [self.store._read(lambda _: go_on.wait()) for _ in range(READERS)]
+        late = self.store.get(task.task_id)
+        sleep(0.6)
+        go_on.set()
+        self.assertEqual([self.wait(read) for read in reads], [True] * READERS)
+        self.assertRaises(Unavailable, self.wait, late)
+        patched.restore()
+        self.assertEqual(self.get(task).status, RUNNING)
 
 
 class NoThreads(OnFile):

@@ -16,7 +16,7 @@ OLDEST_READER: Final = 3
 
 INDEXES: Final = (
     *("task_status", "task_name", "task_due", "task_owner", "task_finished", "idempotency_expires"),
-    *("task_callback", "task_cancelling", "task_kind_status"),
+    *("task_cancelling", "task_kind_status", "task_callback"),
 )
 """Those that the steps leave, in their order: where several would do, SQLite goes by it."""
 
