@@ -44,14 +44,25 @@ class Reading:
     _live: Live
     _large: dict[int, list[News]]
     waiting: Callable[[Sequence[Task]], None]
+    cancelling: Callable[[Sequence[Task]], None]
     unfinished: int
     asked: int
     settled: int
 
     def came_back(self, news: Sequence[News]) -> None:
-        """What failed transactions have changed after all: look for what waits, and count anew."""
+        """What failed transactions have changed after all: look for what waits, and count anew.
+
+        And look for what is to be cancelled, of which there is no news.
+        """
         self.waiting([one for one in news if isinstance(one, Task) and one.status in WAITING])
         self._recount(RECOUNTS)
+
+        def find(db: Connection) -> list[Task]:
+            given = {"me": self._database.owner}
+            return [task_of(row) for row in db.execute(statements.TO_BE_CANCELLED, given)]
+
+        asked = maybeDeferred(self._read, find)
+        asked.addCallback(self.cancelling).addErrback(lambda failure: failure.trap(Unavailable))
 
     def _recount(self, times: int) -> None:
         """Count until nothing was on its way meanwhile, or so often."""

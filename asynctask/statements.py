@@ -281,6 +281,10 @@ places cursors."""
 
 _TO_CALL: Final = task.c.callback_due.is_not(None)
 
+TO_BE_CANCELLED: Final = select(*LISTED).where(
+    task.c.owner == bindparam("me"), _RUNNING, text("cancel_requested")
+)
+
 CALLBACKS_DUE: Final = (
     select(task.c.task_id, task.c.attempt, task.c.callback_url, task.c.callback_due)
     .where(
@@ -435,6 +439,12 @@ def _moved(column: str, which: str) -> Any:
         f"ELSE :now END WHERE {which} AND {column} > :least"
     )
 
+
+CLOCK: Final = text(
+    "INSERT INTO meta (key, value) VALUES ('clock', :time) "
+    "ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value"
+)
+"""That the time with this name was followed; no row if it was before."""
 
 SET_CLOCK: Final = (
     _moved("run_at", "status IN ('accepted', 'retrying')"),

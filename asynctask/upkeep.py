@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from asynctask import statements
 from asynctask.model import Deleted, News
-from asynctask.works import ALONE
+from asynctask.works import ALONE, Database
 from asynctask.writer import Writer
 
 log = Logger(namespace="asynctask.store")
@@ -24,7 +24,9 @@ class Upkeep:
     :ivar forgetting: see `IStore`.
     """
 
+    _database: Database
     _writer: Writer
+    _clocks = 0
     forgetting: float
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
@@ -55,11 +57,16 @@ class Upkeep:
     def clock_was_set(self, before: float, now: float) -> Deferred[None]:
         """See `IStore`."""
         given = {"before": before, "now": now, "least": min(before, now)}
+        # Asked for again, it is not done twice, should the COMMIT that failed have come back.
+        this = {"time": f"{self._database.owner} {self._clocks}"}
 
         def run(db: Connection, _news: list[News]) -> int:
+            if not db.execute(statements.CLOCK, this).rowcount:
+                return 0
             return sum(db.execute(statement, given).rowcount for statement in statements.SET_CLOCK)
 
         def tell(moved: int) -> None:
+            self._clocks += 1
             log.warn(
                 "The clock was set; what waits follows it", seconds=round(now - before, 3), tasks=moved
             )

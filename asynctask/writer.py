@@ -86,7 +86,8 @@ class Writer:
     :param try_again: seconds between two tries to reach a database that failed.
     :param stored: told, in the writer's thread, of how many works a transaction was and its seconds.
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
-    :param returned: told, in the reactor's, of what failed transactions have changed after all.
+    :param returned: told, in the reactor's, after a COMMIT that failed, of what it has changed after all;
+        it may have changed more, where there was nothing to tell.
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
@@ -112,7 +113,7 @@ class Writer:
         self._stored = stored
         self._published = published
         self._returned = returned
-        self._came_back_news: list[News] = []
+        self._came_back: list[News] | None = None
         self._now = now
         self._connection: Connection | None = connection
         self._database = database
@@ -310,6 +311,7 @@ class Writer:
             log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
+            self._came_back = self._came_back or []
             self._doubt.note_starts(self._told)
         if self._database.shared:
             # What came back after all is no longer ours to remove: others may run it already.
@@ -325,10 +327,12 @@ class Writer:
         if not known or again:
             self._disconnect()
             self.healthy = False
-        # What came back has changed other things for good; of new tasks nothing is left.
-        others = at_commit and bool(self._came_back_news)
+        # What came back has changed other things for good, and what had nothing to tell may have; of new
+        # tasks nothing is left.
+        others = at_commit and (bool(self._came_back) or not self._told)
         self._refuse(batch, unknown=at_commit and not known, others_unknown=others)
-        self._tell_what_came_back()
+        if known:
+            self._tell_what_came_back()
 
     def _probe(self) -> bool:
         """Make sure that the database writes, and of what failed commits have left."""
@@ -342,13 +346,14 @@ class Writer:
         for one in commits:
             self._seq = one.seq or self._seq
             self._answer([], one)
-        self._came_back_news = [news for one in commits for news in one.news]
+        if self._came_back is not None:
+            self._came_back += [news for one in commits for news in one.news]
         return True
 
     def _tell_what_came_back(self) -> None:
         """When all others have been answered."""
-        told, self._came_back_news = self._came_back_news, []
-        if told:
+        told, self._came_back = self._came_back, None
+        if told is not None:
             self._replies.send((self._returned, told))
 
     def _recovers(self) -> bool:

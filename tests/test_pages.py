@@ -14,13 +14,13 @@ from asynctask import (
     headers,
     heads,
     lanes,
-    leash,
     logqueue,
     logs,
     loop,
     pgserver,
     places,
     posting,
+    readers,
     retention,
     runner,
     sharing,
@@ -74,7 +74,7 @@ SAID = {
         f"then two, up to {supervisor.LONGEST_PAUSE:g}",
         f"a statement ends after {pgserver.PATIENCE:g} seconds",
         f"wait in memory, {backlog.MAX_KEPT >> 20} MiB of them",
-        f"that says nothing for {leash.LONGEST:g} is cut",
+        f"that says nothing for {readers.LONGEST:g} is cut",
     ),
 }
 """What pages say of numbers that other tests only call by their names."""

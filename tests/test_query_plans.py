@@ -72,6 +72,10 @@ class QueryPlanTests(SynchronousTestCase):
             plan = self.plan(statement, of_task="x", task_id="x", attempt=1)
             self.assert_indexed(plan, "autoindex_task_1 (task_id=?)")
 
+    def test_what_is_to_be_cancelled_is_found_by_its_owner(self) -> None:
+        plan = self.plan(statements.TO_BE_CANCELLED, me="x")
+        self.assertEqual(plan, "SEARCH task USING INDEX task_cancelling (owner=?)")
+
     def test_what_ended_long_ago_is_found_in_order(self) -> None:
         plan = self.plan(statements.FORGET_OLD, before=NOW, limit=9)
         self.assert_indexed(plan, "task_finished (finished_at<?)", "autoindex_task_1 (task_id=?)")

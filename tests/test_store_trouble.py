@@ -1,10 +1,12 @@
 """When SQLite fails, nothing that was refused runs, and nothing that was done is lost."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
@@ -155,12 +157,44 @@ class SqliteTroubleTests(OnFile):
         self.until_counted(2)
         self.assertEqual([one.task_id for one in self.waiting], [task.task_id])
 
-    def until_counted(self, unfinished: int) -> None:
-        """Wait until the store knows how many tasks have not ended."""
+    def test_a_cancel_that_may_have_been_done_is_told_to_its_handler(self) -> None:
+        for times in (1, 2):
+            task, other = self.run_one(), self.run_one()
+            self.fail_commits(times, reach_disk=True)
+            cancelled = self.store.cancel(task.task_id, NOW)
+            self.assertRaises(OutcomeUnknown, self.wait, cancelled)
+            if times == 2:
+                self.recover()
+            self.until(lambda: self.cancelling)
+            self.assertEqual([one.task_id for one in self.cancelling], [task.task_id])
+            for one in (task, other):
+                self.wait(self.store.end(complete(one, "1", NOW), NOW))
+            del self.cancelling[:]
+
+    def test_a_clock_that_may_have_been_followed_is_followed_once(self) -> None:
+        task = replace(self.new(), run_at=NOW + 100)
+        self.add(task)
+        self.fail_commits(1, reach_disk=True)
+        self.assertRaises(Unavailable, self.wait, self.store.clock_was_set(NOW, NOW + 3_600))
+        self.wait(self.store.clock_was_set(NOW + 1, NOW + 3_601))
+        self.assertEqual(self.get(task).run_at, NOW + 3_700)
+        self.wait(self.store.clock_was_set(NOW + 3_602, NOW + 2))
+        self.assertEqual(self.get(task).run_at, NOW + 100)
+        self.fail_commits(1)
+        self.assertRaises(Unavailable, self.wait, self.store.clock_was_set(NOW + 3, NOW + 63))
+        self.wait(self.store.clock_was_set(NOW + 4, NOW + 64))
+        self.assertEqual(self.get(task).run_at, NOW + 160)
+
+    def until(self, found: Callable[[], object]) -> None:
+        """Turn until it is so."""
         until = monotonic() + PATIENCE
-        while self.store.unfinished != unfinished:
+        while not found():
             self.assertLess(monotonic(), until)
             self.wait(self.store.count())
+
+    def until_counted(self, unfinished: int) -> None:
+        """Wait until the store knows how many tasks have not ended."""
+        self.until(lambda: self.store.unfinished == unfinished)
 
     def test_a_failing_store_refuses_at_once(self) -> None:
         self.fail_commits(2)
