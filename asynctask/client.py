@@ -31,7 +31,7 @@ from asynctask.answered import (
     Unexpected,
     Unreachable,
 )
-from asynctask.model import CANCELLED, ENDED
+from asynctask.model import ENDED
 from asynctask.sending import LONGEST_PAUSE, WAIT, Sender
 from asynctask.stream import Events
 
@@ -194,12 +194,7 @@ class Client:
 
     async def cancel(self, task_id: str) -> Task:
         """Ask for its end: `cancelled` if it waited, else it is when it has unwound."""
-        try:
-            return (await self._sender.ask("POST", _path(task_id) + "/cancel")).read(Task)
-        except Conflict as refusal:
-            if refusal.uncertain and (task := await self.get(task_id)).status is CANCELLED:
-                return task
-            raise
+        return (await self._sender.ask("POST", _path(task_id) + "/cancel")).read(Task)
 
     async def retry(self, task_id: str) -> Task:
         """Let it begin anew. Not sent again where it may have been served: that might begin it twice."""

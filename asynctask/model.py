@@ -250,10 +250,13 @@ def cancel(task: Task, now: float) -> Task:
 
 
 def request_cancel(task: Task, now: float) -> Task:
-    """Somebody asks for an end: a waiting task has it at once, a running one when it has unwound.
+    """Somebody asks for an end: a waiting task has it at once, a running one when it has unwound; and one
+    that was cancelled before stays as it is, since whoever has lost the answer asks again.
 
-    :raises InvalidTransition: the task has ended.
+    :raises InvalidTransition: the task has ended otherwise.
     """
+    if task.status is CANCELLED:
+        return task
     if task.status is RUNNING:
         return replace(task, cancel_requested=True)
     return cancel(task, now)

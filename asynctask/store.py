@@ -384,6 +384,8 @@ class SqlStore(Hooks, Reading, Upkeep):
                 after = decide(before, at)
             except InvalidTransition as refusal:
                 return refusal
+            if after is before:
+                return before.status, before
             given = {"of_task": task_id, "me": self._database.owner}
             if after.status is RUNNING and db.scalar(self._database.is_orphan, given) is not None:
                 after = cancel(before, at)  # nobody is there who would end it
@@ -404,7 +406,8 @@ class SqlStore(Hooks, Reading, Upkeep):
             before, task = decided
             self._count(before, task.status)
             if task.status is CANCELLED:
-                note([task], self._metrics)
+                if before is not CANCELLED:
+                    note([task], self._metrics)
                 return self._live.shown(task)
             self._metrics.became(task.kind, task.status)
             (self.cancelling if task.status is RUNNING else self.waiting)([task])

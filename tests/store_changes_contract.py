@@ -201,9 +201,16 @@ class ChangesContract(Base):
         self.assertEqual((times, len(times)), (sorted(times), 4))
 
     def test_a_task_that_has_ended_cannot_be_cancelled(self) -> None:
-        for status in (COMPLETED, FAILED, CANCELLED):
+        for status in (COMPLETED, FAILED):
             refusal = self.refused(self.cancel, self.ended(status))
             self.assertIs(refusal.status, status)
+
+    def test_a_task_that_was_cancelled_is_shown_to_who_asks_again_and_stays_as_it_is(self) -> None:
+        for task in (self.ended(CANCELLED), self.cancel(self.retrying())):
+            told, counted = len(self.changed), self.counted(self.store, CANCELLED)
+            self.assertEqual(self.cancel(task), self.get(task))
+            self.assertEqual((self.get(task).status, self.get(task).n), (CANCELLED, task.n))
+            self.assertEqual((len(self.changed), self.counted(self.store, CANCELLED)), (told, counted))
 
     def test_nobody_can_be_cancelled_retried_or_deleted(self) -> None:
         for change in (self.store.cancel, self.store.retry):
@@ -471,7 +478,7 @@ class ChangesContract(Base):
         check(2)
         self.cancel(one)
         check(1)
-        self.assertRaises(InvalidTransition, self.cancel, one)
+        self.cancel(one)
         check(1)
         self.retry(one)
         check(2)
@@ -515,7 +522,7 @@ class ChangesContract(Base):
         (again,) = self.claim(now=NOW + 10).tasks
         self.cancel(again)
         self.end(cancel(again, NOW))
-        self.assertRaises(InvalidTransition, self.cancel, task)
+        self.cancel(task)
         self.retry(task)
         self.end(fail(self.claim().tasks[0], NO, NOW))
         self.retry(task)

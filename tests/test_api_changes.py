@@ -136,7 +136,6 @@ class CancelTests(ChangeTestCase):
     def test_a_task_that_has_ended_cannot_be_cancelled(self) -> None:
         for path, status in (
             (self.ended("completed"), "completed"),
-            (self.ended("cancelled"), "cancelled"),
             (self.failed(), "failed"),
         ):
             before = self.get(path).body
@@ -144,6 +143,13 @@ class CancelTests(ChangeTestCase):
                 self.change(path, "cancel"), 409, f"A task that is {status} cannot be cancelled"
             )
             self.assertEqual(self.get(path).body, before)
+
+    def test_a_task_that_was_cancelled_is_the_answer_to_who_asks_again(self) -> None:
+        path = self.ended("cancelled")
+        before = self.get(path)
+        again = self.change(path, "cancel")
+        self.assertEqual((again.status, again.json), (200, before.json))
+        self.assertEqual(self.get(path).body, before.body)
 
     def test_nobody_can_be_cancelled(self) -> None:
         self.assert_problem(self.change(f"/api/tasks/{NOBODY}", "cancel"), 404, "There is no such task")

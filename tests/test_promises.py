@@ -237,8 +237,8 @@ class Promises(RuleBasedStateMachine):
     def cancel(self, data: Any) -> None:
         task_id = self.chosen(data)
         ask = lambda: self.store.cancel(task_id, self.now)  # noqa: E731
-        task = self.change(task_id, *WAITING, "running", by=ask)
-        if task is not None:
+        task = self.change(task_id, *WAITING, "running", "cancelled", by=ask)
+        if task is not None and task.status != "cancelled":
             task.flag = True
             if task.status != "running" or task.orphan:  # nobody is there who would end it
                 task.move("cancelled", self.now)
