@@ -21,6 +21,8 @@ from asynctask import logs, pythonlog
 from asynctask.logqueue import PAUSE, LogQueue
 from asynctask.sqlite import StartError
 from asynctask.supervisor import Supervisor
+from asynctask.timers import Wheel
+from asynctask.watch import Watchdog
 
 log = Logger(namespace="asynctask")
 
@@ -194,8 +196,11 @@ class OfCommand(Service):
 class Supervising(OfCommand, Supervisor):
     """Many of them."""
 
+    _clock: Wheel
+
     def _serving(self) -> None:
         self.begin(self._reactor)
+        Watchdog(self._reactor.callFromThread, lambda: "", beat=self._clock.wake).start()
         super()._serving()
 
     def end_now(self, status: int) -> None:

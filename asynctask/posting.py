@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.error import ConnectionRefusedError as NobodyListensError
-from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -62,9 +62,10 @@ Lookup = Callable[[str, int], Deferred[list[str]]]
 class Poster:
     """Sends POSTs.
 
-    :param reactor: connects, and has the time.
+    :param reactor: connects.
     :param allowed: which addresses may be reached.
     :param lookup: resolves a name.
+    :param clock: monotonic: a receiver that hangs is given up in time, though somebody sets the wall clock.
     :param tls: what a connection to a host of this name is secured with.
     :param deadline: seconds for all of it.
     """
@@ -74,10 +75,12 @@ class Poster:
         reactor: Any,
         allowed: Allowed,
         lookup: Lookup,
+        clock: IReactorTime,
         tls: Callable[[str], Any] = Named,
         deadline: float = DEADLINE,
     ) -> None:
         self.reactor = reactor
+        self.clock = clock
         self.deadline = deadline
         self.allowed = allowed
         self.lookup = lookup
@@ -99,7 +102,8 @@ class _Exchange:
 
     def __init__(self, poster: Poster) -> None:
         self._poster = poster
-        self._clock = poster.reactor
+        self._clock = poster.clock
+        self._reactor = poster.reactor
         self._endpoint: _Checked | None = None
         self._waiting: Deferred[Any] | None = None
         self._late = False
@@ -124,8 +128,8 @@ class _Exchange:
         return None if self._endpoint is None else self._endpoint.connection
 
     def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> Deferred[Any]:
-        pool = HTTPConnectionPool(self._clock, persistent=False)
-        agent = Agent.usingEndpointFactory(self._clock, self, pool)
+        pool = HTTPConnectionPool(self._reactor, persistent=False)
+        agent = Agent.usingEndpointFactory(self._reactor, self, pool)
         client = HTTPClient(Hiding(agent, HIDDEN, UNPACKED))
         return client.post(
             AsGiven.from_text(url),
@@ -133,7 +137,7 @@ class _Exchange:
             data=body,
             allow_redirects=False,
             unbuffered=True,
-            reactor=self._clock,
+            reactor=self._reactor,
         )
 
     async def _within(self, deferred: Deferred[Any]) -> Any:

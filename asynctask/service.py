@@ -138,7 +138,7 @@ class AsyncTask(Service):
         self._names = Names(reactor.callFromThread)
         self._callbacks = Callbacks(
             self._store.outbox,
-            Poster(reactor, Allowed(callbacks_to), self._names.lookup).post,
+            Poster(reactor, Allowed(callbacks_to), self._names.lookup, clock).post,
             Signer(callback_secrets) if callback_secrets else None,
             clock,
             now,
@@ -398,7 +398,7 @@ def makeService(options: Options) -> Service:
             spawner.spawn,
             log_lines if observer is None else observer.pass_on,
             reactor,
-            time.monotonic,
+            Wheel(reactor),
             options["grace"],
         )
     else:

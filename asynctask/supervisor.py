@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from asynctask.member import Member
@@ -54,8 +54,8 @@ class Supervisor(Service):
     :param open: takes what they share; raises `asynctask.sqlite.StartError` where it cannot.
     :param spawn: starts one.
     :param relay: writes whole lines of their log.
-    :param reactor: its ``callLater`` and ``callWhenRunning`` are used.
-    :param clock: monotonic, seconds.
+    :param reactor: its ``callWhenRunning`` is used.
+    :param clock: monotonic.
     :param grace: seconds that each leaves to running attempts.
     """
 
@@ -68,7 +68,7 @@ class Supervisor(Service):
         spawn: Callable[[Member], object],
         relay: Callable[[str], object],
         reactor: Any,
-        clock: Callable[[], float],
+        clock: IReactorTime,
         grace: float,
     ) -> None:
         self._open = open
@@ -108,7 +108,7 @@ class Supervisor(Service):
         ended = self._all_ended = Deferred[None]()
         for member in self._alive:
             member.send(SIGTERM)
-        late = self._reactor.callLater(self._grace + LAST, self._kill)
+        late = self._clock.callLater(self._grace + LAST, self._kill)
         self._look_whether_all_ended()
 
         def forget(_result: object) -> None:
@@ -141,7 +141,7 @@ class Supervisor(Service):
 
     def _start(self, member: Member) -> None:
         self._starts.pop(member.number, None)
-        member.begin(self._clock())
+        member.begin(self._clock.seconds())
         try:
             self._spawn(member)
         except OSError as error:
@@ -173,7 +173,7 @@ class Supervisor(Service):
 
     def exited(self, member: Member) -> None:
         """A member has ended; others may still hold its pipes."""
-        self._reactor.callLater(LAST_WORDS, member.let_go)
+        self._clock.callLater(LAST_WORDS, member.let_go)
 
     def ended(self, member: Member, how: str) -> None:
         """A member is there no more."""
@@ -188,7 +188,7 @@ class Supervisor(Service):
         if self._is_ending:
             self._look_whether_all_ended()
         elif self._has_begun:
-            pause = pause_before(self._pauses[member.number], self._clock() - member.began)
+            pause = pause_before(self._pauses[member.number], self._clock.seconds() - member.began)
             self._pauses[member.number] = pause
             log.error(
                 "Process ended, and is started again",
@@ -197,12 +197,12 @@ class Supervisor(Service):
                 how=member.complaint or how,
                 seconds=pause,
             )
-            self._starts[member.number] = self._reactor.callLater(pause, self._start, member)
+            self._starts[member.number] = self._clock.callLater(pause, self._start, member)
         else:
             self._is_ending = True
             self._failure = member.complaint or f"Process {member.number} did not start ({how})"
             self.quit()
-            self._reactor.callLater(LAST, self._kill)
+            self._clock.callLater(LAST, self._kill)
             self._look_whether_all_ended()
 
     def _look_whether_all_ended(self) -> None:
@@ -229,7 +229,7 @@ class Supervisor(Service):
     def _ask_all(self, member: Member, question: int) -> None:
         self._asked = number = self._asked + 1
         asked = [one for one in self._members if one.is_up]
-        late = self._reactor.callLater(PATIENCE, self._tell, number)
+        late = self._clock.callLater(PATIENCE, self._tell, number)
         self._questions[number] = _Question(member, question, asked, late)
         for one in asked:
             one.say(Tell(number))

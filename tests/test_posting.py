@@ -10,7 +10,7 @@ from cryptography import x509
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import Clock, LoopingCall
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -124,7 +124,9 @@ class PostingTestCase(TestCase):
             self.asked.append((host, port))
             return succeed(list(addresses or ("127.0.0.1",)))
 
-        return Poster(reactor, Allowed(allowed), lookup, **{"deadline": PATIENCE, **given})
+        return Poster(
+            reactor, Allowed(allowed), lookup, **{"clock": reactor, "deadline": PATIENCE, **given}
+        )
 
     async def post(self, act: Callable[[Receiver], object], **given: Any) -> Answer:
         """:param given: further arguments of the poster."""
@@ -252,7 +254,7 @@ class AddressTests(PostingTestCase):
     async def test_a_name_is_resolved_once_whatever_it_means_a_moment_later(self) -> None:
         port = self.serve(answers(answer(200)))
         meanings = [["127.0.0.1"], ["169.254.169.254"]]
-        poster = Poster(reactor, Allowed(["127.0.0.1"]), lambda *_: succeed(meanings.pop(0)))
+        poster = Poster(reactor, Allowed(["127.0.0.1"]), lambda *_: succeed(meanings.pop(0)), reactor)
         self.assertEqual(await poster.post(f"http://a.example:{port}/", HEADERS, b"{}"), Answer(200))
         with self.assertRaises(Refused):
             await poster.post(f"http://a.example:{port}/", HEADERS, b"{}")
@@ -262,6 +264,16 @@ class AddressTests(PostingTestCase):
         port = self.serve(answers(answer(200)))
         poster = self.poster("::1", "127.0.0.2", "127.0.0.1", allowed=("127.0.0.0/8", "::1"))
         self.assertEqual(await poster.post(f"http://a.example:{port}/", HEADERS, b"{}"), Answer(200))
+
+    async def test_who_hangs_is_given_up_by_the_clock_that_it_is_given(self) -> None:
+        clock = Clock()
+        poster = self.poster(clock=clock, deadline=10.0)
+        sent = poster.post(f"http://a.example:{self.serve(lambda _: None)}/", HEADERS, b"{}")
+        clock.advance(9)
+        self.assertNoResult(sent)
+        clock.advance(1)
+        with self.assertRaises(NoAnswer):
+            await sent
 
     async def test_nobody_listens(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -275,7 +287,7 @@ class AddressTests(PostingTestCase):
             (lambda *_: fail(NoAnswer("No such name")), "No such name"),
             (lambda *_: Deferred(), "No answer within 0.3 seconds"),
         ):
-            poster = Poster(reactor, Allowed(), lookup, deadline=SHORT)
+            poster = Poster(reactor, Allowed(), lookup, reactor, deadline=SHORT)
             with self.assertRaises(NoAnswer) as caught:
                 await poster.post("http://a.example/", HEADERS, b"{}")
             self.assertEqual(str(caught.exception), reason)

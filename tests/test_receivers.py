@@ -70,7 +70,7 @@ class ReceiversTests(TestCase):
         self.store.open([], reactor.seconds())
         self.store.started = self.started.extend
         self.watched = Watched()
-        poster = Poster(self.watched, Allowed(["127.0.0.1"]), self.lookup)
+        poster = Poster(self.watched, Allowed(["127.0.0.1"]), self.lookup, reactor)
         self.callbacks = Callbacks(self.store.outbox, poster.post, None, reactor, reactor.seconds, random)
         self.callbacks.start()
         self.addCleanup(self.end_all)

@@ -94,7 +94,7 @@ class SupervisorTestCase(SynchronousTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.supervisor = Failed(
-            2, lambda: None, self.spawn, self.lines.append, self.clock, self.clock.seconds, GRACE
+            2, lambda: None, self.spawn, self.lines.append, self.clock, self.clock, GRACE
         )
         self.supervisor.startService()
 
@@ -149,7 +149,7 @@ class Starts(SupervisorTestCase):
 
     def test_no_room_for_the_only_one_is_told(self) -> None:
         self.refuse = OSError(11, "Resource temporarily unavailable")
-        supervisor = Failed(1, lambda: None, self.spawn, print, self.clock, self.clock.seconds, GRACE)
+        supervisor = Failed(1, lambda: None, self.spawn, print, self.clock, self.clock, GRACE)
         supervisor.startService()
         self.assertEqual(supervisor.failed, "Process 1 did not start (Resource temporarily unavailable)")
 
