@@ -12,7 +12,7 @@ from OpenSSL import SSL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.error import ConnectionRefusedError as NobodyListensError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -287,6 +287,7 @@ EXPECTED: Final = (
     SSL.Error,
     NotTheHostError,
     CancelledError,
+    ConnectingCancelledError,
 )
 """What a receiver, or its name, may make of an exchange."""
 

@@ -16,7 +16,7 @@ from twisted.trial.unittest import TestCase
 
 from asynctask.addresses import Allowed
 from asynctask.deliveries import Answer, NoAnswer, Refused
-from asynctask.posting import MAX_ANSWER, Poster
+from asynctask.posting import LINGER, MAX_ANSWER, Poster
 from asynctask.trust import Named
 from tests.certificates import ServerSettings, certificate_for
 
@@ -266,14 +266,18 @@ class AddressTests(PostingTestCase):
         self.assertEqual(await poster.post(f"http://a.example:{port}/", HEADERS, b"{}"), Answer(200))
 
     async def test_who_hangs_is_given_up_by_the_clock_that_it_is_given(self) -> None:
-        clock = Clock()
-        poster = self.poster(clock=clock, deadline=10.0)
-        sent = poster.post(f"http://a.example:{self.serve(lambda _: None)}/", HEADERS, b"{}")
-        clock.advance(9)
-        self.assertNoResult(sent)
-        clock.advance(1)
-        with self.assertRaises(NoAnswer):
-            await sent
+        for connects in (False, True):
+            asked: Deferred[Receiver] = Deferred()
+            clock, port = Clock(), self.serve(asked.callback)
+            sent = self.poster(clock=clock, deadline=10.0).post(f"http://a.example:{port}/", HEADERS, b"{}")
+            if connects:
+                await asked
+            clock.advance(9)
+            self.assertNoResult(sent)
+            clock.advance(1)
+            clock.advance(LINGER)
+            with self.assertRaisesRegex(NoAnswer, "No answer within 10 seconds"):
+                await sent
 
     async def test_nobody_listens(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
