@@ -121,6 +121,10 @@ class Reading:
 
         return self._read(read).addCallback(decode)
 
+    def unread(self) -> None:
+        """Commits that were read may not be there any more, and others have their numbers."""
+        self._large.clear()
+
     def elsewhere(self, task_ids: Collection[str] | None, limit: int) -> Deferred[list[Task]]:
         """Tasks that run in another process and have told how far they are.
 

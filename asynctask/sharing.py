@@ -52,6 +52,9 @@ class Store(Protocol):
     def events(self, seq: int, limit: int) -> Deferred[Sequence[tuple[int, list[News]]] | None]:
         """See `asynctask.istore.IStore`."""
 
+    def unread(self) -> None:
+        """Commits that were read may not be there any more."""
+
     def recount(self) -> Deferred[None]:
         """Count the tasks that have not ended."""
 
@@ -213,6 +216,7 @@ class Sharing:
         if not is_there and self._next == told and not self._reading:
             log.warn("The database was set back, and has lost some changes", seq=seq, told=told - 1)
             self._next, self._goal = seq + 1, seq
+            self._store.unread()
             self._store.published(seq, [])
 
     async def _read(self) -> None:

@@ -229,6 +229,9 @@ class EventsContract(Base):
         self.assertEqual(len(decoded), LARGE + 1)
         self.kept(numbers[0])
         self.assertEqual(len(decoded), LARGE + 2)
+        self.store.unread()
+        self.kept(numbers[0])
+        self.assertEqual(len(decoded), LARGE + 3)
 
     def forget(self, before: float = 0, most: int = 10**12, limit: int = ALL) -> int:
         forgotten: int = self.wait(self.store.forget_events(before, most, limit))

@@ -77,6 +77,9 @@ class Others:
             return succeed(None)
         return succeed([(one, news) for one, news in sorted(self.commits.items()) if one >= seq][:limit])
 
+    def unread(self) -> None:
+        self.calls.append("unread")
+
     def recount(self) -> Deferred[None]:
         return succeed(None)
 
@@ -150,7 +153,7 @@ class SharingTests(SynchronousTestCase):
         self.look(seq=5)  # may have been taken before
         self.assertEqual(self.store.told, [])
         self.look(seq=5)
-        self.assertEqual(self.store.told, [(5, [])])
+        self.assertEqual((self.store.told, self.asked("unread")), ([(5, [])], 1))
         self.store.set_back, self.store.commits = False, {6: [running()]}
         self.look(seq=6)
         self.assertEqual(self.store.told[1:], [(6, [running()])])
