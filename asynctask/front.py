@@ -1,8 +1,8 @@
 """The HTTP server: it has the connections, and closes them when it ends."""
 
 import time
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Collection
+from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import ServerFactory
@@ -84,13 +84,22 @@ class Front(Ticking[Connection], ServerFactory):
 class Answering(Protocol):
     """A server with connections."""
 
+    @property
+    def connections(self) -> Collection[Any]:
+        """All that are open."""
+
     def close_idle(self) -> int:
         """Close those on which nothing is being answered; tell on how many something is."""
 
 
 async def finish_answers(server: Answering, clock: IReactorTime) -> None:
-    """Let go of idle connections, and wait a moment for those with an answer under way."""
+    """Let go of idle connections, and wait a moment for those with an answer under way.
+
+    The rest is cut off, since a program may go on when its service has ended.
+    """
     for _ in range(int(LAST_ANSWERS / LOOK)):
         if not server.close_idle():
             return
         await deferLater(clock, LOOK)
+    for connection in list(server.connections):
+        connection.transport.abortConnection()

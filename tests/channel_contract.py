@@ -17,6 +17,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import File
 from zope.interface import implementer
 
+from asynctask import front
+from asynctask.front import finish_answers
 from tests.wires import parse_answers
 
 LIMIT = 1_000
@@ -191,6 +193,19 @@ class ChannelContract(Base):
             await self.pause()
         answer: bytes = await slow
         self.assertIn(b"done", answer)
+
+    async def test_at_the_end_whoever_does_not_read_his_answer_is_cut_off(self) -> None:
+        self.patch(front, "LAST_ANSWERS", 0.2)
+        clock: Any = reactor
+        with socket.create_connection(("127.0.0.1", self.port)) as client:
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not self.echo.waiting:
+                await self.pause()
+            self.echo.waiting[0].write(b"x" * 20_000_000)
+            self.echo.waiting[0].finish()
+            await finish_answers(self.front, clock)
+            while self.front.connections:
+                await self.pause()
 
     async def test_an_answer_that_says_so_is_the_last(self) -> None:
         ask = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n"
