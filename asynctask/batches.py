@@ -30,6 +30,10 @@ SIZES: Final = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), 128, 192, 256)
 """Rows of one statement. Values are bounded by SQLite (32,766), and how many statements there are by the
 driver, which keeps them prepared."""
 
+LARGE: Final = 4 * 1024 * 1024
+"""Characters of input from which on no further task is claimed in the same go: they come as one JSON text,
+and nobody else does anything while it is read."""
+
 T = TypeVar("T")
 
 
@@ -184,8 +188,9 @@ def _exact(name: str) -> str:
 
 DUE: Final = (
     f"SELECT json_group_array(json_array({', '.join(map(_exact, _CLAIMED))})) FROM "  # noqa: S608
+    "(SELECT *, sum(length(input)) OVER (ROWS UNBOUNDED PRECEDING) - length(input) AS before FROM "
     "(SELECT * FROM task WHERE kind = ? AND status IN ('accepted', 'retrying') AND run_at <= ? "
-    "ORDER BY run_at, task_id LIMIT ?)"
+    f"ORDER BY run_at, task_id LIMIT ?)) WHERE before < {LARGE}"
 )
 """Which tasks are due, in their order. SQLite cannot take them and tell of them as one row at once."""
 

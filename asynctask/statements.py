@@ -284,6 +284,7 @@ _TO_CALL: Final = task.c.callback_due.is_not(None)
 TO_BE_CANCELLED: Final = select(*LISTED).where(
     task.c.owner == bindparam("me"), _RUNNING, text("cancel_requested")
 )
+"""Attempts of a process that are to end."""
 
 CALLBACKS_DUE: Final = (
     select(task.c.task_id, task.c.attempt, task.c.callback_url, task.c.callback_due)
@@ -302,11 +303,8 @@ NEXT_CALLBACK: Final = select(func.min(task.c.callback_due)).where(
 )
 PENDING_CALLBACKS: Final = select(func.count()).select_from(task).where(_TO_CALL)
 
-_TO_TELL: Final = and_(
-    task.c.task_id == bindparam("of_task"),
-    task.c.attempt == bindparam("of_attempt"),
-    task.c.callback_due <= bindparam("now"),
-)
+_OF_ATTEMPT: Final = and_(task.c.task_id == bindparam("of_task"), task.c.attempt == bindparam("of_attempt"))
+_TO_TELL: Final = and_(_OF_ATTEMPT, task.c.callback_due <= bindparam("now"))
 OUTCOME: Final = select(*_WHOLE).where(_TO_TELL)
 """A task whose outcome is to be told now."""
 
@@ -316,8 +314,7 @@ CLAIM_OUTCOME: Final = (
 """The same where many share a database, so that one of them tells it."""
 
 _THIS_OUTCOME: Final = and_(
-    task.c.task_id == bindparam("of_task"),
-    task.c.attempt == bindparam("of_attempt"),
+    _OF_ATTEMPT,
     # A retry on request and a cancel lead to another outcome of the same attempt.
     task.c.finished_at == bindparam("of_end"),
     _TO_CALL,

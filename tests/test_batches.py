@@ -2,11 +2,12 @@
 
 from typing import Any, Final
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, event, text
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import batches
-from asynctask.batches import SIZES, Differs, End
+from asynctask.batches import LARGE, SIZES, Differs, End
 from asynctask.model import COMPLETED, News, Submission, Task, accept, complete, request_cancel, start
 from asynctask.rows import claimed_row, new_row
 from asynctask.tables import metadata
@@ -62,6 +63,17 @@ class Batches(SynchronousTestCase):
         left = batches.end(self.db, [End(complete(task, "1", NOW), NOW) for task in started], [])
         self.assertEqual(left, [COMPLETED] * 50 + [None] * 50)
         self.assertEqual(sorted(self.kept().values()), ["accepted"] * 3 + ["completed"] * 50)
+
+    def test_of_due_tasks_with_large_inputs_a_few_are_claimed_in_one_go(self) -> None:
+        large = [replace(task, input="x" * (LARGE // 2)) for task in self.new(5)]
+        batches.add(self.db, [new_row(task) for task in large])
+        given = {"me": "me", "of_kind": "simulate", "now": NOW, "at": "", "limit": 10}
+        claimed = [[task.task_id for task in batches.claim(self.db, given)] for _ in range(4)]
+        ids = [task.task_id for task in large]
+        self.assertEqual(claimed, [ids[:2], ids[2:4], ids[4:], []])
+        one = replace(self.new(1)[0], input="x" * 2 * LARGE)
+        batches.add(self.db, [new_row(one)])
+        self.assertEqual([task.task_id for task in batches.claim(self.db, given)], [one.task_id])
 
     def test_there_are_few_statements(self) -> None:
         for count in range(1, SIZES[-1] + 1):
