@@ -1,8 +1,8 @@
 """The threads that read; where the system gives none, nobody waits for one."""
 
 from collections.abc import Callable
-from threading import Lock
-from typing import Final, ParamSpec, TypeVar
+from threading import Lock, Thread
+from typing import Any, Final, ParamSpec, TypeVar
 
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
@@ -43,8 +43,17 @@ class Readable:
             log.info("Store can be read again")
 
 
+class _Daemon(Thread):
+    """One for which no program waits that has ended."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, daemon=True, **named)
+
+
 class Threads(ThreadPool):
     """Threads that are started as they are needed."""
+
+    threadFactory = _Daemon
 
     def __init__(self) -> None:
         super().__init__(0, READERS, "asynctask-reader")

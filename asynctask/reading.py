@@ -21,6 +21,10 @@ from asynctask.writer import Writer
 PAGE: Final = 64 * 1024
 """Bytes of events that are read at once, or one commit's."""
 
+LIST: Final = 1024 * 1024
+"""Characters of errors from which on a page of a list has no further task: written as JSON, they may be six
+times as many, and nobody else is answered meanwhile."""
+
 LARGE: Final = 4
 """Commits of more than a page that are kept: who follows takes such a one in pieces, and is not alone."""
 
@@ -149,8 +153,8 @@ class Reading:
             return [task_of(row) for row in connection.execute(page_of(query))]
 
         def page(found: list[Task]) -> tuple[list[Task], str | None]:
-            tasks = [self._live.shown(task) for task in found[: query.limit]]
-            return tasks, tasks[-1].task_id if len(found) > query.limit else None
+            tasks = [self._live.shown(task) for task in _page(found, query.limit)]
+            return tasks, tasks[-1].task_id if len(found) > len(tasks) else None
 
         return self._read(read).addCallback(page)
 
@@ -181,6 +185,16 @@ def find(connection: Connection, task_id: str, *, locked: bool = False) -> Task 
     statement = statements.GET_LOCKED if locked else statements.GET
     row = connection.execute(statement, {"task_id": task_id}).one_or_none()
     return None if row is None else task_of(row)
+
+
+def _page(found: Sequence[Task], limit: int) -> Sequence[Task]:
+    """So many tasks, or fewer where their errors are long."""
+    size = 0
+    for place, one in enumerate(found[:limit]):
+        size += 0 if one.error is None else len(one.error.message)
+        if size > LIST and place:
+            return found[:place]
+    return found[:limit]
 
 
 def page_of(query: Query) -> Select[Any]:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from asynctask import reading
 from asynctask.changes import listed
 from asynctask.istore import Claim, IStore, Key
 from asynctask.model import (
@@ -340,6 +341,18 @@ class StoreContract(Base):
         tasks, cursor = self.wait(self.store.list(Query(limit=5)))
         self.assertIsNone(cursor)
         self.assertIsNone(tasks[0].input)
+
+    def test_a_page_of_long_errors_is_shorter(self) -> None:
+        self.patch(reading, "LIST", 25)
+        for name in "abc":
+            ended = fail(self.run_one(name=name), Error("E", "x" * 10), NOW)
+            self.wait(self.store.end(ended, NOW))
+        tasks, cursor = self.wait(self.store.list(Query(limit=3)))
+        self.assertEqual([task.name for task in tasks], ["c", "b"])
+        tasks, none = self.wait(self.store.list(Query(limit=3, cursor=cursor)))
+        self.assertEqual(([task.name for task in tasks], none), (["a"], None))
+        self.patch(reading, "LIST", 5)
+        self.assertEqual(self.names(limit=3), ["c"])
 
     def test_a_list_can_be_filtered(self) -> None:
         self.add(self.new("a"), self.new("b"), self.new("other", kind="other"))

@@ -1,11 +1,15 @@
 """Reads that wait for a thread, and a system that gives no more of these."""
 
+import os
+import subprocess
+import sys
 from threading import Event, Thread
 from time import sleep
 from typing import Any
 
 from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
+from twisted.trial.unittest import TestCase
 
 from asynctask import database
 from asynctask.model import RUNNING, Unavailable
@@ -19,6 +23,35 @@ class NotToBeHad(Thread):
     def start(self) -> None:
         """See `Thread`."""
         raise RuntimeError("can't start new thread")
+
+
+FAILS = """
+import sys
+from twisted.internet import reactor
+from asynctask.service import Options, makeService
+
+def fail(_):
+    reactor.stop()
+    raise ValueError("a mistake of the program's")
+
+options = Options()
+options.parseOptions(["--port", "0", "--store", "sqlite:///a.sqlite"])
+service = makeService(options)
+service.startService()
+reactor.callWhenRunning(lambda: service._store.count().addCallback(fail))
+reactor.run()
+"""
+"""A program in which the service runs, and that ends without stopping it."""
+
+
+class Ended(TestCase):
+    """A program that has ended."""
+
+    def test_no_thread_that_reads_keeps_it(self) -> None:
+        folder = self.mktemp()
+        os.mkdir(folder)
+        ended = subprocess.run([sys.executable, "-c", FAILS], cwd=folder, timeout=30, capture_output=True)
+        self.assertEqual(ended.returncode, 0, ended.stderr)
 
 
 class Busy(OnFile):
