@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 from twisted.python.threadpool import ThreadPool
 
@@ -37,6 +37,11 @@ keep it from ever being reset."""
 
 LOOK_AT_LOG: Final = 1.0
 """Seconds between two looks at the size of the write-ahead log."""
+
+LOOK_AT_FILE: Final = 1.0
+"""Seconds between two looks whether the file is still the one that was opened."""
+
+GONE: Final = "its file was removed or replaced while the service runs"
 
 BUSY_LOG: Final = 30.0
 """Seconds until the next one, where another program reads what is in it."""
@@ -80,6 +85,9 @@ class Sqlite:
         self._paused = threading.Semaphore(READERS)
         self._readable = Readable()
         self.readers: ThreadPool | None = None
+        self._file: os.stat_result | None = None
+        self._is_gone = False
+        self._look_at_file = 0.0
         self._look_at_log = 0.0
         self._written = 0
         """About how many pages were written since the last were copied."""
@@ -118,13 +126,21 @@ class Sqlite:
         except StartError:
             self._lock.close()
             raise
+        if self._place.path is not None:
+            self._file = self._place.path.stat()
 
     def close(self) -> None:
         """Let another process have it."""
         self._lock.close()
 
     def connect(self) -> Connection:
-        """Open the connection that writes."""
+        """Open the connection that writes.
+
+        :raises OSError: the file is not there any more, or another one is: SQLite would go on with that.
+        """
+        if self._has_gone():
+            raise OSError(GONE)
+        self._is_gone = False
         return self._writing.connect()
 
     def prepare(self, connection: Connection) -> None:
@@ -142,11 +158,33 @@ class Sqlite:
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
         """See `asynctask.works.Database`; what is committed is synced."""
         self.in_doubt = False
+        self._look_for_file()
         self._written += BESIDE + len(news)
         seq = batches.tell(connection, news, now)
         self.in_doubt = True
         connection.commit()
         return seq
+
+    def _look_for_file(self) -> None:
+        """Of what is written into a file that has no name, nothing is left at the next start.
+
+        :raises OperationalError: it has none any more.
+        """
+        if monotonic() >= self._look_at_file:
+            self._look_at_file = monotonic() + LOOK_AT_FILE
+            self._is_gone = self._has_gone()
+        if self._is_gone:
+            raise OperationalError("COMMIT", None, sqlite3.OperationalError(GONE))
+
+    def _has_gone(self) -> bool:
+        if self._place.path is None or self._file is None:
+            return False
+        try:
+            return not os.path.samestat(self._file, self._place.path.stat())
+        except FileNotFoundError:
+            return True
+        except OSError:  # nobody knows
+            return False
 
     def probe(self, connection: Connection) -> None:
         """Write something small over whatever a failed commit left."""

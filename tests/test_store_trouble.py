@@ -3,13 +3,16 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
+from twisted.logger import capturedLogs
 
+from asynctask import database
+from asynctask.database import GONE
 from asynctask.istore import Key, Known
 from asynctask.model import (
     COMPLETED,
@@ -156,6 +159,26 @@ class SqliteTroubleTests(OnFile):
         self.assertRaises(OutcomeUnknown, self.wait, retried)
         self.until_counted(2)
         self.assertEqual([one.task_id for one in self.waiting], [task.task_id])
+
+    def test_a_file_that_is_removed_or_replaced_takes_nothing_more_until_it_is_back(self) -> None:
+        self.patch(database, "LOOK_AT_FILE", 0.0)
+        self.add(self.new("before"))
+        beside = self.path.with_name("beside")
+        self.path.rename(beside)
+        for replaced in (False, True):
+            if replaced:
+                self.path.touch()
+            with capturedLogs() as logged:
+                self.assertRaises(Unavailable, self.add, self.new("lost"))
+                sleep(0.1)
+            self.assertFalse(self.store.healthy)
+            errors = [event["error"] for event in logged if event["log_format"] == "Store failed"]
+            self.assertEqual(errors, [] if replaced else [GONE])
+        self.assertEqual(self.path.stat().st_size, 0)
+        beside.rename(self.path)
+        self.recover()
+        self.add(self.new("after"))
+        self.assertEqual(self.names(), ["after", "before"])
 
     def test_a_cancel_that_may_have_been_done_is_told_to_its_handler(self) -> None:
         for times in (1, 2):
