@@ -51,7 +51,7 @@ class Connection(Protocol):
 
     def __init__(self) -> None:
         self.persistent = True
-        self.deadline = NEVER
+        self.deadline: float = NEVER
         self._request: Request | None = None
         self._buffer = b""
         self._begun = False
@@ -65,7 +65,7 @@ class Connection(Protocol):
         self._registered = False
         self._clogged = False
         self._paused = False
-        self._dropping = 0
+        self._dropping: float = 0
         self._left = False
         self._closing = False
         self._unsent: float = inf
@@ -102,7 +102,7 @@ class Connection(Protocol):
             self.transport.setTcpNoDelay(True)
         self._watch()
         self.factory.add(self)
-        self.deadline = self.factory.ticks + IDLE
+        self.deadline = self.factory.ticked + IDLE
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""
@@ -137,7 +137,7 @@ class Connection(Protocol):
         elif self._request.startedWriting:  # who follows something reads no end of it
             self.abort()
         else:
-            self.deadline = self.factory.ticks + LEAVING
+            self.deadline = self.factory.ticked + LEAVING
 
     def writeConnectionLost(self) -> None:
         """See `twisted.internet.interfaces.IHalfCloseableProtocol`."""
@@ -211,7 +211,7 @@ class Connection(Protocol):
         """From its first byte on, a head has its time."""
         if not self._begun:
             self._begun = True
-            self.deadline = self.factory.ticks + HEAD_TIME
+            self.deadline = self.factory.ticked + HEAD_TIME
 
     def _begin_body(self, head: Head) -> None:
         """The body is still to come: refuse it now, or ask for it, or wait."""
@@ -228,15 +228,15 @@ class Connection(Protocol):
                 return
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._body = Chunks(limit, told) if head.length == CHUNKED else Sized(head.length)
-        self._body_ends = self.factory.ticks + BODY_TIME
-        self.deadline = self.factory.ticks + IDLE
+        self._body_ends = self.factory.ticked + BODY_TIME
+        self.deadline = self.factory.ticked + IDLE
 
     def _take_body(self) -> bool:
         """Take some of the body, and have the request answered once that is whole."""
         head, body = self._head, self._body
         assert head is not None
         assert body is not None
-        self.deadline = min(self.factory.ticks + IDLE, self._body_ends)
+        self.deadline = min(self.factory.ticked + IDLE, self._body_ends)
         data, self._buffer = self._buffer, b""
         rest = body.feed(data)
         if rest is None:
@@ -250,7 +250,7 @@ class Connection(Protocol):
         """Have a request answered."""
         self._request = request
         front = self.factory
-        self.deadline = front.ticks + LEAVING if self._left else NEVER
+        self.deadline = front.ticked + LEAVING if self._left else NEVER
         if front.access is not None:
             request.arrived = front.clock.seconds()
         try:
@@ -265,7 +265,7 @@ class Connection(Protocol):
             front.log(self, request, request.code)
         self._request = None
         if self.persistent:
-            self.deadline = front.ticks + IDLE
+            self.deadline = front.ticked + IDLE
             if self._buffer or self._paused or self._left:
                 self._advance()
         elif self._head is not None:  # whose body was not asked for, and may come all the same
@@ -289,7 +289,7 @@ class Connection(Protocol):
         left = length if length > 0 else NEVER
         self._dropping = self._body.missing if isinstance(self._body, Sized) else left
         self.persistent = False
-        self.deadline = self.factory.ticks + LINGER
+        self.deadline = self.factory.ticked + LINGER
         buffered, self._buffer, self._head, self._body = len(self._buffer), b"", None, None
         self._let_go()
         half_closeable = bool(IHalfCloseableDescriptor.providedBy(self.transport))
@@ -308,14 +308,14 @@ class Connection(Protocol):
         """The deadline is over."""
         before, self._unsent = self._unsent, unsent(self.transport)
         if 0 < self._unsent < before:  # who reads slowly reads all the same
-            self.deadline = self.factory.ticks + FLUSH
+            self.deadline = self.factory.ticked + FLUSH
         elif self._closing and self.isSecure() and not self._unsent:
             # The system has it all; without a goodbye of TLS, for which who reads slowly has no time yet.
             self.deadline = NEVER
             self.transport.transport.loseConnection()
         elif self._left and self._request is not None and self._request.hurry is not None:
             hurry, self._request.hurry = self._request.hurry, None
-            self.deadline = self.factory.ticks + LEAVING
+            self.deadline = self.factory.ticked + LEAVING
             hurry()
         elif self._closing or self._left:
             self.abort()
@@ -331,7 +331,7 @@ class Connection(Protocol):
         if not self._closing:
             self._closing = True
             self._unsent = unsent(self.transport)
-            self.deadline = self.factory.ticks + FLUSH
+            self.deadline = self.factory.ticked + FLUSH
             self._let_go()
             self.transport.loseConnection()
 

@@ -1,13 +1,17 @@
 """The one timer of all connections: a DelayedCall for each of them would cost more than it is worth."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import datetimeToString
 
-NEVER: Final = 1 << 62
+NEVER: Final = inf
 """A deadline that does not come."""
+
+TICK: Final = 0.25
+"""Seconds between two looks at all deadlines: ten thousand connections take half a millisecond."""
 
 IDLE: Final = 60
 """Seconds that a connection may stay open between requests, or stop in the middle of a body."""
@@ -39,10 +43,15 @@ def unsent(transport: Any) -> int:
     return found
 
 
-class Timed(Protocol):
-    """What has a deadline, in ticks."""
+LONGEST_TICK: Final = 1.0
+"""Seconds that count at most, though more have passed since the last look: what clients have sent while the
+process was stopped has yet to be read."""
 
-    deadline: int
+
+class Timed(Protocol):
+    """What has a deadline, in the seconds of `Ticking`."""
+
+    deadline: float
 
     def expire(self) -> None:
         """The deadline is over."""
@@ -52,12 +61,13 @@ T = TypeVar("T", bound=Timed)
 
 
 class Ticking(Generic[T]):
-    """Ticks once a second while there is a connection.
+    """Ticks while there is a connection.
 
     :param clock: any will do: no step of a wall clock moves a deadline.
     :param now: wall time, seconds since the epoch.
     :ivar connections: all that are open.
-    :ivar ticks: whole seconds in which there was a connection; a deadline comes up to one later.
+    :ivar ticked: seconds in which there was a connection, and in which nothing stopped this process; a
+        deadline comes up to one `TICK` later.
     :ivar date: the field ``Date`` of answers, as a line, about a second old at most.
     """
 
@@ -65,7 +75,8 @@ class Ticking(Generic[T]):
         self.clock = clock
         self.now = now
         self.connections: set[T] = set()
-        self.ticks = 0
+        self.ticked = 0.0
+        self._last = 0.0
         self.date = b""
         self._timer: IDelayedCall | None = None
 
@@ -73,6 +84,7 @@ class Ticking(Generic[T]):
         """A client has come."""
         self.connections.add(connection)
         if self._timer is None:
+            self._last = self.clock.seconds()
             self._tick()
 
     def remove(self, connection: T) -> None:
@@ -83,8 +95,10 @@ class Ticking(Generic[T]):
             self._timer = None
 
     def _tick(self) -> None:
-        self._timer = self.clock.callLater(1, self._tick)
-        self.ticks += 1
+        self._timer = self.clock.callLater(TICK, self._tick)
+        now = self.clock.seconds()
+        self.ticked += min(now - self._last, LONGEST_TICK)
+        self._last = now
         self.date = b"Date: %b\r\n" % datetimeToString(self.now())
-        for connection in [each for each in self.connections if each.deadline < self.ticks]:
+        for connection in [each for each in self.connections if each.deadline + TICK <= self.ticked]:
             connection.expire()

@@ -42,7 +42,7 @@ class Times(InMemory):
             broken.send(GET[:1])
             self.clock.pump([0.125] * 79)
             self.assertEqual(whole.send(GET[1:]).statuses, [200], begun)
-            self.clock.pump([0.125] * 9)
+            self.clock.pump([0.125] * 3)
             self.assert_refused(408, broken)
             self.clock.pump([1 - begun])
 
