@@ -168,10 +168,11 @@ class OfCommand(Service):
             watch(signal.SIGHUP, hang_up)
         watch(signal.SIGTERM, terminate)
         watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
-        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
-            # By it, twistd's own log is rotated; ours does that itself, and nobody is to be killed by it. A
-            # function, since the programs that a handler starts would inherit SIG_IGN.
-            self._hear(signal.SIGUSR1, lambda *_: None)
+        for unused in (signal.SIGUSR1, signal.SIGUSR2):
+            if signal.getsignal(unused) is signal.SIG_DFL:
+                # By the first, twistd's own log is rotated; ours does that itself, and neither is to kill
+                # anybody. A function, since the programs that a handler starts would inherit SIG_IGN.
+                self._hear(unused, lambda *_: None)
         if supervised:
             self._hear(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
 

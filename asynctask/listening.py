@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct
+from OpenSSL import SSL, crypto
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
@@ -58,6 +59,14 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
     try:
         found: IStreamServerEndpoint = serverFromString(reactor, description)
         return found
+    except (SSL.Error, crypto.Error) as error:
+        why = ", ".join(reason for *_, reason in error.args[0])
+        raise StartError(
+            f"--listen {description}: its key or its certificate cannot be used ({why}); "
+            "certKey=… names the certificate, where that is not in the file of the key"
+        ) from None
+    except OSError as error:
+        raise StartError(f"--listen {description} cannot be used ({error})") from None
     except Exception as error:
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
 
@@ -79,7 +88,8 @@ def check(description: str, *, insecure: bool, shared: bool = False) -> None:
     try:
         asked.listen(Factory())
     except Exception as error:
-        raise StartError(f"--listen {description} cannot be used ({error})") from None
+        why = str(error) or type(error).__name__
+        raise StartError(f"--listen {description} cannot be used ({why})") from None
     ports = _tcp_ports(recorder)
     if shared and (len(ports) != 1 or recorder.unixServers):
         raise StartError(UNSHARED.format(description))

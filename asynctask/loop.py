@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from asynctask.patient import Patient
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
+from asynctask.steps import WrongPlaceError
 from asynctask.threads import NotStartedError, Threads
 
 log = Logger(namespace="asynctask.loop")
@@ -30,6 +31,11 @@ EXECUTOR: Final = 32
 
 UNWIND: Final = 1.0
 """Seconds that a stop leaves to what still runs; the exit of the process does not wait for them."""
+
+
+DEFERRED: Final = (
+    'This handler awaits a Deferred, and runs on asyncio\'s loop: declare it with @task(place="reactor")'
+)
 
 
 class AsyncioLoop:
@@ -300,6 +306,10 @@ class Running:
             return await _Driven(self._start(self._thread.slot), self)
         except asyncio.CancelledError:
             raise
+        except RuntimeError as error:
+            if str(error).startswith("Task got bad yield: <Deferred"):
+                return Failure(WrongPlaceError(DEFERRED))
+            return Failure()
         except BaseException:
             return Failure()
         finally:

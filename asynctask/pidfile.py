@@ -5,6 +5,7 @@ that may be any other program, or what is left of the dead service until somebod
 on one store are prevented by the store's lock, not by this file.
 """
 
+import errno
 import os
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -38,8 +39,16 @@ def why_not_written(path: Path) -> str | None:
     except PermissionError:  # further up
         may = False
     if not may:
-        return "this user may not"
+        return _why_not(path.parent)
     return None if path.exists() else _why_no_room(path.parent)
+
+
+def _why_not(folder: Path) -> str:
+    try:
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    except OSError:
+        read_only = 0
+    return os.strerror(errno.EROFS) if read_only else "this user may not"
 
 
 def _why_no_room(folder: Path) -> str | None:

@@ -196,13 +196,14 @@ def _rebuilt(raised: Raised) -> BaseException:
     shape = {
         "__module__": module,
         "__qualname__": name,
-        "__init__": lambda _self, _text: None,  # what its class does may need more than a text
+        "__init__": lambda _self, *_: None,  # what its class does may need more than a text
         "__str__": lambda _self: raised.text,
     }
+    given = [raised.text] if raised.text else []  # as those have it that are raised with none
     for known, path in raised.kinds:
         try:
             kind = attrgetter(path)(sys.modules[known])
-            error: BaseException = type(name.rpartition(".")[2], (kind,), shape)(raised.text)
+            error: BaseException = type(name.rpartition(".")[2], (kind,), shape)(*given)
         except (KeyError, AttributeError, TypeError):
             continue
         return error

@@ -148,12 +148,17 @@ def task(
     :param backoff: seconds before the attempt of a number, from 2; the default is exponential with
         full jitter, up to an hour.
     :param name: the kind's name; the function's is the default.
-    :raises ValueError: a value that it cannot have.
+    :raises ValueError: a value that it cannot have, or no name.
+    :raises TypeError: it is no function.
     """
     _check_settings(retries, timeout, place, backoff, name)
     _check_limits(concurrency=concurrency, concurrency_total=concurrency_total)
 
     def mark(marked: F) -> F:
+        if not callable(marked) or isinstance(marked, type):
+            raise TypeError(f"task decorates a function, not {marked!r}")
+        if name is None and not hasattr(marked, "__name__"):
+            raise ValueError(f"{marked!r} has no name: give it one with @task(name=…)")
         settings = Settings(
             name=name or marked.__name__,
             place=place or _place_of(marked),
@@ -281,7 +286,9 @@ def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
 
 
 def _check_place(function: Callable[..., Any], place: str) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if any(map(inspect.isasyncgenfunction, _layers(function))):
+        raise UnusableError("it is an async def that yields; let it return")
+    if inspect.isgeneratorfunction(function):
         raise UnusableError("it yields; decorate it with inlineCallbacks, or let it return")
     if place == "asyncio" and not any(map(_is_async, _layers(function))):
         raise UnusableError("in place 'asyncio' it must be an async def")
@@ -354,6 +361,9 @@ def _collect(
             other, first = found[kind.name]
             if other.function is kind.function:
                 continue
+            if first == source:
+                names = [getattr(one.function, "__qualname__", one.function) for one in (other, kind)]
+                raise RegistryError(f"{source} has two handlers '{kind.name}': {names[0]} and {names[1]}")
             raise RegistryError(f"{source} has a handler '{kind.name}', and so has {first}")
         found[kind.name] = (kind, source)
 

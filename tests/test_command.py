@@ -283,7 +283,8 @@ class LifeTests(CommandTestCase):
         with server.client() as client:
             client.post("/api/tasks", {"name": "a", "duration": 60})
             self.wait_for("Task started")
-            os.kill(server.pid, signal.SIGUSR1)
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                os.kill(server.pid, number)
             self.assertEqual(client.get("/health/live").status, 200)
         os.kill(server.pid, signal.SIGHUP)
         self.assertEqual(server.wait(), -signal.SIGHUP)

@@ -212,6 +212,17 @@ class Failures(EndsTestCase):
             self.assertIn('@task(place="asyncio")', error.message)
         self.fails(WrongPlaceError, 2)
 
+    def test_a_deferred_on_the_asyncio_loop_is_told_where_it_belongs(self) -> None:
+        async def handler() -> None:
+            await Deferred()
+
+        self.with_handler(handler, place="asyncio")
+        error = self.until_ended(self.submit(None)).error
+        assert error is not None
+        self.assertEqual(error.type, "WrongPlaceError")
+        self.assertIn('@task(place="reactor")', error.message)
+        self.fails(WrongPlaceError)
+
     def test_asyncio_code_runs_where_it_belongs(self) -> None:
         async def handler() -> str:
             await asyncio.sleep(0)

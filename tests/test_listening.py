@@ -90,11 +90,18 @@ class TheEndpoint(SynchronousTestCase):
             "tcp:",
             "tcp:abc",
             "tcp:80:what=1",
-            "ssl:0:privateKey=/none.pem",
         ):
             with self.assertRaises(StartError) as caught:
                 listening.endpoint(MemoryReactor(), description)
             self.assertIn(f"--listen {description} is no Twisted endpoint", str(caught.exception))
+
+    def test_a_key_or_a_certificate_that_cannot_be_used_is_told(self) -> None:
+        with self.assertRaisesRegex(StartError, r"--listen ssl:\S+ cannot be used \(.*'/none.pem'\)"):
+            listening.endpoint(MemoryReactor(), "ssl:0:privateKey=/none.pem")
+        path = Path(self.mktemp())
+        path.touch()
+        with self.assertRaisesRegex(StartError, r"certificate cannot be used \(.+\); certKey="):
+            listening.endpoint(MemoryReactor(), f"ssl:0:privateKey={path}")
 
 
 class BeforeTheStart(ListeningTestCase):

@@ -227,7 +227,10 @@ class Refusals(LoadingTestCase):
         )
 
     def test_a_handler_that_cannot_be_one(self) -> None:
-        head = "import collections.abc\nfrom asynctask import Context, task\n\n@task"
+        head = (
+            "import collections.abc\nfrom twisted.internet.defer import inlineCallbacks\n"
+            "from asynctask import Context, task\n\n@task"
+        )
         unusable = {
             "\ndef handler(*urls: str) -> None: ...": "parameter '*urls' takes any number of values",
             "\ndef handler(**given: str) -> None: ...": "parameter '**given' takes any number of values",
@@ -236,7 +239,8 @@ class Refusals(LoadingTestCase):
             "\ndef handler(call: collections.abc.Callable) -> None: ...": "cannot be checked",
             "\ndef handler(a: Context, b: Context) -> None: ...": "'a' and 'b' are both annotated Context",
             "\ndef handler():\n    yield 1": "it yields; decorate it with inlineCallbacks",
-            "\nasync def handler():\n    yield 1": "it yields",
+            "\nasync def handler():\n    yield 1": "it is an async def that yields; let it return",
+            "\n@inlineCallbacks\nasync def handler():\n    yield 1": "it is an async def that yields",
             '(place="thread")\nasync def handler() -> None: ...': "in place 'thread' it must be a plain",
             '(place="process")\nasync def handler() -> None: ...': "in place 'process' it must be a plain",
             '(place="asyncio")\ndef handler() -> None: ...': "in place 'asyncio' it must be an async def",
@@ -287,7 +291,7 @@ class DoubleNames(LoadingTestCase):
     def test_in_one_module(self) -> None:
         name = self.module(GOOD + "\n@task(name='thumbnail')\ndef other() -> None: ...\n")
         self.assertEqual(
-            self.refusal(name), f"--tasks {name} has a handler 'thumbnail', and so has --tasks {name}"
+            self.refusal(name), f"--tasks {name} has two handlers 'thumbnail': thumbnail and other"
         )
 
     def test_in_two_modules(self) -> None:

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -68,6 +69,8 @@ class PidFileTests(SynchronousTestCase):
         with nobody():
             self.assertEqual(why_not_written(folder / "pid"), "this user may not")
             self.assertEqual(why_not_written(folder / "other"), "this user may not")
+            self.patch(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+            self.assertEqual(why_not_written(folder / "other"), "Read-only file system")
 
     def test_a_disk_without_room_is_told_and_nothing_is_left_on_it(self) -> None:
         folder = Path(self.mktemp())

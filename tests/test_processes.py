@@ -143,6 +143,8 @@ class Outcomes(ProcessesTestCase):
             failure = self.failure(self.begin(handlers.raise_, kind=kind))
             self.assertEqual(type(failure.value).__name__, name)
             self.assertIn(text, failure.getErrorMessage())
+            assert failure.value is not None
+            self.assertEqual(failure.value.args, (failure.getErrorMessage(),) if text else ())
             self.assertLessEqual(len(failure.getErrorMessage()), 10_000)
             self.assertIsInstance(failure.value, above)
 

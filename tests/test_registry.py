@@ -224,6 +224,16 @@ class Marking(SynchronousTestCase):
         [kind] = kinds_of(task(name="object", place="asyncio")(Waiting()))
         self.assertEqual(kind.place, "asyncio")
 
+    def test_what_is_no_function_or_has_no_name_is_told(self) -> None:
+        for other in (3, int, object()):
+            marks: Any = other
+            with self.assertRaisesRegex(TypeError, "task decorates a function, not"):
+                task(marks)
+        nameless = functools.partial(lambda _: None, 1)
+        with self.assertRaisesRegex(ValueError, r"has no name: give it one with @task\(name=…\)"):
+            task(nameless)
+        self.assertEqual([kind.name for kind in kinds_of(task(name="named")(nameless))], ["named"])
+
     def test_one_function_may_be_several_kinds(self) -> None:
         def function() -> None: ...
 
