@@ -1,6 +1,6 @@
 """HTTP requests read and answers rendered, over twisted.web's request and our own."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import SEEK_END
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -18,6 +18,7 @@ from asynctask.metrics import Metrics
 from asynctask.model import (
     ExpectationFailed,
     Invalid,
+    MethodNotAllowed,
     NotFound,
     Problem,
     UnsupportedMediaType,
@@ -259,3 +260,15 @@ def answer_problem(request: Request, problem: Problem) -> bytes:
 def answer_too_large(request: Request) -> bytes:
     """Answer a body that is over the limit, before it has all come."""
     return answer_problem(request, too_large(Guarded.limit_of(request.path)))
+
+
+def answer_method(request: Request, known: Iterable[str]) -> bytes:
+    """Answer OPTIONS, or a method that is not among those of the path."""
+    allowed = ", ".join(sorted({*known, "OPTIONS"}))
+    if request.method == b"OPTIONS":
+        return answer(request, 204, b"", {"Allow": allowed})
+    method = wire.shown(request.method.removeprefix(STRANGE).decode("utf-8", "replace"))
+    return answer_problem(
+        request,
+        MethodNotAllowed(f"There is no {method} here, only {allowed}", headers=(("Allow", allowed),)),
+    )

@@ -19,9 +19,9 @@ from asynctask import headers, sse, wire
 from asynctask.answers import (
     MAX_BATCH_BODY,
     MAX_BODY,
-    STRANGE,
     Guarded,
     answer,
+    answer_method,
     answer_problem,
     answer_tagged,
     fields,
@@ -41,10 +41,10 @@ from asynctask.model import (
     Conflict,
     Invalid,
     InvalidTransition,
-    MethodNotAllowed,
     Mismatch,
     NotFound,
     Problem,
+    Query,
     Stopping,
     Task,
     Unavailable,
@@ -281,6 +281,11 @@ class Api:
         """List tasks, newest first."""
         query = wire.parse_query(request.uri.partition(b"?")[2])
         tasks, following = await self._store.list(query)
+        if not tasks and query.kind is not None and query.kind not in self._kinds:
+            # There may be tasks whose handler is gone.
+            of_kind, _ = await self._store.list(Query(kind=query.kind, limit=1))
+            if not of_kind:
+                raise Invalid(f"Parameter 'kind': {wire.unknown('kind', query.kind, self._kinds)}")
         return answer(request, 200, wire.list_json(tasks, following))
 
     @app.route("/api/tasks/<task_id>", methods=["GET"])
@@ -422,18 +427,10 @@ class Api:
     @app.handle_errors(HTTPException)
     def unrouted(self, request: Any, failure: Any) -> bytes:
         """Answer what Werkzeug's routing says of path and method."""
-        error = failure.value
-        if not isinstance(error, WrongMethod):
-            path = wire.shown(request.path.decode("utf-8", "replace"))
-            return answer_problem(request, NotFound(f"There is nothing at '{path}'"))
-        allowed = ", ".join(sorted({*(error.valid_methods or ()), "OPTIONS"}))
-        if request.method == b"OPTIONS":
-            return answer(request, 204, b"", {"Allow": allowed})
-        method = wire.shown(request.method.removeprefix(STRANGE).decode("utf-8", "replace"))
-        return answer_problem(
-            request,
-            MethodNotAllowed(f"There is no {method} here, only {allowed}", headers=(("Allow", allowed),)),
-        )
+        if isinstance(failure.value, WrongMethod):
+            return answer_method(request, failure.value.valid_methods or ())
+        path = wire.shown(request.path.decode("utf-8", "replace"))
+        return answer_problem(request, NotFound(f"There is nothing at '{path}'"))
 
     @app.handle_errors(Exception)
     def bug(self, request: Any, failure: Any) -> bytes:

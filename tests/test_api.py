@@ -14,6 +14,7 @@ from twisted.web.server import Site
 from asynctask.api import Api
 from asynctask.feed import Feed
 from asynctask.metrics import Metrics
+from asynctask.model import Submission, accept
 from asynctask.places import Places
 from asynctask.recorder import FlightRecorder
 from asynctask.registry import KINDS, Kind
@@ -21,6 +22,7 @@ from asynctask.runner import Runner
 from asynctask.seats import Seats
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
+from asynctask.wire import Ids
 from tests.turns import Turns
 from tests.wires import Wire
 
@@ -383,10 +385,19 @@ class FollowTests(ApiTestCase):
             ("status=running,completed", ["née + 1", "done"]),
             ("name=n%C3%A9e+%2B+1", ["née + 1"]),
             ("kind=simulate&status=accepted", ["a"]),
-            ("kind=other", []),
+            ("kind=simulate&name=b", []),
         ):
             found = self.get(f"/api/tasks?{query}").json["tasks"]
             self.assertEqual([task["name"] for task in found], names, query)
+
+    def test_a_kind_is_known_as_long_as_there_are_tasks_of_it(self) -> None:
+        said = "Parameter 'kind': Unknown kind 'simulated'; did you mean 'simulate'?"
+        self.assert_problem(self.get("/api/tasks?kind=simulated"), 400, said)
+        gone = accept(Submission("gone", "simulated", "{}"), Ids().next(START, bytes(16)), START)
+        self.turns.outcome(self.store.add([gone], []))
+        for query, names in (("", ["gone"]), ("&status=completed", [])):
+            found = self.get(f"/api/tasks?kind=simulated{query}").json["tasks"]
+            self.assertEqual([task["name"] for task in found], names)
 
     def test_a_bad_query_is_refused(self) -> None:
         for query in (
