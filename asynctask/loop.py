@@ -32,7 +32,6 @@ EXECUTOR: Final = 32
 UNWIND: Final = 1.0
 """Seconds that a stop leaves to what still runs; the exit of the process does not wait for them."""
 
-
 DEFERRED: Final = (
     'This handler awaits a Deferred, and runs on asyncio\'s loop: declare it with @task(place="reactor")'
 )

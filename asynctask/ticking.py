@@ -13,6 +13,10 @@ NEVER: Final = inf
 TICK: Final = 0.25
 """Seconds between two looks at all deadlines: ten thousand connections take half a millisecond."""
 
+LONGEST_TICK: Final = 1.0
+"""Seconds that count at most, though more have passed since the last look: what clients have sent while the
+process was stopped has yet to be read."""
+
 IDLE: Final = 60
 """Seconds that a connection may stay open between requests, or stop in the middle of a body."""
 
@@ -41,11 +45,6 @@ def unsent(transport: Any) -> int:
         found += getattr(transport, "_tempDataLen", 0)
         transport = getattr(transport, "transport", None)
     return found
-
-
-LONGEST_TICK: Final = 1.0
-"""Seconds that count at most, though more have passed since the last look: what clients have sent while the
-process was stopped has yet to be read."""
 
 
 class Timed(Protocol):

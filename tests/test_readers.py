@@ -26,7 +26,6 @@ class NotToBeHad(Thread):
 
 
 FAILS = """
-import sys
 from twisted.internet import reactor
 from asynctask.service import Options, makeService
 
