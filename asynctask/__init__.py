@@ -1,26 +1,44 @@
 """asynctask: POST a task, get 202 at once, and the work goes on in the background.
 
-The way of a task, and the module for each part of it; imports go only downwards:
+The way of a task, and the module for each part of it; imports go only downwards.
 
-=============  =========================================================================
+The service as a whole:
+
+=============  ==========================================================================
 service        the one place where everything is put together, started and ended
 options        what the command takes
 command        its log, its signals, its last words
 pidfile        a PID file that a crash left behind
 listening      where it listens
-supervisor     many processes as one: each is a ``member``, and ``ties`` are what they say
+supervisor     many processes as one: each is a ``member``, and ``pipes`` carry what they say
 storeurl       which database a URL names
+watchdog       who holds the reactor
+collector      the garbage collector, tamed
+=============  ==========================================================================
+
+HTTP:
+
+=============  ==========================================================================
 api            the routes: parses, calls, renders
 description    the calls, described for programs (``components``, ``schemas``)
 answers        HTTP requests read, answers rendered
 dispatch       from a request to its route's handler, and back
 guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
-front          the HTTP server
-channel        the HTTP connection: its ``heads``, its ``incoming`` body, its ``request``, what is
-               ``ticking``; twisted.web's is ``stock``
+httpserver     the HTTP server
+channel        its connections: their ``heads``, their ``incoming`` bodies, each ``request``, and
+               their ``deadlines``; ``twistedweb`` has those of twisted.web
 access         a line in the log for every request
 submissions    the bodies of POSTs, checked against the kinds (``urls``)
+feed           who waits for which change, or follows all; ``followers`` are those over HTTP
+sse            events as they are sent
+chance         what ids are made of
+seats          the free seats; where ``api`` and ``runner`` meet
+=============  ==========================================================================
+
+Tasks at work:
+
+=============  ==========================================================================
 runner         starts accepted tasks and ends them
 attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
@@ -28,58 +46,72 @@ runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
                ``loop``, ``processes`` (``spawned``, ``worker``); children that handlers in
                threads and processes have ``forked`` end there
-chance         what ids are made of
-callbacks      tells how tasks ended: ``lanes`` say whose turn it is, ``deliveries`` what an
-               answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
-               allowed and that ``names`` have
-metrics        what happens in numbers (``tallies``), for Prometheus; ``numbers`` of many
-               processes as one's
-seats          the free seats; where ``api`` and ``runner`` meet
-feed           who waits for which change, or follows all; ``followers`` are those over HTTP
-sse            events as they are sent
-changes        what happened, as it is kept
-retention      forgets what ended long ago
-watch          who holds the reactor
-collector      the garbage collector, tamed
+registry       the kinds of task: `task`, where they are found, ``simulate``
+inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a
+               set or dict of numbers: ``collisions``
+context        what a handler is given; ``testing`` has one for tests
+recorder       the flight recorder: which task was at work when the process died
+timers         one wheel for a million waiting calls, by a clock that nobody sets
+wallclock      the clock that people set, and who hears of it
+patient        what no cancel ends before its time
+=============  ==========================================================================
+
+What is told of them:
+
+=============  ==========================================================================
+callbacks      tells how tasks ended: a ``fairqueue`` says whose turn it is, ``deliveries`` what
+               an answer means, ``signing`` signs, ``posting`` sends, to ``addresses`` that are
+               allowed and that the ``resolver`` finds
+metrics        what happens in numbers (``counters``), for Prometheus; their ``aggregation`` makes
+               those of many processes one's
+logqueue       the log off the hot path: a thread writes many lines at a time
+logs           a line an event, as text or JSON
+pythonlog      what handlers say to Python's `logging`
+=============  ==========================================================================
+
+The store:
+
+=============  ==========================================================================
 istore         what a store promises
 store          where tasks are kept: `SqlStore`
 hooks          whom the store tells
 reading        what is read from it
-upkeep         what is done to it now and then
+maintenance    what is done to it now and then
 live           how far running attempts are
 parts          a dict of a million, in parts
+changes        what happened, as it is kept
+retention      forgets what ended long ago
 claiming       what a claim takes: what an earlier process left running (``recovery``), what is due
 outbox         callbacks in the store: which are due, what became of them
 writer         the one thread that writes, a transaction for all that waits (``works``); its
-               ``replies``, its ``doubt`` about commits that failed
-trouble        whether a database that is back takes anything
+               ``replies``, and what is ``indoubt`` after commits that failed
+outage         whether a database that is back takes anything
 backlog        what waits for it
-patient        what no cancel ends before its time
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others
 database       the connections to SQLite; ``readers`` are the threads that read
-postgres       those to PostgreSQL (``pgserver``, ``pgreaders``), on a ``leash``; many processes
-               are ``sharing`` it, each with a ``heart`` and a ``pulse``
+postgres       those to PostgreSQL (``pgserver``, ``pgreaders``), with a ``cutoff`` for what takes too
+               long; many processes are ``sharing`` it, each with its ``heartbeat`` and ``polling``
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
 sqlite         the SQLite file: its lock, whether it is sound
-logqueue       the log off the hot path: a thread writes many lines at a time
-logs           a line an event, as text or JSON
-pythonlog      what handlers say to Python's `logging`
-registry       the kinds of task: `task`, where they are found, ``simulate``
-inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a
-               set or dict of numbers: ``crowding``
-timers         one wheel for a million waiting calls, by a clock that nobody sets
-wall           the clock that people set, and who hears of it
-context        what a handler is given; ``testing`` has one for tests
-recorder       the flight recorder: which task was at work when the process died
+=============  ==========================================================================
+
+The client:
+
+=============  ==========================================================================
 client         for Twisted programs: sends again what was lost (``sending``), goes on where
-               events were cut off (``stream``), tells what came (``answered``)
-agents         what treq is given: URLs as they are, and less of answers; ``trust``, whose
+               events were cut off (``stream``), tells what came (``responses``)
+agents         what treq is given: URLs as they are, and less of answers; ``tls``, whose
                certificate it is
-wire           bytes to model and back; their JSON is ``strict``
+=============  ==========================================================================
+
+Under all of it:
+
+=============  ==========================================================================
+wire           bytes to model and back; their JSON is ``strictjson``
 model          what a task is, and what may happen to it
-=============  =========================================================================
+=============  ==========================================================================
 """
 
 from asynctask.context import Context, Permanent

@@ -255,7 +255,7 @@ def _is_whole_hashed(info: types.Type) -> bool:
 
 
 def _is_salted(info: types.Type) -> bool:
-    """Whether nobody can find many values of one hash: see `asynctask.crowding`."""
+    """Whether nobody can find many values of one hash: see `asynctask.collisions`."""
     return all(isinstance(member, _SALTED) for member in _members(info))
 
 

@@ -1,6 +1,6 @@
 """Tells how tasks ended: signed POSTs, tried again for three days, through restarts.
 
-What is to be told lies in the store. Here are only the next ones, each host's in a lane of its own;
+What is to be told lies in the store. Here are only the next ones, each host's in a queue of its own;
 whatever has no room stays there, and is looked for again. A delivery that a stop cuts off is made again.
 """
 
@@ -24,8 +24,8 @@ from asynctask.deliveries import (
     judge,
     webhook_id,
 )
+from asynctask.fairqueue import FairQueue
 from asynctask.istore import IOutbox, ToTell
-from asynctask.lanes import Lanes
 from asynctask.metrics import Metrics
 from asynctask.model import Task, Unavailable
 from asynctask.signing import Signer
@@ -67,7 +67,7 @@ class Callbacks:
         clock: IReactorTime,
         now: Callable[[], float],
         chance: Callable[[], float],
-        lanes: Lanes[ToTell] | None = None,
+        queue: FairQueue[ToTell] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.pending = 0
@@ -77,7 +77,7 @@ class Callbacks:
         self._clock = clock
         self._now = now
         self._chance = chance
-        self._lanes: Lanes[ToTell] = lanes or Lanes()
+        self._queue: FairQueue[ToTell] = queue or FairQueue()
         self._metrics = metrics or Metrics()
         self._known: set[Key] = set()
         self._under_way: set[Deferred[None]] = set()
@@ -120,19 +120,19 @@ class Callbacks:
 
     def _line_up(self, due: ToTell) -> None:
         key = (due.task_id, due.attempt)
-        if self._running and key not in self._known and self._lanes.put(host_of(due.url), due):
+        if self._running and key not in self._known and self._queue.put(host_of(due.url), due):
             self._known.add(key)
 
     def _deliver(self) -> None:
         """Begin as many deliveries as may be under way."""
-        while self._running and self._outbox.healthy and (found := self._lanes.take()) is not None:
+        while self._running and self._outbox.healthy and (found := self._queue.take()) is not None:
             host, due = found
             delivery = ensureDeferred(self._call(host, due))
             self._under_way.add(delivery)
             delivery.addErrback(self._failed)
             delivery.addBoth(self._ended, delivery, due)
-        if self._lanes.wants_more or (self._lanes.waiting and not self._outbox.healthy):
-            self._lanes.wants_more = False
+        if self._queue.wants_more or (self._queue.waiting and not self._outbox.healthy):
+            self._queue.wants_more = False
             self._look_in(SOON)
 
     async def _call(self, host: str, due: ToTell) -> None:
@@ -142,7 +142,7 @@ class Callbacks:
             task = await self._outbox.outcome(due, self._now())
             outcome = None if task is None else await self._tell(task, due.url)
         finally:
-            self._lanes.done(host, answers=None if outcome is None else not isinstance(outcome, NoAnswer))
+            self._queue.done(host, answers=None if outcome is None else not isinstance(outcome, NoAnswer))
             # Others may have the place while this is written; not in here, or calls would nest.
             self._clock.callLater(0, self._deliver)
         if task is None or outcome is None:

@@ -22,11 +22,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from asynctask.access import GONE
+from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unsent
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized, too_large
 from asynctask.model import CLOSE, Problem, TooSlow
 from asynctask.request import Request, refusal
-from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unsent
 
 EAGER: Final = 16 * 1024
 """Bytes that are read ahead while a request is answered, since who does not read sees no client leave."""
@@ -42,7 +42,7 @@ MAX_REMEMBERED: Final = 1_024
 class Connection(Protocol):
     """One client's connection.
 
-    :ivar factory: the `asynctask.front.Front` that it came to.
+    :ivar factory: the `asynctask.httpserver.HttpServer` that it came to.
     :ivar persistent: whether it may have another request after the one that is answered.
     """
 
@@ -249,23 +249,23 @@ class Connection(Protocol):
     def _answer(self, request: Request) -> None:
         """Have a request answered."""
         self._request = request
-        front = self.factory
-        self.deadline = front.ticked + LEAVING if self._left else NEVER
-        if front.access is not None:
-            request.arrived = front.clock.seconds()
+        server = self.factory
+        self.deadline = server.ticked + LEAVING if self._left else NEVER
+        if server.access is not None:
+            request.arrived = server.clock.seconds()
         try:
-            request.render(front.resource)
+            request.render(server.resource)
         except Exception:
             request.processingFailed(Failure())
 
     def answered(self, request: Request) -> None:
         """A request has its whole answer."""
-        front = self.factory
-        if front.access is not None:
-            front.log(self, request, request.code)
+        server = self.factory
+        if server.access is not None:
+            server.log(self, request, request.code)
         self._request = None
         if self.persistent:
-            self.deadline = front.ticked + IDLE
+            self.deadline = server.ticked + IDLE
             if self._buffer or self._paused or self._left:
                 self._advance()
         elif self._head is not None:  # whose body was not asked for, and may come all the same

@@ -9,7 +9,8 @@ from twisted.internet import defer
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from asynctask.answered import (
+from asynctask.model import ENDED
+from asynctask.responses import (
     Accepted,
     ApiError,
     Batch,
@@ -31,7 +32,6 @@ from asynctask.answered import (
     Unexpected,
     Unreachable,
 )
-from asynctask.model import ENDED
 from asynctask.sending import LONGEST_PAUSE, WAIT, Sender
 from asynctask.stream import Events
 

@@ -22,7 +22,7 @@ from asynctask.logqueue import PAUSE, LogQueue
 from asynctask.sqlite import StartError
 from asynctask.supervisor import Supervisor
 from asynctask.timers import Wheel
-from asynctask.watch import Watchdog
+from asynctask.watchdog import Watchdog
 
 log = Logger(namespace="asynctask")
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from asynctask import wire
 from asynctask.answers import JSON, MAX_BODY, PROBLEM
+from asynctask.deadlines import BODY_TIME, HEAD_TIME
 from asynctask.headers import KEY_KEPT, MAX_KEY, MAX_WAIT
 from asynctask.heads import MAX_HEAD
 from asynctask.incoming import too_large
@@ -35,7 +36,6 @@ from asynctask.model import (
 )
 from asynctask.registry import MAX_DURATION
 from asynctask.schemas import NO_NUL, TASK_ID_SCHEMA, Schema, ref
-from asynctask.ticking import BODY_TIME, HEAD_TIME
 
 ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
 NEW: Final = accept(Submission("generate-report", "simulate", '{"duration":5}'), ID, 1_764_007_200.123)

@@ -111,7 +111,7 @@ class Feed:
         self._together: dict[tuple[Filter, int, int, int], Read] = {}
         self._fresh = False
         self._planned: IDelayedCall | None = None
-        self._heart: IDelayedCall | None = None
+        self._heartbeat: IDelayedCall | None = None
 
     def begin(self, epoch: str, seq: int) -> None:
         """The store is open.
@@ -230,8 +230,8 @@ class Feed:
             self._all.add(follower)
         else:
             self._one.setdefault(task_id, set()).add(follower)
-        if self._heart is None:
-            self._heart = self._clock.callLater(BEAT, self._beat)
+        if self._heartbeat is None:
+            self._heartbeat = self._clock.callLater(BEAT, self._beat)
         return self._next
 
     def leave(self, follower: Follower, task_id: str | None) -> None:
@@ -305,15 +305,15 @@ class Feed:
 
     def _beat_some(self) -> None:
         self._together.clear()
-        self._heart = None
+        self._heartbeat = None
         try:
             for _ in range(min(SERVED, len(self._beaten))):
                 self._beaten.popleft().beat()
         finally:
             if self._beaten:
-                self._heart = self._clock.callLater(0, self._beat_some)
+                self._heartbeat = self._clock.callLater(0, self._beat_some)
             elif self.followers:
-                self._heart = self._clock.callLater(BEAT, self._beat)
+                self._heartbeat = self._clock.callLater(BEAT, self._beat)
 
     def _everybody(self) -> list[Follower]:
         return [*self._all, *(one for some in self._one.values() for one in some)]
@@ -335,10 +335,10 @@ class Feed:
             follower.serve()
         for follower in self._everybody():
             follower.end()
-        for call in (self._heart, self._planned):
+        for call in (self._heartbeat, self._planned):
             if call is not None and call.active():
                 call.cancel()
-        self._heart = self._planned = None
+        self._heartbeat = self._planned = None
 
 
 def _message_of(news: News | Progressed) -> int:

@@ -12,11 +12,11 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from asynctask import changes, sse
+from asynctask.deadlines import unsent
 from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
 from asynctask.model import ENDED, Deleted, News, Task, Unavailable
 from asynctask.sse import Filter, Position, Progressed
-from asynctask.ticking import unsent
 
 log = Logger(namespace="asynctask.feed")
 

@@ -13,10 +13,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask import ties
+from asynctask import pipes
+from asynctask.aggregation import Families
 from asynctask.listening import Shared, reserve
-from asynctask.numbers import Families
-from asynctask.ties import HEARS, LISTENS, SAYS, Downwards, Lines, Setting, Upwards
+from asynctask.pipes import HEARS, LISTENS, SAYS, Downwards, Lines, Setting, Upwards
 
 log = Logger(namespace="asynctask.supervisor")
 
@@ -77,7 +77,7 @@ class Member(ProcessProtocol):
         """Say something to it."""
         if self.is_up:
             with suppress(KeyError):  # it has closed its end
-                self._process.writeToChild(HEARS, ties.dump(word))
+                self._process.writeToChild(HEARS, pipes.dump(word))
 
     def send(self, signal: Signals) -> None:
         """Send it a signal."""
@@ -115,8 +115,8 @@ class Member(ProcessProtocol):
             return
         if descriptor == SAYS:
             for said in lines.splitlines():
-                word = ties.heard_from_below(said)
-                self.is_up |= isinstance(word, ties.Up)
+                word = pipes.heard_from_below(said)
+                self.is_up |= isinstance(word, pipes.Up)
                 self._supervisor.heard(self, word)
             return
         text = lines.decode("utf-8", "replace").removesuffix("\n")
@@ -196,6 +196,6 @@ class Spawner:
                 member,
                 sys.executable,
                 [sys.executable, "-m", "asynctask", *self._arguments],
-                env={**self._environment, ties.VARIABLE: ties.encode(setting)},
+                env={**self._environment, pipes.VARIABLE: pipes.encode(setting)},
                 childFDs={0: nothing.fileno(), **files},
             )

@@ -18,10 +18,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from twisted.internet.defer import Deferred
 
 from asynctask import __version__
+from asynctask.aggregation import Families, Family, Sample
+from asynctask.counters import Counter, Histogram
 from asynctask.model import ACCEPTED, CANCELLED, COMPLETED, FAILED, Status
-from asynctask.numbers import Families, Family, Sample
 from asynctask.registry import PLACES
-from asynctask.tallies import Counter, Histogram
 
 OTHER: Final = "other"
 """The label of what nobody has registered."""

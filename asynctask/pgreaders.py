@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from asynctask.leash import Keeper, Leash
+from asynctask.cutoff import Cutoff, Cutoffs
 from asynctask.model import Unavailable
 from asynctask.readers import LONGEST, NO_ANSWER, Readable, Threads
 
@@ -26,29 +26,29 @@ T = TypeVar("T")
 class Reader(threading.local):
     """What a thread reads with."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.leash = keeper.leash()
+    def __init__(self, cutoffs: Cutoffs) -> None:
+        self.cutoff = cutoffs.new()
         self.connection: Connection | None = None
 
 
 class Readers:
-    """Reads, so that nobody waits longer than a leash is.
+    """Reads, so that nobody waits longer than `asynctask.readers.LONGEST`.
 
-    :param connect: opens a connection, and puts it on a leash.
+    :param connect: opens a connection, and has it cut off by that.
     :param begin: begins a transaction that reads.
     """
 
     def __init__(
         self,
-        keeper: Keeper,
-        connect: "Callable[[Leash], psycopg.Connection[Any]]",
+        cutoffs: Cutoffs,
+        connect: "Callable[[Cutoff], psycopg.Connection[Any]]",
         begin: Callable[[Connection], None],
     ) -> None:
         self.threads = Threads()
-        self._mine = Reader(keeper)
+        self._mine = Reader(cutoffs)
         self._engine: Engine = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: connect(self._mine.leash),
+            creator=lambda: connect(self._mine.cutoff),
             poolclass=NullPool,
             pool_reset_on_return=None,
         )
@@ -77,7 +77,7 @@ class Readers:
         if now - since > LONGEST or now < self._unreachable_until:
             raise Unavailable(NO_ANSWER)
         try:
-            with self._mine.leash.waiting(since):
+            with self._mine.cutoff.waiting(since):
                 found = self._read(run, since)
         except (DBAPIError, OSError) as error:  # such as: no more descriptors
             self._readable.note(error)
@@ -93,7 +93,7 @@ class Readers:
                 return self._run(kept, run)
             except DBAPIError as error:
                 self._close(kept)
-                if not error.connection_invalidated or self._mine.leash.is_cut:
+                if not error.connection_invalidated or self._mine.cutoff.is_cut:
                     raise
         if monotonic() - since > EARLY:
             raise Unavailable(NO_ANSWER)
@@ -123,5 +123,5 @@ class Readers:
     def _close(self, connection: Connection) -> None:
         self._mine.connection = None
         self._opened.remove(connection)
-        self._mine.leash.let_go()
+        self._mine.cutoff.let_go()
         connection.close()

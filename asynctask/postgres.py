@@ -14,7 +14,7 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import __version__, pgbatches, statements
 from asynctask.batches import End
-from asynctask.leash import Keeper, Leash
+from asynctask.cutoff import Cutoff, Cutoffs
 from asynctask.migrations import UnreadableSchemaError
 from asynctask.model import News, Status
 from asynctask.pgreaders import Readers
@@ -48,7 +48,7 @@ class Postgres:
     :ivar lost: told, in the thread that writes, that the others have taken this process for dead, with the
         owner that it was; it is another one already.
     :ivar readers: the threads that read.
-    :ivar keeper: cuts connections off that take too long.
+    :ivar cutoffs: cuts connections off that take too long.
     """
 
     shared = True
@@ -62,29 +62,29 @@ class Postgres:
         # By which it knows ends that it has written, also those of before it was taken for dead.
         self._name = self.owner = token_hex(8)
         self.lost: Callable[[str], object] = lambda _owner: None
-        self.keeper = Keeper()
+        self.cutoffs = Cutoffs()
         self._started = self._is_registered = False
         self._put_off: list[str] = []
         self._fenced = False
         self._warned = ""
         self.in_doubt = False
-        self._leash = self.keeper.leash()
+        self._cutoff = self.cutoffs.new()
         self._writing = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: self._open(self._leash),
+            creator=lambda: self._open(self._cutoff),
             poolclass=NullPool,
             pool_reset_on_return=None,
         )
         event.listen(self._writing, "begin", self._begin)
         event.listen(self._writing, "before_cursor_execute", self._before)
-        self._readers = Readers(self.keeper, self._open, _begin_reading)
+        self._readers = Readers(self.cutoffs, self._open, _begin_reading)
         self.readers: ThreadPool | None = self._readers.threads
 
-    def _open(self, leash: Leash) -> "psycopg.Connection[Any]":
+    def _open(self, cutoff: Cutoff) -> "psycopg.Connection[Any]":
         """Open a connection that begins its transactions itself, since it has more to say then."""
         driver = connect(self._server.url, autocommit=True)
         driver.add_notice_handler(self._notice)
-        leash.hold(driver)
+        cutoff.hold(driver)
         return driver
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -93,15 +93,15 @@ class Postgres:
 
     def open(self) -> None:
         """Nothing is to be held: many processes share the database."""
-        self.keeper.start()
+        self.cutoffs.start()
 
     def close(self) -> None:
         """Cut off no more."""
-        self.keeper.stop()
+        self.cutoffs.stop()
 
     def waiting_since(self, since: float) -> None:
         """Somebody waits for the connection that writes."""
-        self._leash.since = since
+        self._cutoff.since = since
 
     def connect(self) -> Connection:
         """Open the connection that writes, and make sure that this process is among those alive."""
@@ -156,7 +156,7 @@ class Postgres:
     def leave(self, connection: Connection | None) -> None:
         """Say good-bye, so that nobody waits for the lease to end."""
         if connection is not None:
-            with self._leash.waiting(), suppress(psycopg.Error):  # the lease ends by itself
+            with self._cutoff.waiting(), suppress(psycopg.Error):  # the lease ends by itself
                 _driver_of(connection).execute("DELETE FROM process WHERE id = %s", (self.owner,))
 
     def _begin(self, _connection: Connection) -> None:

@@ -33,7 +33,7 @@ from zope.interface import implementer
 from asynctask.addresses import Allowed, normal_host
 from asynctask.agents import AsGiven, Hiding
 from asynctask.deliveries import Answer, NoAnswer, Refused
-from asynctask.trust import Named, NotTheHostError
+from asynctask.tls import Named, NotTheHostError
 
 DEADLINE: Final = 15.0
 """Seconds for all of it: the name, the connection, the request, and the answer to its last byte."""

@@ -8,7 +8,7 @@ from msgspec import json
 
 from asynctask.model import FieldError, Problem, Progress, Status
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, PLACES, Kind
-from asynctask.strict import MAX_DEPTH
+from asynctask.strictjson import MAX_DEPTH
 from asynctask.submissions import MAX_BATCH, MAX_DELAY
 from asynctask.urls import MAX_URL, URL
 from asynctask.wire import MAX_ERRORS, MAX_NAME, MAX_RESULT, TASK_ID, Change

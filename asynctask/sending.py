@@ -17,9 +17,9 @@ from twisted.web.iweb import IResponse
 
 from asynctask import wire
 from asynctask.agents import AsGiven, Hiding
-from asynctask.answered import Answer, Unavailable, Unexpected, Unreachable
+from asynctask.responses import Answer, Unavailable, Unexpected, Unreachable
 from asynctask.stream import Body
-from asynctask.trust import NamedHosts
+from asynctask.tls import NamedHosts
 
 WAIT: Final = 50
 """Seconds that one request waits for an end; the service waits no longer."""

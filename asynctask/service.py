@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks, su
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from asynctask import listening, outbox, stock, storeurl, ties
+from asynctask import listening, outbox, pipes, storeurl, twistedweb
 from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
@@ -24,16 +24,17 @@ from asynctask.chance import chances
 from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of, raise_file_limit
 from asynctask.feed import Feed
-from asynctask.front import Front, finish_answers
+from asynctask.httpserver import HttpServer, finish_answers
 from asynctask.loop import EXECUTOR
 from asynctask.member import Spawner
 from asynctask.metrics import Metrics
-from asynctask.names import Names
 from asynctask.options import Options
+from asynctask.pipes import Pipes, Setting
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.posting import Poster
 from asynctask.recorder import FlightRecorder, abandoned
 from asynctask.registry import KINDS, Kind, RegistryError, load
+from asynctask.resolver import Resolver
 from asynctask.retention import Retention
 from asynctask.runner import Runner
 from asynctask.seats import Seats
@@ -41,10 +42,9 @@ from asynctask.signing import SecretError, Signer, read_secrets
 from asynctask.spawned import starter
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
-from asynctask.ties import Setting, Tie
 from asynctask.timers import Wheel
-from asynctask.wall import Wall
-from asynctask.watch import Watchdog
+from asynctask.wallclock import WallClock
+from asynctask.watchdog import Watchdog
 from asynctask.worker import die_with
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ SWITCH: Final = 0.0005
 dozen times while the loop is busy."""
 
 
-def _front(api: Api, http: str, clock: Wheel, access: Access | None) -> Front | stock.Front:
+def _server(api: Api, http: str, clock: Wheel, access: Access | None) -> HttpServer | twistedweb.HttpServer:
     """The HTTP server."""
     if http == "fast":
-        return Front(api.routes(), MAX_BATCH_BODY, clock, access)
-    return stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
+        return HttpServer(api.routes(), MAX_BATCH_BODY, clock, access)
+    return twistedweb.HttpServer(api.resource(), MAX_BATCH_BODY, answer_too_large, access)
 
 
 class AsyncTask(Service):
@@ -116,7 +116,7 @@ class AsyncTask(Service):
         self._kinds = kinds
         self._grace = grace
         self._insecure = insecure
-        now = self._now = Wall(now)
+        now = self._now = WallClock(now)
         clock = self._clock = Wheel(reactor)
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED + EXECUTOR)
         metrics = self._metrics = Metrics(kinds)
@@ -135,10 +135,10 @@ class AsyncTask(Service):
         self._seats.closed = self._places.closed
         self._runner = Runner(self._store, self._seats, self._places, kinds, clock, now, metrics=metrics)
         self._retention = Retention(self._store, keep, clock, now)
-        self._names = Names(reactor.callFromThread)
+        self._resolver = Resolver(reactor.callFromThread)
         self._callbacks = Callbacks(
             self._store.outbox,
-            Poster(reactor, Allowed(callbacks_to), self._names.lookup, clock).post,
+            Poster(reactor, Allowed(callbacks_to), self._resolver.lookup, clock).post,
             Signer(callback_secrets) if callback_secrets else None,
             clock,
             now,
@@ -159,7 +159,7 @@ class AsyncTask(Service):
             max_waiting,
             metrics,
         )
-        self._front = _front(api, http, clock, log_access if access_log else None)
+        self._server = _server(api, http, clock, log_access if access_log else None)
         self.port: IListeningPort | None = None
         self._shared: listening.Shared | None = None
 
@@ -255,7 +255,7 @@ class AsyncTask(Service):
             return
         opened: list[Any] = []
         endpoint = listening.endpoint(self._reactor, self._description, self._shared)
-        endpoint.listen(self._front).addBoth(opened.append)
+        endpoint.listen(self._server).addBoth(opened.append)
         port = opened[0]
         if not IListeningPort.providedBy(port):
             raise StartError(f"Cannot listen on {self._description} ({port.getErrorMessage()})")
@@ -290,9 +290,9 @@ class AsyncTask(Service):
         self._feed.end()
         if self.port is not None:
             yield self.port.stopListening()
-        yield ensureDeferred(finish_answers(self._front, self._clock))
+        yield ensureDeferred(finish_answers(self._server, self._clock))
         yield self._callbacks.stop(LAST_CALLBACKS)
-        self._names.stop()
+        self._resolver.stop()
         yield self._store.close()
         self._places.stop()
         self._recorder.close()
@@ -303,22 +303,22 @@ class AsyncTask(Service):
 class Command(OfCommand, AsyncTask):
     """The service as ``twistd`` and ``python -m asynctask`` run it.
 
-    :ivar tie: to the supervisor, where this process is one of many.
+    :ivar pipes: to the supervisor, where this process is one of many.
     """
 
     _collector: Collector | None = None
     _switched: ClassVar[list["Command"]] = []
     _switch: ClassVar[float] = 0.0
-    tie: Tie | None = None
+    pipes: Pipes | None = None
 
     def join(self, setting: Setting) -> None:
         """Be one of many processes."""
         self._shared = setting.shared
-        self.tie = Tie(self._metrics.families, lambda: self._reactor.callLater(0, self._stop))
-        self._metrics.everyone = self.tie.everyone
+        self.pipes = Pipes(self._metrics.families, lambda: self._reactor.callLater(0, self._stop))
+        self._metrics.everyone = self.pipes.everyone
 
     def _serving(self) -> None:
-        self.begin(self._reactor, supervised=self.tie is not None, stepped=self._recorder.stepped)
+        self.begin(self._reactor, supervised=self.pipes is not None, stepped=self._recorder.stepped)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
         if not self._switched:  # several may serve in one program
@@ -338,11 +338,11 @@ class Command(OfCommand, AsyncTask):
             sys.setswitchinterval(SWITCH if self._switched else self._switch)
 
     def _tell_that_it_serves(self, url: str | None) -> None:
-        if self.tie is None:
+        if self.pipes is None:
             super()._tell_that_it_serves(url)
         else:
-            self.tie.hold(self._reactor)
-            self.tie.up(url)
+            self.pipes.hold(self._reactor)
+            self.pipes.up(url)
 
     def _stop(self) -> None:
         if self._reactor.running and self.running:
@@ -358,7 +358,7 @@ def makeService(options: Options) -> Service:
     """Make the service that the options describe; whatever keeps it from starting ends the program."""
     from twisted.internet import reactor
 
-    setting = ties.read(os.environ.pop(ties.VARIABLE, None))
+    setting = pipes.read(os.environ.pop(pipes.VARIABLE, None))
     if setting is not None:
         die_with(setting.parent)
     raise_file_limit()

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import ValidationError, convert, defstruct
 
-from asynctask.crowding import FEW, MOST_KEYS, are_crowded
+from asynctask.collisions import FEW, MOST_KEYS, collide
 from asynctask.model import FieldError
 from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, pointer, shown, unknown
 
@@ -122,7 +122,7 @@ def canonical(value: Any) -> str:
 
 
 def _alike(value: Any) -> Any:
-    """What is equal for the same JSON, and has a salted hash: see `asynctask.crowding`."""
+    """What is equal for the same JSON, and has a salted hash: see `asynctask.collisions`."""
     if type(value) is str:
         return value
     if type(value) is int or (type(value) is float and value.is_integer()):
@@ -247,7 +247,7 @@ class Shape:
         except ValidationError as error:
             return str(error)
         with suppress(BaseException):  # of an ``__eq__``
-            return CROWDED if are_crowded(values, hashes) else None
+            return CROWDED if collide(values, hashes) else None
         return None
 
     def refusal(self, value: Any) -> str | None:

@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask.heart import Heart
+from asynctask.heartbeat import Heartbeat
 from asynctask.model import News, Progress, Task, Unavailable
 from asynctask.pgserver import Server
+from asynctask.polling import POLL, Poller, Seen
 from asynctask.postgres import Postgres
-from asynctask.pulse import POLL, Pulse, Seen
 
 log = Logger(namespace="asynctask.store")
 
@@ -75,7 +75,7 @@ class Store(Protocol):
 
 
 class Sharing:
-    """What the looks of the `Pulse` mean for the store, in the reactor's thread."""
+    """What the looks of the `Poller` mean for the store, in the reactor's thread."""
 
     def __init__(
         self,
@@ -100,24 +100,24 @@ class Sharing:
         self._stopped = False
         self._settle_at: int | None = None
         database.lost = lambda owner: from_thread(self._lost, owner)
-        self._pulse = Pulse(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
-        self._heart = Heart(
+        self._poller = Poller(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
+        self._heartbeat = Heartbeat(
             server,
             database,
             lambda: from_thread(self._find_out),
-            lambda: from_thread(self._pulse.hint),
+            lambda: from_thread(self._poller.hint),
             lambda theirs, ours: from_thread(store.timed, theirs, ours),
         )
 
     def stop(self) -> None:
         """Look no more."""
         self._stopped = True
-        self._pulse.stop()
-        self._heart.stop()
+        self._poller.stop()
+        self._heartbeat.stop()
 
     def committed(self, seq: int, news: Sequence[News]) -> None:
         """A commit of our own has changed tasks."""
-        self._pulse.hint()
+        self._poller.hint()
         if seq == self._next and not self._reading:
             self._next = seq + 1
             self._goal = max(self._goal, seq)
@@ -239,7 +239,7 @@ class Sharing:
             self._store.lost()
 
     def _find_out(self) -> None:
-        """Let a transaction meet whatever the heart has met: it is what the store's health goes by."""
+        """Let a transaction meet whatever the heartbeat has met: it is what the store's health goes by."""
         if not self._stopped:
             self._start(self._store.register)
 

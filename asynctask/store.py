@@ -20,6 +20,7 @@ from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
 from asynctask.live import Live
+from asynctask.maintenance import Maintenance
 from asynctask.metrics import Metrics
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
@@ -45,7 +46,6 @@ from asynctask.recorder import Suspect
 from asynctask.recovery import Gone, charge, moved_in, note, settle
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
-from asynctask.upkeep import Upkeep
 from asynctask.works import CLAIM, Database, why
 from asynctask.writer import TRY_AGAIN, Writer
 
@@ -67,7 +67,7 @@ Decide = Callable[[Task, float], Task]
 
 
 @implementer(IStore)
-class SqlStore(Hooks, Reading, Upkeep):
+class SqlStore(Hooks, Reading, Maintenance):
     """A store in an SQL database.
 
     :param place: where the database is.

@@ -12,8 +12,8 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
-from asynctask.answered import Event, Task, Unexpected, decode
 from asynctask.model import Progress
+from asynctask.responses import Event, Task, Unexpected, decode
 
 MAX_EVENT: Final = 1024 * 1024
 """Bytes of one event."""

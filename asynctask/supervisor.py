@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from asynctask.aggregation import Families, counted, merge
 from asynctask.member import Member
-from asynctask.numbers import Families, counted, merge
-from asynctask.ties import Asked, Sum, Tell, Told, Up
+from asynctask.pipes import Asked, Sum, Tell, Told, Up
 
 log = Logger(namespace="asynctask.supervisor")
 

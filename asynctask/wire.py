@@ -1,6 +1,6 @@
 """Bytes to model and back: bodies, queries, ids, task JSON, problems. Pure.
 
-What a body may hold is the contract's, stricter than any JSON library: see `asynctask.strict`.
+What a body may hold is the contract's, stricter than any JSON library: see `asynctask.strictjson`.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Raw, Struct
 
-from asynctask import strict
+from asynctask import strictjson
 from asynctask.model import (
     ACCEPTED,
     Error,
@@ -101,13 +101,13 @@ class Ids:
 
 
 def parse_json(body: bytes) -> Any:
-    """Read JSON as strict as `asynctask.strict` has it.
+    """Read JSON as strict as `asynctask.strictjson` has it.
 
     :raises Invalid: it is not; what and where is in its one error.
     """
     try:
-        return strict.read(body)
-    except strict.NotStrict as error:
+        return strictjson.read(body)
+    except strictjson.NotStrict as error:
         raise Invalid("Invalid JSON", (FieldError(str(error), ""),)) from None
 
 
@@ -169,8 +169,8 @@ def dump_result(result: Any) -> str:
         text = dump(result)
         size = len(text.encode("utf-8"))
         if size <= MAX_RESULT:
-            strict.read(text.encode("utf-8"))
-    except strict.NotStrict as error:
+            strictjson.read(text.encode("utf-8"))
+    except strictjson.NotStrict as error:
         raise NotSerializable(f"The result is no strict JSON: {error}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise NotSerializable(f"The result is no JSON: {error}") from error

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from asynctask.backlog import Backlog
 from asynctask.batches import End
-from asynctask.doubt import Doubt
+from asynctask.indoubt import InDoubt
 from asynctask.model import (
     RUNNING,
     Error,
@@ -35,10 +35,10 @@ from asynctask.model import (
     fail,
     interrupt,
 )
+from asynctask.outage import Outage
 from asynctask.patient import Patient
 from asynctask.readers import NO_ANSWER
 from asynctask.replies import Replies
-from asynctask.trouble import Trouble
 from asynctask.works import (
     CLAIM,
     NOTHING,
@@ -109,7 +109,7 @@ class Writer:
         self.healthy = True
         self._seq = seq
         self._pause = self._try_again = try_again
-        self._trouble = Trouble()
+        self._outage = Outage()
         self._stored = stored
         self._published = published
         self._returned = returned
@@ -123,7 +123,7 @@ class Writer:
         self._stage = ""
         self._told: list[News] = []
         self._replies = Replies(from_thread)
-        self._doubt = Doubt(database)
+        self._in_doubt = InDoubt(database)
         self._closed: Deferred[None] = Deferred()
         self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
         self._thread.start()
@@ -307,22 +307,22 @@ class Writer:
         """The database failed: make sure of what it kept, then answer."""
         # An end that is refused again, though a small write is not, waits for its next try.
         again = any(isinstance(work, Save) and work.end.again for work in batch)
-        if not (self._database.shared or again) or self._trouble.failed(error, monotonic()):
+        if not (self._database.shared or again) or self._outage.failed(error, monotonic()):
             log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
             self._came_back = self._came_back or []
-            self._doubt.note_starts(self._told)
+            self._in_doubt.note_starts(self._told)
         if self._database.shared:
             # What came back after all is no longer ours to remove: others may run it already.
             self._disconnect()
             self.healthy = False
-            self._pause = self._try_again if self._trouble.is_back else 0.0
+            self._pause = self._try_again if self._outage.is_back else 0.0
             self._refuse(batch, unknown=at_commit)
             self._refuse(self._backlog.take_asked())
             return
         if at_commit:
-            self._doubt.note_tasks(batch)
+            self._in_doubt.note_tasks(batch)
         known = self._stage != "begin" and self._probe()
         if not known or again:
             self._disconnect()
@@ -339,7 +339,7 @@ class Writer:
         connection = self._connected()
         try:
             connection.begin()
-            commits = self._doubt.clear_up(connection, self._seq, self._now())
+            commits = self._in_doubt.clear_up(connection, self._seq, self._now())
         except Exception:
             self._roll_back()
             return False
@@ -369,7 +369,7 @@ class Writer:
         self.healthy = self._probe() and self._takes_what_waits()
         self._database.waiting_since(0.0)
         if self.healthy:
-            self._trouble.is_over()
+            self._outage.is_over()
             log.info("Store works again")
             self._tell_what_came_back()
         else:
@@ -378,9 +378,9 @@ class Writer:
 
     def _takes_what_waits(self) -> bool:
         """Whether a database that took the probe takes what it has refused, where it has done so before."""
-        self._trouble.reached(monotonic())
-        if not self._trouble.lasts or not self._backlog.waits:
-            return self._trouble.has_held_out(monotonic())
+        self._outage.reached(monotonic())
+        if not self._outage.lasts or not self._backlog.waits:
+            return self._outage.has_held_out(monotonic())
         self._write_all(self._backlog.take())
         return self._connection is not None
 

@@ -17,8 +17,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import File
 from zope.interface import implementer
 
-from asynctask import front
-from asynctask.front import finish_answers
+from asynctask import httpserver
+from asynctask.httpserver import finish_answers
 from tests.wires import parse_answers
 
 LIMIT = 1_000
@@ -195,7 +195,7 @@ class ChannelContract(Base):
         self.assertIn(b"done", answer)
 
     async def test_at_the_end_whoever_does_not_read_his_answer_is_cut_off(self) -> None:
-        self.patch(front, "LAST_ANSWERS", 0.2)
+        self.patch(httpserver, "LAST_ANSWERS", 0.2)
         clock: Any = reactor
         with socket.create_connection(("127.0.0.1", self.port)) as client:
             client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")

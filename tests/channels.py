@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from asynctask.front import Front
+from asynctask.httpserver import HttpServer
 from asynctask.request import Request
 from tests.channel_contract import LIMIT
 from tests.wires import Wire
@@ -60,7 +60,7 @@ class InMemory(SynchronousTestCase):
         self.clock = Clock()
         self.app = Answers()
         self.log: list[tuple[Any, ...]] = []
-        self.front = Front(self.app, LIMIT, self.clock, now=lambda: 1_700_000_000)
+        self.front = HttpServer(self.app, LIMIT, self.clock, now=lambda: 1_700_000_000)
         self.wire = Wire(self.front)
 
     def send(self, *pieces: bytes) -> list[int]:

@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from asynctask.answered import Event
+from asynctask.responses import Event
 from asynctask.stream import Events
 
 _CHUNK = re.compile(rb"([0-9a-fA-F]+)\r\n")

@@ -7,8 +7,8 @@ from twisted.web.resource import Resource
 
 from asynctask.answers import MAX_BATCH_BODY, MAX_BODY
 from asynctask.api import Api
-from asynctask.front import Front
-from asynctask.ticking import LEAVING
+from asynctask.deadlines import LEAVING
+from asynctask.httpserver import HttpServer
 from tests import (
     test_api,
     test_api_batches,
@@ -29,7 +29,7 @@ class Fast:
     clock: Any
 
     def front_of(self, api: Api) -> Any:
-        return Front(api.routes(), MAX_BATCH_BODY, self.clock)
+        return HttpServer(api.routes(), MAX_BATCH_BODY, self.clock)
 
     def client_of(self, api: Api) -> Any:
         client: Any = StubTreq(Resource())

@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import model
 from asynctask.callbacks import SELDOM, SOON, Callbacks
 from asynctask.deliveries import GIVE_UP, Answer, NoAnswer, Refused
+from asynctask.fairqueue import FairQueue
 from asynctask.istore import ToTell
-from asynctask.lanes import Lanes
 from asynctask.metrics import Metrics
 from asynctask.model import Callback, Error, Submission, Task, Unavailable, accept, complete
 from asynctask.signing import Signer, new_secret
@@ -67,9 +67,9 @@ class CallbacksTestCase(SynchronousTestCase):
         self.callbacks.start()
         self.settle()
 
-    def make(self, lanes: Lanes[ToTell] | None = None, signer: Signer | None = None) -> None:
+    def make(self, queue: FairQueue[ToTell] | None = None, signer: Signer | None = None) -> None:
         self.callbacks = Callbacks(
-            self.store.outbox, self.post, signer, self.clock, self.now, lambda: 0.0, lanes, self.metrics
+            self.store.outbox, self.post, signer, self.clock, self.now, lambda: 0.0, queue, self.metrics
         )
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Deferred[Answer]:
@@ -309,7 +309,7 @@ class FairnessTests(CallbacksTestCase):
 
     def test_what_has_no_room_here_is_found_in_the_store_again(self) -> None:
         self.callbacks.stop(0)
-        self.make(Lanes(longest=2))
+        self.make(FairQueue(longest=2))
         for _ in range(9):
             self.ended("http://dead.example/")
             self.ended("http://a.example/")

@@ -16,9 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 
 from asynctask.channel import BURST
-from asynctask.front import Front
+from asynctask.deadlines import FLUSH, HEAD_TIME, LINGER, unsent
 from asynctask.heads import MAX_FIELDS, MAX_HEAD
-from asynctask.ticking import FLUSH, HEAD_TIME, LINGER, unsent
+from asynctask.httpserver import HttpServer
 from tests.channel_contract import LIMIT, ChannelContract
 from tests.channels import BAD, CHUNKED, GET, LAST, POST, SLOW, Answers, InMemory
 from tests.wires import Answer, Wire, parse_answers
@@ -29,7 +29,7 @@ class OverSockets(ChannelContract, TestCase):
 
     def front_of(self, resource: Resource) -> Any:
         clock: Any = reactor
-        return Front(resource, LIMIT, clock)
+        return HttpServer(resource, LIMIT, clock)
 
 
 class OverTls(TestCase):
@@ -41,7 +41,7 @@ class OverTls(TestCase):
     def serve(self, clock: Any, *given: Any) -> None:
         tcp: Any = reactor
         self.app = Answers()
-        self.front = Front(self.app, LIMIT, clock, *given)
+        self.front = HttpServer(self.app, LIMIT, clock, *given)
         certificate = KeyPair.generate(size=2048).selfSignedCert(1, CN="localhost")
         listening = tcp.listenSSL(0, self.front, certificate.options(), interface="127.0.0.1")
         self.port: int = listening.getHost().port
@@ -352,7 +352,7 @@ class Accesses(SynchronousTestCase):
     def test_it_is_told_of_all_that_are_over(self) -> None:
         told: list[tuple[Any, ...]] = []
         app, clock = Answers(), Clock()
-        front = Front(
+        front = HttpServer(
             app, LIMIT, clock, lambda *request: told.append(request), now=lambda: -clock.seconds()
         )
         Wire(front).send(GET.replace(b"/", b"/a?b", 1), BAD)

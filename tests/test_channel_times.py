@@ -6,8 +6,8 @@ from twisted.internet.interfaces import ISSLTransport
 from zope.interface import directlyProvides
 
 from asynctask.channel import BURST, EAGER
+from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER
 from asynctask.heads import MAX_HEAD
-from asynctask.ticking import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER
 from tests.channel_contract import LIMIT
 from tests.channels import BAD, GET, LAST, POST, SLOW, InMemory
 from tests.wires import CLIENT, Transport, Wire

@@ -18,9 +18,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from twisted.web.server import Site
 
 from asynctask import client as api
-from asynctask.answered import Event, Unexpected
 from asynctask.client import Client
 from asynctask.model import Status
+from asynctask.responses import Event, Unexpected
 from asynctask.stream import MAX_EVENT, Events
 from tests.certificates import ServerSettings, certificate_for
 from tests.client_peer import (

@@ -8,7 +8,7 @@ from twisted.internet.task import deferLater
 from twisted.web.server import Request
 
 from asynctask import client as api
-from asynctask.answered import Event
+from asynctask.responses import Event
 from tests.client_peer import (
     SocketTestCase,
     answer,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import channel, front, stock
+from asynctask import channel, httpserver, twistedweb
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.feed import Feed
@@ -230,9 +230,9 @@ class Service:
         api = Api(self.store, seats, Feed(self.clock), KINDS, self.clock, lambda: START, lambda: bytes(16))
         self.front: Any
         if own:
-            self.front = front.Front(api.routes(), MAX_BATCH_BODY, self.clock, now=lambda: START)
+            self.front = httpserver.HttpServer(api.routes(), MAX_BATCH_BODY, self.clock, now=lambda: START)
         else:
-            self.front = stock.Front(api.resource(), MAX_BATCH_BODY, answer_too_large)
+            self.front = twistedweb.HttpServer(api.resource(), MAX_BATCH_BODY, answer_too_large)
             self.front.reactor = self.clock
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from twisted.web.static import Data
 from twisted.web.template import Element, TagLoader, tags
 from werkzeug.exceptions import HTTPException, ImATeapot
 
-from asynctask import front, stock
+from asynctask import httpserver, twistedweb
 from asynctask.dispatch import Routes
 from tests.wires import Answer, Wire
 
@@ -378,7 +378,7 @@ class OwnDispatch(DispatchContract, SynchronousTestCase):
     """Our own connection, our own way to the handlers."""
 
     def front_of(self, app: Klein) -> Any:
-        return front.Front(Routes(app), LIMIT, Clock())
+        return httpserver.HttpServer(Routes(app), LIMIT, Clock())
 
     def expect(self, line: str) -> int:
         """The first status that a client sees who asks before it sends a body."""
@@ -422,7 +422,7 @@ class StockDispatch(DispatchContract, SynchronousTestCase):
     """twisted.web's connection, Klein's way."""
 
     def front_of(self, app: Klein) -> Any:
-        front = stock.Front(app.resource(), LIMIT, lambda _: b"")
+        front = twistedweb.HttpServer(app.resource(), LIMIT, lambda _: b"")
         front.reactor = Clock()
         return front
 
@@ -431,7 +431,7 @@ class MixedDispatch(DispatchContract, SynchronousTestCase):
     """twisted.web's connection, our own way to the handlers."""
 
     def front_of(self, app: Klein) -> Any:
-        front = stock.Front(Routes(app), LIMIT, lambda _: b"")
+        front = twistedweb.HttpServer(Routes(app), LIMIT, lambda _: b"")
         front.reactor = Clock()
         return front
 
@@ -447,5 +447,5 @@ class WithoutAnInstance(SynchronousTestCase):
         def function(request: Any) -> bytes:
             return bytes(request.method)
 
-        wire = Wire(front.Front(Routes(app), LIMIT, Clock()))
+        wire = Wire(httpserver.HttpServer(Routes(app), LIMIT, Clock()))
         self.assertEqual(wire.send(b"GET /function HTTP/1.1\r\nHost: a\r\n\r\n").answers[0].body, b"GET")

@@ -9,10 +9,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import sse
-from asynctask.answered import Event
 from asynctask.feed import Feed
 from asynctask.followers import OfAll
 from asynctask.model import Deleted, News, Progress, Status, Task
+from asynctask.responses import Event
 from asynctask.sse import Filter, Position
 from asynctask.stream import Events
 

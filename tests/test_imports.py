@@ -11,10 +11,20 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
-    *("client", "sending", "stream", "answered"),
-    *("options", "command", "supervisor", "member", "ties"),
-    *("api", "followers", "front", "channel", "stock", "listening", "runner", "callbacks", "retention"),
-    *("collector", "watch", "chance"),
+    *("client", "sending", "stream", "responses"),
+    *("options", "command", "supervisor", "member", "pipes"),
+    *(
+        "api",
+        "followers",
+        "httpserver",
+        "channel",
+        "twistedweb",
+        "listening",
+        "runner",
+        "callbacks",
+        "retention",
+    ),
+    *("collector", "watchdog", "chance"),
     *(
         "description",
         "components",
@@ -23,7 +33,7 @@ ORDER: Final = (
         "guard",
         "dispatch",
         "request",
-        "ticking",
+        "deadlines",
         "incoming",
         "heads",
         "access",
@@ -32,9 +42,9 @@ ORDER: Final = (
         "submissions",
         "posting",
         "agents",
-        "trust",
-        "names",
-        "lanes",
+        "tls",
+        "resolver",
+        "fairqueue",
         "claims",
         "attempts",
         "places",
@@ -51,13 +61,13 @@ ORDER: Final = (
         "hooks",
         "istore",
         "reading",
-        "upkeep",
+        "maintenance",
         "live",
         "parts",
         "writer",
-        "doubt",
+        "indoubt",
         "replies",
-        "trouble",
+        "outage",
         "recovery",
         "database",
         "backlog",
@@ -65,11 +75,11 @@ ORDER: Final = (
         "patient",
         "forked",
         "sharing",
-        "heart",
-        "pulse",
+        "heartbeat",
+        "polling",
         "postgres",
         "pgreaders",
-        "leash",
+        "cutoff",
         "readers",
         "pgbatches",
         "batches",
@@ -79,11 +89,11 @@ ORDER: Final = (
         "pgserver",
         "sqlite",
     ),
-    *("metrics", "tallies", "numbers", "migrations", "tables", "__init__"),
-    *("registry", "inputs", "annotations", "aliases", "shapes", "crowding"),
+    *("metrics", "counters", "aggregation", "migrations", "tables", "__init__"),
+    *("registry", "inputs", "annotations", "aliases", "shapes", "collisions"),
     *(
         "timers",
-        "wall",
+        "wallclock",
         "testing",
         "context",
         "pythonlog",
@@ -95,26 +105,26 @@ ORDER: Final = (
         "addresses",
         "urls",
     ),
-    *("wire", "strict", "model"),
+    *("wire", "strictjson", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
 PURE: Final = (
     "wire",
-    "strict",
-    "crowding",
+    "strictjson",
+    "collisions",
     "model",
     "headers",
     "heads",
     "incoming",
-    "answered",
+    "responses",
     "changes",
     "sse",
-    "numbers",
+    "aggregation",
     "deliveries",
     "addresses",
     "urls",
-    "lanes",
+    "fairqueue",
 )
 
 CLOCK_AND_CHANCE: Final = {"time", "random", "secrets", "uuid", "os", "sys", "socket", "threading"}
@@ -199,15 +209,15 @@ class TheOrder(SynchronousTestCase):
 
     def test_a_client_brings_nothing_of_the_service(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
-        own = {"client", "sending", "stream", "answered"}
-        needed = own | {"agents", "trust", "wire", "model"}
+        own = {"client", "sending", "stream", "responses"}
+        needed = own | {"agents", "tls", "wire", "model"}
         self.assertLessEqual(set().union(*(known[name] for name in own)), needed)
         self.assertEqual([name for name in known if name not in own and known[name] & own], [])
 
     def test_the_imports_are_really_found(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         self.assertEqual(known["model"], set())
-        self.assertEqual(known["wire"], {"model", "strict"})
+        self.assertEqual(known["wire"], {"model", "strictjson"})
         self.assertLessEqual({"api", "runner", "store", "options"}, known["service"])
 
 

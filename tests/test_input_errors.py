@@ -13,7 +13,7 @@ from msgspec import Meta, ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import wire
-from asynctask.crowding import MOST_KEYS
+from asynctask.collisions import MOST_KEYS
 from asynctask.inputs import read_signature
 from asynctask.shapes import _alike
 from tests.signatures import EVERYTHING, Circle, arguments, details, pointers, taking

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from twisted.logger import capturedLogs
 
-from asynctask import pulse, statements
-from asynctask.heart import COMING_BACK, Heart
+from asynctask import polling, statements
+from asynctask.heartbeat import COMING_BACK, Heartbeat
 from asynctask.model import (
     CANCELLED,
     COMPLETED,
@@ -147,7 +147,7 @@ class Orphans(BothOpen, FaultTestCase):
             look.wait(PATIENCE)
             return connect(*args, **named)
 
-        self.patch(pulse, "connect", late)
+        self.patch(polling, "connect", late)
         store = self.open()
         self.addCleanup(lambda: self.wait(store.close()))
         self.addCleanup(look.set)
@@ -239,11 +239,11 @@ class Silence(FaultTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        made: Any = Heart.__new__(Heart)
+        made: Any = Heartbeat.__new__(Heartbeat)
         made._server = Server(postgres.url_of(self.database), lease=LEASE)
         made._database = self.store._database
         made._heard = {}
-        self.heart: Heart = made
+        self.heart: Heartbeat = made
         self.connection = psycopg.connect(postgres.url_of(self.database), autocommit=True)
         self.addCleanup(self.connection.close)
 

@@ -451,7 +451,7 @@ class ServiceTests(SynchronousTestCase):
         service = AsyncTask(Place(None), "tcp:0", reactor, kinds=kinds, seats=seats, now=lambda: START)
         service._store.open([], START, kinds)
         self.addCleanup(lambda: reactor.outcome(service._store.close()))
-        return service, reactor, StubTreq(service._front.resource)
+        return service, reactor, StubTreq(service._server.resource)
 
     def ask(self, reactor: Reactor, treq: Any, method: str, path: str, json: Any = None) -> bytes:
         asked = treq.request(method, BASE + path, json=json)

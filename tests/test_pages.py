@@ -9,11 +9,12 @@ from asynctask import (
     answers,
     api,
     backlog,
+    deadlines,
     deliveries,
+    fairqueue,
     followers,
     headers,
     heads,
-    lanes,
     logqueue,
     logs,
     loop,
@@ -26,8 +27,7 @@ from asynctask import (
     sharing,
     statements,
     supervisor,
-    ticking,
-    watch,
+    watchdog,
     wire,
 )
 from asynctask.options import PARAMETERS, SEATS, Options
@@ -38,8 +38,8 @@ SAID = {
         f"there are {posting.DEADLINE:g} seconds for all of it",
         f"The second try comes after {deliveries.FIRST:g} seconds",
         f"up to {deliveries.LONGEST / 3_600:g} hours",
-        f"One host has at most {lanes.A_HOST} connections, all together {lanes.AT_ONCE}, "
-        f"of which {lanes.AT_ONCE // lanes.PART} are only for hosts that answered",
+        f"One host has at most {fairqueue.A_HOST} connections, all together {fairqueue.AT_ONCE}, "
+        f"of which {fairqueue.AT_ONCE // fairqueue.PART} are only for hosts that answered",
     ),
     "docs/handlers.md": (
         f"Steps of more than {runner.BLOCKING:g} ms are named",
@@ -57,7 +57,7 @@ SAID = {
         f"A comment comes every {followers.COMMENT_EVERY:g} seconds",
         f"Who reads nothing for {followers.PATIENCE:g} seconds is dropped",
         f"every bad field (the first {wire.MAX_ERRORS:,})",
-        f"not complete {ticking.HEAD_TIME} seconds after its first byte",
+        f"not complete {deadlines.HEAD_TIME} seconds after its first byte",
         f"the head is over {heads.MAX_HEAD >> 10} KiB or {heads.MAX_FIELDS} fields",
         f"or {api.MAX_FOLLOWERS:,} clients follow events already",
     ),
@@ -80,13 +80,13 @@ SAID = {
 """What pages say of numbers that other tests only call by their names."""
 
 IN_WORDS = {
-    "one that holds it for more than a second has its stack": watch.HELD == 1,
+    "one that holds it for more than a second has its stack": watchdog.HELD == 1,
     "and ten old ones are kept": logs.FILES_KEPT == 10,
     "a body makes no progress for a minute, or is not whole after five": (
-        (ticking.IDLE, ticking.BODY_TIME) == (60, 300)
+        (deadlines.IDLE, deadlines.BODY_TIME) == (60, 300)
     ),
     "a day of it, or 256 MiB": retention.EVENTS_KEPT == 86_400,
-    "still has what is answered within two seconds": ticking.LEAVING == 2,
+    "still has what is answered within two seconds": deadlines.LEAVING == 2,
     "The last try is three days after the end": deliveries.GIVE_UP == 3 * 86_400,
     "After a minute of life the next pause is a second again": (
         (supervisor.SOUND, supervisor.FIRST_PAUSE) == (60, 1)

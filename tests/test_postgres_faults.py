@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import backlog, leash, statements, writer
+from asynctask import backlog, cutoff, statements, writer
 from asynctask.backlog import LARGEST
 from asynctask.batches import End
 from asynctask.istore import Claim, Key
@@ -251,7 +251,7 @@ class Troubles(FaultTestCase):
 
     def let_the_server_end_it(self) -> None:
         """Its own limit comes first, however slow this machine is: it tells that nothing was done."""
-        self.patch(leash, "LONGEST", 2 * SOON)
+        self.patch(cutoff, "LONGEST", 2 * SOON)
 
     def test_a_locked_table_refuses_what_would_wait_and_everything_goes_on_after(self) -> None:
         self.let_the_server_end_it()

@@ -6,7 +6,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import psycopg as dialect
 
-from asynctask import pgbatches, pulse, statements
+from asynctask import pgbatches, polling, statements
 from asynctask.model import ACCEPTED, News, Query
 from asynctask.reading import page_of
 from tests import postgres
@@ -78,9 +78,9 @@ class Plans(OnServer):
         self.assertIn("task_pkey", self.plan(pgbatches.END, owner="me", saved="[]"))
 
     def test_looks_at_what_others_do_read_little(self) -> None:
-        self.assertIn("task_due", self.plan(pulse.DUE, kinds=["simulate"], now=NOW))
-        self.assertIn("task_cancelling", self.plan(pulse.CANCELLED, owner="me"))
-        self.assertIn("event_pkey", self.plan(pulse.SEQ))
+        self.assertIn("task_due", self.plan(polling.DUE, kinds=["simulate"], now=NOW))
+        self.assertIn("task_cancelling", self.plan(polling.CANCELLED, owner="me"))
+        self.assertIn("event_pkey", self.plan(polling.SEQ))
 
     def test_a_list_of_a_rare_kind_reads_little_of_the_others(self) -> None:
         plan = self.plan(page_of(Query(kind="rare", statuses=(ACCEPTED,), cursor="task_x")))

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from asynctask.addresses import Allowed
 from asynctask.deliveries import Answer, NoAnswer, Refused
 from asynctask.posting import LINGER, MAX_ANSWER, Poster
-from asynctask.trust import Named
+from asynctask.tls import Named
 from tests.certificates import ServerSettings, certificate_for
 
 reactor: Any = global_reactor

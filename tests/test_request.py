@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface.verify import verifyClass, verifyObject
 
 from asynctask import request
-from asynctask.front import Front
+from asynctask.httpserver import HttpServer
 from asynctask.request import MOST_CACHED, Request, status_line
 from tests.wires import CLIENT, SERVER, Answer, Wire
 
@@ -43,7 +43,7 @@ class RequestTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.kept = Kept()
-        self.wire = Wire(Front(self.kept, 1_000, Clock()))
+        self.wire = Wire(HttpServer(self.kept, 1_000, Clock()))
         self.wire.send(ASK)
         [self.request] = self.kept.requests
 

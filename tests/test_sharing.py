@@ -8,12 +8,12 @@ import psycopg
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import heart, sharing
-from asynctask.heart import AT_ONCE, BEATS, COMING_BACK, TRY_AGAIN, Heart
-from asynctask.leash import Keeper
+from asynctask import heartbeat, sharing
+from asynctask.cutoff import Cutoffs
+from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, TRY_AGAIN, Heartbeat
 from asynctask.model import News, Status, Task, Unavailable
 from asynctask.pgserver import Server
-from asynctask.pulse import Seen
+from asynctask.polling import Seen
 from asynctask.sharing import SETTLE_AGAIN, Sharing
 
 KINDS = ("crop", "scale")
@@ -25,13 +25,13 @@ def running(attempt: int = 1) -> Task:
 
 
 class Looking:
-    """The heart and the pulse, each without its thread."""
+    """The heartbeat and the polling, each without its thread."""
 
     def __init__(self, *_: object) -> None:
         pass
 
     def hint(self) -> None:
-        """See `asynctask.pulse.Pulse`."""
+        """See `asynctask.polling.Poller`."""
 
 
 class Others:
@@ -101,8 +101,8 @@ class SharingTests(SynchronousTestCase):
     """`Sharing`."""
 
     def setUp(self) -> None:
-        self.patch(sharing, "Pulse", Looking)
-        self.patch(sharing, "Heart", Looking)
+        self.patch(sharing, "Poller", Looking)
+        self.patch(sharing, "Heartbeat", Looking)
         self.store = Others()
         store: Any = self.store
         looking: Any = Looking()
@@ -117,7 +117,7 @@ class SharingTests(SynchronousTestCase):
         cancelled: Collection[tuple[str, int]] = (),
         seq: int = 4,
     ) -> None:
-        """Let the pulse have seen this."""
+        """Let the polling have seen this."""
         alive = frozenset(processes or (ME, OTHER))
         self.sharing._look(Seen(alive, polled, frozenset(), frozenset(cancelled), seq))
 
@@ -203,12 +203,12 @@ class SharingTests(SynchronousTestCase):
 
 
 class Processes:
-    """A connection to a database that has the rows of the processes, and is asked by a `Heart`."""
+    """A connection to a database that has the rows of the processes, and is asked by a `Heartbeat`."""
 
     owner = ME
 
     def __init__(self) -> None:
-        self.keeper = Keeper()
+        self.cutoffs = Cutoffs()
         self.seen: dict[str, float] = {OTHER: 1.0}
         self.knows_me = True
         self.time = 500.0
@@ -222,13 +222,13 @@ class Processes:
 
     def execute(self, statement: bytes, given: Any = ()) -> "Processes":
         self.asked.append(statement)
-        if statement == heart._BEAT:
+        if statement == heartbeat._BEAT:
             assert given == (ME,)
             self.time += self.takes
             self.found = [(7_000.0,)] if self.knows_me else []
-        elif statement == heart._LOOK:
+        elif statement == heartbeat._LOOK:
             self.found = [(owner, seen, True) for owner, seen in self.seen.items()]
-        elif statement == heart._REAP:
+        elif statement == heartbeat._REAP:
             self.rowcount = int(self.seen.get(given[0]) == given[1])
             del self.seen[given[0]]
         return self
@@ -254,7 +254,7 @@ class Pauses:
         self.seconds.append(seconds)
 
 
-class Resting(Heart):
+class Resting(Heartbeat):
     """Does what the test says, and nothing by itself."""
 
     def _run(self) -> None:
@@ -262,12 +262,12 @@ class Resting(Heart):
 
 
 class HeartTests(SynchronousTestCase):
-    """`Heart`."""
+    """`Heartbeat`."""
 
     def setUp(self) -> None:
         self.now = 1_000.0
-        self.patch(heart, "monotonic", lambda: self.now)
-        self.patch(heart, "time", lambda: self.processes.time)
+        self.patch(heartbeat, "monotonic", lambda: self.now)
+        self.patch(heartbeat, "time", lambda: self.processes.time)
         self.told: list[str] = []
         self.times: list[tuple[float, float]] = []
         self.start(20.0)
@@ -326,25 +326,27 @@ class HeartTests(SynchronousTestCase):
         self.assertEqual(self.times, [(7_000.0, 500.0), (7_000.0, 500.125)])
 
     def test_it_beats_some_times_in_a_lease_and_each_time_waits_for_an_answer(self) -> None:
-        leash, waits = self.heart._leash, []
-        self.patch(self.heart, "_beat", lambda _connection: waits.append(leash.since > 0))
+        cutoff, waits = self.heart._cutoff, []
+        self.patch(self.heart, "_beat", lambda _connection: waits.append(cutoff.since > 0))
         self.heart._end = Pauses(3)
         self.heart._beat_on(self.processes)
         self.assertEqual(self.heart._end.seconds, [20.0 / BEATS] * 3)
-        self.assertEqual((waits, leash.since), ([True] * 3, 0))
+        self.assertEqual((waits, cutoff.since), ([True] * 3, 0))
 
     def test_nothing_that_it_writes_waits_for_long(self) -> None:
         self.beat()
         self.processes.asked.clear()
         self.beat(COMING_BACK)
-        lightly = heart._LIGHTLY
-        self.assertEqual(self.processes.asked, [lightly, heart._BEAT, heart._LOOK, lightly, heart._REAP])
+        lightly = heartbeat._LIGHTLY
+        self.assertEqual(
+            self.processes.asked, [lightly, heartbeat._BEAT, heartbeat._LOOK, lightly, heartbeat._REAP]
+        )
 
     def test_each_time_without_an_answer_is_told_once(self) -> None:
         answers = [psycopg.OperationalError(), OSError(), None, OSError(), None]
         held: list[object] = []
-        self.patch(self.heart._leash, "hold", held.append)
-        self.patch(self.heart._leash, "let_go", held.clear)
+        self.patch(self.heart._cutoff, "hold", held.append)
+        self.patch(self.heart._cutoff, "let_go", held.clear)
 
         def connect(_url: str, *, autocommit: bool) -> AbstractContextManager[Any]:
             self.assertEqual((autocommit, held), (True, []))
@@ -356,7 +358,7 @@ class HeartTests(SynchronousTestCase):
             self.assertEqual(held, [connection])
             raise psycopg.OperationalError("it is closed")
 
-        self.patch(heart, "connect", connect)
+        self.patch(heartbeat, "connect", connect)
         self.patch(self.heart, "_beat_on", beat_on)
         self.heart._end = Pauses(len(answers))
         self.heart.runs()

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from asynctask import heart, leash, pulse
+from asynctask import cutoff, heartbeat, polling
 from asynctask.model import (
     Task,
 )
@@ -71,8 +71,10 @@ class NoAnswer(FaultTestCase):
     def test_looks_begin_before_and_go_on_after_it_is_cut_off(self) -> None:
         self.add(self.new())
         mute, listen = Mute(), "host=127.0.0.1 port=1"
-        self.patch(pulse, "connect", lambda url, **named: mute if url == listen else connect(url, **named))
-        self.patch(pulse, "POLL", 0.01)
+        self.patch(
+            polling, "connect", lambda url, **named: mute if url == listen else connect(url, **named)
+        )
+        self.patch(polling, "POLL", 0.01)
         store = SqlStore(Server(postgres.url_of(self.database), listen), self.turns)
         due: list[Collection[str]] = []
         store.due = due.append
@@ -82,7 +84,7 @@ class NoAnswer(FaultTestCase):
         self.turns.catch_up()
         self.assertEqual(due, [["simulate"]])
         with self.logged() as lines:
-            patched = self.patch(leash, "LONGEST", 0.1)
+            patched = self.patch(cutoff, "LONGEST", 0.1)
             self.until(lambda: any(line.startswith("Store cannot be listened to") for line in lines))
             patched.restore()
         self.assertIn("Store takes too long, and was cut off", lines)
@@ -94,14 +96,14 @@ class Descriptors(FaultTestCase):
 
     def test_they_try_again(self) -> None:
         refused: list[Any] = []
-        for module in (heart, pulse):
+        for module in (heartbeat, polling):
             self.patch(module, "TRY_AGAIN", 0.01)
             self.patch(module, "connect", partial(self.refuse, module, module.connect, refused))
         store = self.open()
         self.addCleanup(lambda: self.wait(store.close()))
         sharing: Any = store._sharing
         self.until(lambda: len(refused) == 2)
-        for thread in (sharing._pulse._thread, sharing._heart._thread):
+        for thread in (sharing._poller._thread, sharing._heartbeat._thread):
             thread.join(0.1)
             self.assertTrue(thread.is_alive())
 

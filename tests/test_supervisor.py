@@ -9,11 +9,11 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import ties
+from asynctask import pipes
+from asynctask.aggregation import Family, Sample
 from asynctask.member import ERR, LONGEST, OUT, Member
-from asynctask.numbers import Family, Sample
+from asynctask.pipes import SAYS, Asked, Sum, Tell, Told, Up
 from asynctask.supervisor import LAST, LAST_WORDS, PATIENCE, SOUND, Supervisor, pause_before
-from asynctask.ties import SAYS, Asked, Sum, Tell, Told, Up
 
 GRACE = 5.0
 
@@ -33,7 +33,7 @@ class Process:
         self.pid = pid
         self.member = member
         self.signals: list[str] = []
-        self.heard: list[ties.Downwards] = []
+        self.heard: list[pipes.Downwards] = []
         self.is_gone = self.is_deaf = False
         self.pipes = {1: None, 2: None, 4: None}
         member.makeConnection(self)
@@ -46,14 +46,14 @@ class Process:
     def writeToChild(self, descriptor: int, data: bytes) -> None:
         if self.is_deaf:
             raise KeyError(descriptor)
-        self.heard += [ties._downwards.decode(line) for line in data.splitlines()]
+        self.heard += [pipes._downwards.decode(line) for line in data.splitlines()]
 
     def closeChildFD(self, descriptor: int) -> None:
         del self.pipes[descriptor]
 
-    def says(self, *words: ties.Upwards) -> None:
+    def says(self, *words: pipes.Upwards) -> None:
         for word in words:
-            self.member.childDataReceived(SAYS, ties.dump(word))
+            self.member.childDataReceived(SAYS, pipes.dump(word))
 
     def up(self) -> None:
         self.says(Up("http://127.0.0.1:8080"))

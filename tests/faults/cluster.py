@@ -84,7 +84,7 @@ class Run:
             elif self.options.handovers:
                 self._hand_over()
             else:
-                self._trouble()
+                self._outage()
             self._judge(callbacks)
 
     @property
@@ -101,7 +101,7 @@ class Run:
         options = ["--lease", str(self.options.lease), "--grace", "1"]
         return options + (["--callbacks-to", "127.0.0.1"] if self.options.callbacks else [])
 
-    def _trouble(self) -> None:
+    def _outage(self) -> None:
         """Let all that was asked for happen under load."""
         given = self.options
         makers: list[Callable[[], None]] = []

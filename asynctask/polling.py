@@ -68,7 +68,7 @@ CANCELLED: Final = (
 SEQ: Final = b"SELECT coalesce(max(seq), 0) FROM event"
 
 
-class Pulse:
+class Poller:
     """The thread.
 
     :param kinds: what this process runs.
@@ -94,8 +94,8 @@ class Pulse:
         self._hinted = 0.0
         self._deaf = False
         self._listening: psycopg.Connection[Any] | None = None
-        self._leash = database.keeper.leash()
-        self._listening_leash = database.keeper.leash()
+        self._cutoff = database.cutoffs.new()
+        self._listening_cutoff = database.cutoffs.new()
         self._name = token_hex(8)
         # Nothing of it needs to be on disk.
         self._hint = (
@@ -105,7 +105,7 @@ class Pulse:
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="asynctask-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asynctask-polling", daemon=True)
         self._thread.start()
 
     def hint(self) -> None:
@@ -129,7 +129,7 @@ class Pulse:
         while not self._ending:
             try:
                 with connect(self._server.url, autocommit=True) as looking:
-                    self._leash.hold(looking)
+                    self._cutoff.hold(looking)
                     failing = False
                     self._watch(looking)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
@@ -139,7 +139,7 @@ class Pulse:
                 self._wait([], TRY_AGAIN)
             finally:
                 self._stop_listening()
-                self._leash.let_go()
+                self._cutoff.let_go()
 
     def _watch(self, looking: "psycopg.Connection[Any]") -> None:
         listen = poll = look = monotonic()
@@ -148,10 +148,10 @@ class Pulse:
             if self._wanted and now >= self._hinted + HINTS:
                 self._wanted = False
                 self._hinted = now
-                with self._leash.waiting():
+                with self._cutoff.waiting():
                     looking.execute(self._hint)
             if now >= look:
-                with self._leash.waiting():
+                with self._cutoff.waiting():
                     self._look(looking, polled=now >= poll)
                 if now >= poll:
                     poll = now + POLL
@@ -169,8 +169,8 @@ class Pulse:
         """Be told of hints from now on. Where that cannot be, others are heard of by the looks alone."""
         try:
             self._listening = connect(self._server.listen or self._server.url, autocommit=True)
-            self._listening_leash.hold(self._listening)
-            with self._listening_leash.waiting():  # a pooler may have no connection to a server for us
+            self._listening_cutoff.hold(self._listening)
+            with self._listening_cutoff.waiting():  # a pooler may have no connection to a server for us
                 self._listening.execute(f"LISTEN {CHANNEL}".encode())
             self._deaf = False
         except psycopg.errors.FeatureNotSupported:
@@ -190,7 +190,7 @@ class Pulse:
 
     def _stop_listening(self) -> None:
         listening, self._listening = self._listening, None
-        self._listening_leash.let_go()
+        self._listening_cutoff.let_go()
         if listening is not None:
             listening.close()
 

@@ -21,7 +21,7 @@ MOST_KEYS: Final = 10_000
 fewer; a batch may have more."""
 
 
-def are_crowded(values: Sequence[Hashable], hashes: Sequence[int]) -> bool:
+def collide(values: Sequence[Hashable], hashes: Sequence[int]) -> bool:
     """Whether they take a set, or the keys of a dict, too long; the same value again takes no time."""
     in_order = sorted(hashes)
     crowded = {one for one, other in zip(in_order, in_order[SAME:], strict=False) if one == other}

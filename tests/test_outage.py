@@ -9,10 +9,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import postgres, trouble
+from asynctask import outage, postgres
 from asynctask.batches import End
 from asynctask.model import ACCEPTED, COMPLETED, News, Status, Unavailable, complete
-from asynctask.trouble import SAY_AGAIN, STEADY, Trouble
+from asynctask.outage import SAY_AGAIN, STEADY, Outage
 from tests.fault_case import FaultTestCase
 from tests.store_contract import NOW
 
@@ -26,41 +26,41 @@ class Troubles(SynchronousTestCase):
     """What is one trouble, and what is said of it."""
 
     def setUp(self) -> None:
-        self.trouble = Trouble()
+        self.outage = Outage()
 
     def fail(self, now: float, error: OperationalError = FULL) -> bool:  # type: ignore[override]
-        return self.trouble.failed(error, now)
+        return self.outage.failed(error, now)
 
     def test_what_fails_after_a_long_time_is_tried_again_at_once(self) -> None:
         self.assertTrue(self.fail(100))
-        self.assertEqual((self.trouble.is_back, self.trouble.lasts), (False, False))
-        self.assertTrue(self.trouble.has_held_out(100))
+        self.assertEqual((self.outage.is_back, self.outage.lasts), (False, False))
+        self.assertTrue(self.outage.has_held_out(100))
 
     def test_what_fails_again_soon_has_to_hold_out(self) -> None:
         self.fail(100)
-        self.trouble.reached(100.1)
+        self.outage.reached(100.1)
         self.fail(100.2)
-        self.assertEqual((self.trouble.is_back, self.trouble.lasts), (True, True))
-        self.assertFalse(self.trouble.has_held_out(100.2 + STEADY * 0.9))
-        self.assertTrue(self.trouble.has_held_out(100.2 + STEADY))
-        self.trouble.reached(200)
+        self.assertEqual((self.outage.is_back, self.outage.lasts), (True, True))
+        self.assertFalse(self.outage.has_held_out(100.2 + STEADY * 0.9))
+        self.assertTrue(self.outage.has_held_out(100.2 + STEADY))
+        self.outage.reached(200)
         self.fail(200 + STEADY)
-        self.assertEqual((self.trouble.is_back, self.trouble.lasts), (False, False))
+        self.assertEqual((self.outage.is_back, self.outage.lasts), (False, False))
 
     def test_a_lost_connection_or_a_lock_says_nothing_of_the_next_time(self) -> None:
         for error in (LOST, LOCKED):
-            self.trouble.reached(100)
+            self.outage.reached(100)
             self.fail(100.1, error)
-            self.assertEqual((self.trouble.is_back, self.trouble.lasts), (True, False))
-            self.assertTrue(self.trouble.has_held_out(100.2))
+            self.assertEqual((self.outage.is_back, self.outage.lasts), (True, False))
+            self.assertTrue(self.outage.has_held_out(100.2))
 
     def test_the_same_is_said_once_a_minute_while_nothing_else_was(self) -> None:
-        self.trouble.reached(100)
+        self.outage.reached(100)
         said = [self.fail(now) for now in (100, 101, 102)]
         self.assertEqual(said, [True, False, False])
         self.assertEqual([self.fail(103, OTHER), self.fail(104, OTHER)], [True, False])
         self.assertTrue(self.fail(103 + SAY_AGAIN, OTHER))
-        self.trouble.is_over()
+        self.outage.is_over()
         self.assertTrue(self.fail(104 + SAY_AGAIN, OTHER))
 
 
@@ -75,7 +75,7 @@ class NoRoom(FaultTestCase):
     """A disk is full, but for rows that are changed in place."""
 
     def test_it_is_not_taken_for_healthy_until_there_is_room(self) -> None:
-        self.patch(trouble, "STEADY", 0.0)
+        self.patch(outage, "STEADY", 0.0)
         database: Any = self.store._database
         probe, probes = database.probe, []
 
@@ -102,7 +102,7 @@ class Full(FaultTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.until_it_has_looked(self.store)
-        self.patch(trouble, "STEADY", 1e9)
+        self.patch(outage, "STEADY", 1e9)
         self.healthy: list[bool] = []
         self.pauses: list[float] = []
         self.is_full = True
@@ -157,7 +157,7 @@ class Full(FaultTestCase):
         self.until(lambda: len(self.pauses) > 5)
         self.assertFalse(self.store.healthy)
         self.is_full = False
-        self.patch(trouble, "STEADY", 0.0)
+        self.patch(outage, "STEADY", 0.0)
         self.until_healthy()
         task = self.new()
         self.add(task)

@@ -18,7 +18,7 @@ AFTER_KEYS: Final = "keys"
 """The order of a call that locks keys, any of them, and so comes after those that lock one."""
 
 
-class Upkeep:
+class Maintenance:
     """The part of a store that nobody asks for by name.
 
     :ivar forgetting: see `IStore`.

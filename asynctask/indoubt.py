@@ -12,7 +12,7 @@ from asynctask.wire import dump
 from asynctask.works import Add, Committed, Database, Work
 
 
-class Doubt:
+class InDoubt:
     """For the thread that writes."""
 
     def __init__(self, database: Database) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from asynctask.deliveries import NoAnswer
-from asynctask.lanes import AT_ONCE
+from asynctask.fairqueue import AT_ONCE
 from asynctask.threads import Threads
 
 MAX_ABANDONED: Final = 128
@@ -18,7 +18,7 @@ MAX_ABANDONED: Final = 128
 Resolve = Callable[..., list[tuple[Any, ...]]]
 
 
-class Names:
+class Resolver:
     """Resolves names; each delivery asks once.
 
     :param from_thread: ``reactor.callFromThread``.

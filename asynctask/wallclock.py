@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from asynctask.model import Unavailable
 
-log = Logger(namespace="asynctask.wall")
+log = Logger(namespace="asynctask.wallclock")
 
 SET: Final = 1.0
 """Seconds by which a clock that was set differs from one that runs on: those that keep clocks right change
@@ -25,7 +25,7 @@ elapsed: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", tim
 """Seconds that no setting changes, and in which a machine that slept counts too, where it can tell."""
 
 
-class Wall:
+class WallClock:
     """Tells the time; called for it, in the reactor's thread.
 
     Where processes share a database, they go by its clock: see `follow`.
@@ -47,7 +47,7 @@ class Wall:
         self.was_set: Callable[[float, float], Deferred[None]] | None = None
 
     def __call__(self) -> float:
-        """Wall time, seconds since the epoch."""
+        """WallClock time, seconds since the epoch."""
         now = self._now()
         if abs(now - self._elapsed() - self._ahead) > SET:
             self._look()

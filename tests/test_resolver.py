@@ -8,8 +8,8 @@ from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.deliveries import NoAnswer
-from asynctask.lanes import AT_ONCE
-from asynctask.names import MAX_ABANDONED, Names
+from asynctask.fairqueue import AT_ONCE
+from asynctask.resolver import MAX_ABANDONED, Resolver
 from tests.turns import PATIENCE, Turns
 
 
@@ -26,7 +26,7 @@ class NamesTests(SynchronousTestCase):
         self.answers: list[Any] = []
         self.hanging = threading.Event()
         self.addCleanup(self.hanging.set)
-        self.names = Names(self.turns.callFromThread, self.resolve)
+        self.names = Resolver(self.turns.callFromThread, self.resolve)
         self.addCleanup(self.names.stop)
 
     def resolve(self, host: str, port: int, **_: Any) -> Any:
@@ -52,7 +52,7 @@ class NamesTests(SynchronousTestCase):
         self.assertEqual(self.asked, [])
 
     def test_other_ways_to_write_an_address_are_left_to_the_resolver(self) -> None:
-        real = Names(self.turns.callFromThread)
+        real = Resolver(self.turns.callFromThread)
         self.addCleanup(real.stop)
         for text in ("127.1", "0x7f000001", "2130706433", "localhost"):
             self.assertIn("127.0.0.1", self.turns.outcome(real.lookup(text, 80)), text)

@@ -3,9 +3,9 @@
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.aggregation import Families, counted, merge
 from asynctask.metrics import Metrics
 from asynctask.model import ACCEPTED, COMPLETED
-from asynctask.numbers import Families, counted, merge
 from tests.test_metrics import value
 
 

@@ -13,8 +13,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
+from asynctask.aggregation import Families, Family
 from asynctask.listening import Shared
-from asynctask.numbers import Families, Family
 
 VARIABLE: Final = "_ASYNCTASK_SUPERVISED"
 """Carries the `Setting` from the supervisor to its processes."""
@@ -137,7 +137,7 @@ class Lines:
         return b"" if left == CONTINUED else left
 
 
-class Tie(Protocol):
+class Pipes(Protocol):
     """The process's end.
 
     :param families: tells the numbers of this process.

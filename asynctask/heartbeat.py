@@ -1,4 +1,4 @@
-"""The process's heart on a shared database: it shows that it is alive, and finds out who is not.
+"""The process's heartbeat on a shared database: it shows that it is alive, and finds out who is not.
 
 In a thread of its own with a connection of its own, so that neither a busy loop nor a long transaction can
 make a living process look dead.
@@ -53,7 +53,7 @@ _REAP: Final = (
 """One that has not been heard of since, and is not in the middle of a transaction, which holds its row."""
 
 
-class Heart:
+class Heartbeat:
     """The thread.
 
     :param troubled: told, in this thread, when the database does not answer, or does not know this process
@@ -75,12 +75,12 @@ class Heart:
         self._troubled = troubled
         self._reaped = reaped
         self._timed = timed
-        self._leash = database.keeper.leash()
+        self._cutoff = database.cutoffs.new()
         self._steady: float | None = None
         self._last = 0.0
         self._heard: dict[str, tuple[float, float, bool]] = {}
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asynctask-heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asynctask-heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,7 +93,7 @@ class Heart:
         while not self._end.is_set():
             try:
                 with connect(self._server.url, autocommit=True) as connection:
-                    self._leash.hold(connection)
+                    self._cutoff.hold(connection)
                     failing = False
                     self._beat_on(connection)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
@@ -102,13 +102,13 @@ class Heart:
                     self._troubled()
                 failing = True
             finally:
-                self._leash.let_go()
+                self._cutoff.let_go()
             self._end.wait(TRY_AGAIN)
 
     def _beat_on(self, connection: "psycopg.Connection[Any]") -> None:
         pause = self._server.lease / BEATS
         while not self._end.is_set():
-            with self._leash.waiting():
+            with self._cutoff.waiting():
                 self._beat(connection)
             self._end.wait(pause)
 

@@ -12,7 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from asynctask.access import GONE, Access
-from asynctask.ticking import unsent
+from asynctask.deadlines import unsent
 
 IDLE: Final = 60
 """Seconds that a connection may stay open between requests, or stop in the middle of one."""
@@ -65,7 +65,7 @@ class LimitedRequest(Request):
         """The client has left."""
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
-        elif self._arrived is not None and isinstance(self.site, Front):
+        elif self._arrived is not None and isinstance(self.site, HttpServer):
             self.site.tell(self, self.code if self.startedWriting else GONE)
         super().connectionLost(reason)
 
@@ -101,7 +101,7 @@ class Connection(HTTPChannel):
         super().connectionLost(reason)
 
 
-class Front(Site):
+class HttpServer(Site):
     """The HTTP server.
 
     :param limit: bytes that a body may have.

@@ -20,7 +20,7 @@ PASSING: Final = ("40", "55", "57")
 """Collisions, locks, and statements and servers that are stopped (the classes of SQLSTATE, appendix A)."""
 
 
-class Trouble:
+class Outage:
     """What its failures have in common.
 
     :ivar is_back: whether it has failed soon after it was reached.

@@ -12,8 +12,8 @@ from zope.interface import implementer
 
 from asynctask.access import Access
 from asynctask.channel import Connection
+from asynctask.deadlines import Deadlines, unsent
 from asynctask.request import Request
-from asynctask.ticking import Ticking, unsent
 
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
@@ -23,7 +23,7 @@ LOOK: Final = 0.05
 
 
 @implementer(IProtocolNegotiationFactory)
-class Front(Ticking[Connection], ServerFactory):
+class HttpServer(Deadlines[Connection], ServerFactory):
     """The HTTP server.
 
     :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body

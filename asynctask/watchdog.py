@@ -9,7 +9,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-log = Logger(namespace="asynctask.watch")
+log = Logger(namespace="asynctask.watchdog")
 
 HELD: Final = 1.0
 """Seconds after which a reactor that does not come back is worth its stack in the log."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.crowding import FEW, SAME, are_crowded
+from asynctask.collisions import FEW, SAME, collide
 
 ZERO: Final = 2**61 - 1
 """All its multiples have the hash 0."""
@@ -17,7 +17,7 @@ class Crowding(SynchronousTestCase):
 
     def crowded(self, values: Iterable[Hashable]) -> bool:
         given = [*values]
-        return are_crowded(given, [*map(hash, given)])
+        return collide(given, [*map(hash, given)])
 
     def test_numbers_as_people_choose_them_are_not_crowded(self) -> None:
         random = Random(1)

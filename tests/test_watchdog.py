@@ -6,8 +6,8 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import watch
-from asynctask.watch import HELD, LOOK, Watchdog
+from asynctask import watchdog
+from asynctask.watchdog import HELD, LOOK, Watchdog
 from tests.turns import PATIENCE, Turns
 
 TASK = "task_17388800000002k4qz7m0a9x3c8v5t"
@@ -18,7 +18,7 @@ class WatchdogTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.now = 0.0
-        self.patch(watch, "monotonic", lambda: self.now)
+        self.patch(watchdog, "monotonic", lambda: self.now)
         self.reactor = Turns()
         self.told: Queue[LogEvent] = Queue()
         self.late: list[float] = []
@@ -33,7 +33,7 @@ class WatchdogTests(SynchronousTestCase):
         self.addCleanup(self.end)
 
     def note(self, event: LogEvent) -> None:
-        if event.get("log_namespace") == "asynctask.watch":
+        if event.get("log_namespace") == "asynctask.watchdog":
             self.told.put(event)
 
     def count_beat(self) -> None:

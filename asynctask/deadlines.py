@@ -48,7 +48,7 @@ def unsent(transport: Any) -> int:
 
 
 class Timed(Protocol):
-    """What has a deadline, in the seconds of `Ticking`."""
+    """What has a deadline, in the seconds of `Deadlines`."""
 
     deadline: float
 
@@ -59,7 +59,7 @@ class Timed(Protocol):
 T = TypeVar("T", bound=Timed)
 
 
-class Ticking(Generic[T]):
+class Deadlines(Generic[T]):
     """Ticks while there is a connection.
 
     :param clock: any will do: no step of a wall clock moves a deadline.

@@ -1,4 +1,4 @@
-"""Connections on a leash: what takes too long is cut off, since only statements end by themselves.
+"""Connections on a cutoff: what takes too long is cut off, since only statements end by themselves.
 
 No COMMIT does, nor does the silence of a server that hangs.
 """
@@ -22,7 +22,7 @@ LOOK: Final = 0.1
 """Seconds between two looks at what is under way."""
 
 
-class Leash:
+class Cutoff:
     """Holds one connection after the other, and cuts the one at hand off when somebody has waited too long.
 
     :ivar since: since when that somebody waits, by the monotonic clock; 0 for nobody.
@@ -66,23 +66,23 @@ class Leash:
                 wire.shutdown(socket.SHUT_RDWR)
 
 
-class Keeper:
+class Cutoffs:
     """Looks after leashes, in a thread of its own."""
 
     def __init__(self) -> None:
-        self._leashes: list[Leash] = []
+        self._cutoffs: list[Cutoff] = []
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def leash(self) -> Leash:
+    def new(self) -> Cutoff:
         """A new one."""
-        leash = Leash()
-        self._leashes.append(leash)
-        return leash
+        cutoff = Cutoff()
+        self._cutoffs.append(cutoff)
+        return cutoff
 
     def start(self) -> None:
         """Cut off from now on."""
-        self._thread = threading.Thread(target=self._run, name="asynctask-leash", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asynctask-cutoff", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -90,11 +90,11 @@ class Keeper:
         self._end.set()
         if self._thread is not None:
             self._thread.join()
-        for leash in self._leashes:
-            leash.let_go()
+        for cutoff in self._cutoffs:
+            cutoff.let_go()
 
     def _run(self) -> None:
         while not self._end.wait(LOOK):
             now = monotonic()
-            for leash in list(self._leashes):
-                leash.look(now)
+            for cutoff in list(self._cutoffs):
+                cutoff.look(now)

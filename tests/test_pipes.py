@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import ties
+from asynctask import pipes
+from asynctask.aggregation import Family, Sample
 from asynctask.listening import Shared
-from asynctask.numbers import Family, Sample
-from asynctask.ties import CONTINUED, Asked, Lines, Setting, Sum, Tell, Tie, Told, Up
+from asynctask.pipes import CONTINUED, Asked, Lines, Pipes, Setting, Sum, Tell, Told, Up
 
 FAMILIES = [Family("asynctask_x", "counter", "X.", [Sample("asynctask_x_total", {"kind": "a\nb"}, 2.5)])]
 
@@ -55,10 +55,10 @@ class TheSetting(SynchronousTestCase):
 
     def test_it_comes_as_it_was_given(self) -> None:
         given = Setting(2, 17, "/srv/näh", Shared(descriptor=5))
-        self.assertEqual(ties.read(ties.encode(given)), given)
+        self.assertEqual(pipes.read(pipes.encode(given)), given)
 
     def test_a_process_that_is_alone_has_none(self) -> None:
-        self.assertIsNone(ties.read(None))
+        self.assertIsNone(pipes.read(None))
 
 
 class TheTie(SynchronousTestCase):
@@ -66,44 +66,44 @@ class TheTie(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.lost = 0
-        self.tie = Tie(lambda: FAMILIES, self.lose)
+        self.pipes = Pipes(lambda: FAMILIES, self.lose)
         self.transport = StringTransport()
-        self.tie.makeConnection(self.transport)
+        self.pipes.makeConnection(self.transport)
 
     def lose(self) -> None:
         self.lost += 1
 
-    def said(self) -> list[ties.Upwards]:
-        words = [ties.heard_from_below(line) for line in self.transport.value().splitlines()]
+    def said(self) -> list[pipes.Upwards]:
+        words = [pipes.heard_from_below(line) for line in self.transport.value().splitlines()]
         self.transport.clear()
         return words
 
     def test_it_tells_that_it_serves(self) -> None:
-        self.tie.up("http://127.0.0.1:1")
-        self.tie.up(None)
+        self.pipes.up("http://127.0.0.1:1")
+        self.pipes.up(None)
         self.assertEqual(self.said(), [Up("http://127.0.0.1:1"), Up(None)])
 
     def test_it_tells_its_numbers_when_asked(self) -> None:
-        self.tie.dataReceived(ties.dump(Tell(9)))
+        self.pipes.dataReceived(pipes.dump(Tell(9)))
         self.assertEqual(self.said(), [Told(9, FAMILIES)])
 
     def test_each_question_has_its_answer_in_whatever_pieces(self) -> None:
-        first, second = self.tie.everyone(), self.tie.everyone()
+        first, second = self.pipes.everyone(), self.pipes.everyone()
         asked = [word.question for word in self.said() if isinstance(word, Asked)]
-        answers = ties.dump(Sum(asked[1], FAMILIES)) + ties.dump(Sum(asked[0], []))
-        self.tie.dataReceived(answers[:10])
+        answers = pipes.dump(Sum(asked[1], FAMILIES)) + pipes.dump(Sum(asked[0], []))
+        self.pipes.dataReceived(answers[:10])
         self.assertNoResult(second)
-        self.tie.dataReceived(answers[10:])
+        self.pipes.dataReceived(answers[10:])
         self.assertEqual(self.successResultOf(first), [])
         self.assertEqual(self.successResultOf(second), FAMILIES)
 
     def test_an_answer_that_nobody_waits_for_any_more_is_dropped(self) -> None:
-        asked = self.tie.everyone()
+        asked = self.pipes.everyone()
         asked.addErrback(lambda _: None)
         asked.cancel()
-        self.tie.dataReceived(ties.dump(Sum(0, [])) + ties.dump(Sum(5, [])))
+        self.pipes.dataReceived(pipes.dump(Sum(0, [])) + pipes.dump(Sum(5, [])))
         self.assertEqual(len(self.said()), 1)
 
     def test_it_hears_that_the_supervisor_has_gone(self) -> None:
-        self.tie.connectionLost()
+        self.pipes.connectionLost()
         self.assertEqual(self.lost, 1)

@@ -8,7 +8,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from asynctask.answers import answer_too_large
-from asynctask.stock import Front
+from asynctask.twistedweb import HttpServer
 from tests.channel_contract import LIMIT, ChannelContract
 from tests.wires import Wire
 
@@ -17,7 +17,7 @@ class StockTests(ChannelContract, TestCase):
     """`--http twisted.web`."""
 
     def front_of(self, resource: Resource) -> Any:
-        return Front(resource, LIMIT, answer_too_large)
+        return HttpServer(resource, LIMIT, answer_too_large)
 
 
 class Slow(Resource):
@@ -40,7 +40,7 @@ class Accesses(SynchronousTestCase):
     def test_it_is_told_how_long_each_took_by_a_clock_that_nobody_sets(self) -> None:
         told: list[tuple[Any, ...]] = []
         clock, slow = Clock(), Slow()
-        front: Any = Front(slow, LIMIT, answer_too_large, lambda *of: told.append(of), clock.seconds)
+        front: Any = HttpServer(slow, LIMIT, answer_too_large, lambda *of: told.append(of), clock.seconds)
         front.reactor = Clock()
         left, stayed = (Wire(front).send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2))
         clock.advance(1.5)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.strict import NotStrict, read
+from asynctask.strictjson import NotStrict, read
 
 
 class Sentences(SynchronousTestCase):

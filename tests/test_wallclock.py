@@ -5,7 +5,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import Unavailable
-from asynctask.wall import SET, Wall, elapsed
+from asynctask.wallclock import SET, WallClock, elapsed
 
 START = 1_700_000_000.0
 HOUR = 3_600.0
@@ -17,7 +17,7 @@ class WallTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.wall_time, self.elapsed = START, 50.0
         self.heard: list[tuple[float, float]] = []
-        self.wall = Wall(lambda: self.wall_time, self.clock)
+        self.wall = WallClock(lambda: self.wall_time, self.clock)
         self.wall.was_set = self.hear
 
     def clock(self) -> float:
@@ -62,7 +62,7 @@ class WallTests(SynchronousTestCase):
     def test_who_was_stopped_between_the_two_clocks_knows_nothing(self) -> None:
         times = iter([START, START, START + 2 * HOUR])
         others = iter([50.0, 50.0 + HOUR, 50.0 + HOUR, 50.0 + 2 * HOUR])
-        wall = Wall(lambda: next(times), lambda: next(others))
+        wall = WallClock(lambda: next(times), lambda: next(others))
         wall.was_set = self.hear
         wall()
         self.assertEqual((self.heard, list(times), list(others)), ([], [], []))

@@ -1,4 +1,4 @@
-"""Who is next: a lane for each host, so that one that is slow or dead keeps no other waiting. Pure."""
+"""Who is next: a queue for each host, so that one that is slow or dead keeps no other waiting. Pure."""
 
 from collections import deque
 from typing import Final, Generic, TypeVar
@@ -25,7 +25,7 @@ MOST: Final = 20_000
 T = TypeVar("T")
 
 
-class _Lane(Generic[T]):
+class _OfHost(Generic[T]):
     __slots__ = ("answers", "under_way", "waiting")
 
     def __init__(self, *, answers: bool) -> None:
@@ -34,7 +34,7 @@ class _Lane(Generic[T]):
         self.answers = answers
 
 
-class Lanes(Generic[T]):
+class FairQueue(Generic[T]):
     """What waits for each host, and how much is under way.
 
     A host with fewer deliveries under way comes first, and of those the one that has waited longest:
@@ -54,7 +54,7 @@ class Lanes(Generic[T]):
         self._a_host = a_host
         self._longest = longest
         self._most = most
-        self._lanes: dict[str, _Lane[T]] = {}
+        self._queues: dict[str, _OfHost[T]] = {}
         # Hosts with something waiting, by how much of theirs is under way; dicts for their order.
         self._turns: list[dict[str, None]] = [{} for _ in range(a_host)]
         self._turns_of_strangers: list[dict[str, None]] = [{} for _ in range(a_host)]
@@ -65,18 +65,18 @@ class Lanes(Generic[T]):
 
     def put(self, host: str, item: T) -> bool:
         """Let something wait for its turn; False if there is no room for it."""
-        lane = self._lanes.get(host)
+        queue = self._queues.get(host)
         if self.waiting >= self._most:
             self._full = True
             return False
-        if lane is None:
-            lane = self._lanes[host] = _Lane(answers=host in self._answering)
-        elif len(lane.waiting) >= self._longest:
+        if queue is None:
+            queue = self._queues[host] = _OfHost(answers=host in self._answering)
+        elif len(queue.waiting) >= self._longest:
             self._refused.add(host)
             return False
-        lane.waiting.append(item)
+        queue.waiting.append(item)
         self.waiting += 1
-        self._line_up(host, lane)
+        self._line_up(host, queue)
         return True
 
     def take(self) -> tuple[str, T] | None:
@@ -88,12 +88,12 @@ class Lanes(Generic[T]):
             return None
         host = next(iter(turn))
         del turn[host]
-        lane = self._lanes[host]
-        item = lane.waiting.popleft()
+        queue = self._queues[host]
+        item = queue.waiting.popleft()
         self.waiting -= 1
-        self._count(lane, 1)
-        self._line_up(host, lane)
-        self._look_for_room(host, lane)
+        self._count(queue, 1)
+        self._line_up(host, queue)
+        self._look_for_room(host, queue)
         return host, item
 
     def done(self, host: str, *, answers: bool | None = None) -> None:
@@ -101,16 +101,16 @@ class Lanes(Generic[T]):
 
         :param answers: whether the host has answered; None if it was not asked.
         """
-        lane = self._lanes[host]
-        if lane.waiting and lane.under_way < self._a_host:
-            del self._turns_of(lane)[lane.under_way][host]
-        self._count(lane, -1)
+        queue = self._queues[host]
+        if queue.waiting and queue.under_way < self._a_host:
+            del self._turns_of(queue)[queue.under_way][host]
+        self._count(queue, -1)
         if answers is not None:
-            self._remember(host, lane, answers=answers)
-        if not lane.waiting and not lane.under_way:
-            del self._lanes[host]
+            self._remember(host, queue, answers=answers)
+        if not queue.waiting and not queue.under_way:
+            del self._queues[host]
         else:
-            self._line_up(host, lane)
+            self._line_up(host, queue)
 
     def _next_turn(self) -> dict[str, None] | None:
         """The hosts of which one is next."""
@@ -123,32 +123,32 @@ class Lanes(Generic[T]):
                 return known
         return None
 
-    def _turns_of(self, lane: _Lane[T]) -> list[dict[str, None]]:
-        return self._turns if lane.answers else self._turns_of_strangers
+    def _turns_of(self, queue: _OfHost[T]) -> list[dict[str, None]]:
+        return self._turns if queue.answers else self._turns_of_strangers
 
-    def _count(self, lane: _Lane[T], more: int) -> None:
-        lane.under_way += more
+    def _count(self, queue: _OfHost[T], more: int) -> None:
+        queue.under_way += more
         self.under_way += more
-        if not lane.answers:
+        if not queue.answers:
             self._strangers_under_way += more
 
-    def _remember(self, host: str, lane: _Lane[T], *, answers: bool) -> None:
+    def _remember(self, host: str, queue: _OfHost[T], *, answers: bool) -> None:
         self._answering.pop(host, None)
         if answers:
             self._answering[host] = None
             if len(self._answering) > REMEMBERED:
                 del self._answering[next(iter(self._answering))]
-        if lane.answers is not answers:
-            self._strangers_under_way += lane.under_way if lane.answers else -lane.under_way
-            lane.answers = answers
+        if queue.answers is not answers:
+            self._strangers_under_way += queue.under_way if queue.answers else -queue.under_way
+            queue.answers = answers
 
-    def _line_up(self, host: str, lane: _Lane[T]) -> None:
-        if lane.waiting and lane.under_way < self._a_host:
-            self._turns_of(lane)[lane.under_way].setdefault(host)
+    def _line_up(self, host: str, queue: _OfHost[T]) -> None:
+        if queue.waiting and queue.under_way < self._a_host:
+            self._turns_of(queue)[queue.under_way].setdefault(host)
 
-    def _look_for_room(self, host: str, lane: _Lane[T]) -> None:
+    def _look_for_room(self, host: str, queue: _OfHost[T]) -> None:
         """Once half of what was full is empty, there may be more."""
-        if host in self._refused and len(lane.waiting) <= self._longest // 2:
+        if host in self._refused and len(queue.waiting) <= self._longest // 2:
             self._refused.discard(host)
             self.wants_more = True
         if self._full and self.waiting <= self._most // 2:
