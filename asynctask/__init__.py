@@ -29,6 +29,7 @@ httpserver     the HTTP server
 channel        its connections: their ``heads``, their ``incoming`` bodies, each ``request``, and
                their ``deadlines``; ``twistedweb`` has those of twisted.web
 access         a line in the log for every request
+acceptance     from what a POST asks for to the commit that keeps it
 submissions    the bodies of POSTs, checked against the kinds (``urls``)
 feed           who waits for which change, or follows all; ``followers`` are those over HTTP
 sse            events as they are sent

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from klein import Klein
@@ -16,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from asynctask import headers, sse, wire
+from asynctask.acceptance import FULL_FOR, Acceptance
 from asynctask.answers import (
     MAX_BATCH_BODY,
     MAX_BODY,
@@ -33,7 +33,7 @@ from asynctask.description import describe
 from asynctask.dispatch import Routes, Segment
 from asynctask.feed import Feed
 from asynctask.followers import EVENT_STREAM, Follower, OfAll, OfOne
-from asynctask.istore import IStore, Key, Known
+from asynctask.istore import IStore
 from asynctask.metrics import Metrics
 from asynctask.model import (
     ENDED,
@@ -41,31 +41,26 @@ from asynctask.model import (
     Conflict,
     Invalid,
     InvalidTransition,
-    Mismatch,
     NotFound,
     Problem,
     Query,
     Stopping,
     Task,
     Unavailable,
-    accept,
 )
 from asynctask.registry import Kind, kind_json
 from asynctask.seats import Seats
 from asynctask.sse import Filter
-from asynctask.submissions import Body, digest_of, parse_batch, parse_one
+from asynctask.submissions import parse_batch, parse_one
 
 log = Logger(namespace="asynctask.api")
-
-FULL_FOR: Final = 5
-"""Seconds after which a client may ask a full service again."""
 
 MAX_FOLLOWERS: Final = 10_000
 """Clients that follow events at once: each takes some KiB, and a part of every change."""
 
+KEY: Final = "idempotency-key"
 LAST: Final = "last-event-id"
-
-Accepted = tuple[bytes, dict[str, str]]
+TRACE: Final = "traceparent"
 
 
 class Api:
@@ -101,10 +96,9 @@ class Api:
         self._kinds = kinds
         self._clock = clock
         self._now = now
-        self._draw = draw
         self._hosts = hosts
-        self._max_waiting = max_waiting
-        self.ids = wire.Ids()
+        self._acceptance = Acceptance(store, seats, kinds, now, draw, max_waiting)
+        self.ids = self._acceptance.ids
         self._description = describe(kinds)
         self._metrics = metrics or Metrics(kinds)
         self._metrics.name_routes(rule.rule for rule in self.app.url_map.iter_rules())
@@ -120,16 +114,17 @@ class Api:
     @app.route("/api/tasks", methods=["POST"])
     async def submit(self, request: Request) -> bytes:
         """Accept a task."""
-        self._refuse_while_stopping()
+        self._acceptance.check_open()
         given = json_body(request, MAX_BODY)
         seconds = headers.parse_wait(fields(request, "prefer"))
         try:
             body = parse_one(given, self._kinds)
         except Invalid as invalid:
-            accepted = await self._repeated(request, given, dict, invalid)
+            accepted = await self._acceptance.repeated(fields(request, KEY), given, dict, invalid)
         else:
-            tasks = self._tasks(request, body)
-            accepted = await self._accept(request, body, tasks, self._accepted(tasks[0]))
+            tasks = self._acceptance.new_tasks(body, ", ".join(fields(request, TRACE)))
+            first = self._acceptance.accepted(tasks[0])
+            accepted = await self._acceptance.accept(fields(request, KEY), body, tasks, first)
         if seconds is None:
             return answer(request, 202, *accepted)
         request.setHeader("Preference-Applied", f"wait={seconds}")
@@ -144,111 +139,20 @@ class Api:
     @app.route("/api/tasks/batch", methods=["POST"])
     async def submit_batch(self, request: Request) -> bytes:
         """Accept many tasks in one commit, or none."""
-        self._refuse_while_stopping()
+        self._acceptance.check_open()
         given = json_body(request, MAX_BATCH_BODY)
         try:
             body = parse_batch(given, self._kinds)
         except Invalid as invalid:
-            return answer(request, 202, *await self._repeated(request, given, list, invalid))
-        tasks = self._tasks(request, body)
-        each = [self._accepted(task) for task in tasks]
+            accepted = await self._acceptance.repeated(fields(request, KEY), given, list, invalid)
+            return answer(request, 202, *accepted)
+        tasks = self._acceptance.new_tasks(body, ", ".join(fields(request, TRACE)))
+        each = [self._acceptance.accepted(task) for task in tasks]
         wait = max(int(more["Retry-After"]) for _, more in each)
         whole = wire.batch_json([text for text, _ in each])
-        accepted = await self._accept(request, body, tasks, (whole, {"Retry-After": str(wait)}))
+        all_of_them = whole, {"Retry-After": str(wait)}
+        accepted = await self._acceptance.accept(fields(request, KEY), body, tasks, all_of_them)
         return answer(request, 202, *accepted)
-
-    def _refuse_while_stopping(self) -> None:
-        if self._seats.draining:
-            raise Stopping
-
-    def _tasks(self, request: Request, body: Body) -> list[Task]:
-        """The tasks of a body."""
-        trace = headers.parse_traceparent(", ".join(fields(request, "traceparent")))
-        now = self._now()
-        return [accept(new, self.ids.next(now, self._draw()), now, trace) for new in body.submissions]
-
-    def _refusal(self, tasks: list[Task], more: int = 0) -> Unavailable | None:
-        """Why there is no room for new tasks and so many more, if there is none."""
-        if self._store.unfinished + len(tasks) + more > self._max_waiting:
-            return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
-        if any(self._seats.closed(self._kinds[task.kind].place) for task in tasks):
-            return Unavailable("Too many handlers hang in threads; the service must be restarted")
-        return None
-
-    def _accepted(self, task: Task) -> Accepted:
-        """Body and headers of the 202."""
-        seconds = self._seconds(task)
-        delay = task.run_at - task.accepted_at
-        message = "Task will run in background"
-        wait = max(1, math.ceil(delay))
-        if seconds is not None:
-            message = f"Task will run for {seconds:.0f} seconds in background"
-            wait = math.ceil(round(delay, 6) + seconds)
-        more = {"Location": f"/api/tasks/{task.task_id}", "Retry-After": str(wait)}
-        return wire.accepted_json(task, message), more
-
-    async def _accept(
-        self, request: Request, body: Body, tasks: list[Task], accepted: Accepted
-    ) -> Accepted:
-        """Store tasks; what was answered to the same key before is the answer again."""
-        key = headers.parse_key(fields(request, "idempotency-key"))
-        refusal = self._refusal(tasks)
-        if key is None:
-            if refusal is not None:
-                raise refusal
-            await self._keep(tasks, None)
-            return accepted
-        text = wire.dump([accepted[0].decode(), accepted[1]])
-        expires_at = tasks[0].accepted_at + headers.KEY_KEPT
-        # Where there is no room, what was accepted before is answered all the same.
-        new = tasks if refusal is None else []
-        known = await self._keep(new, Key(key, body.digest, text, expires_at))
-        if known is None:
-            if refusal is not None:
-                raise refusal
-            return accepted
-        if known.digest != body.digest:
-            raise Mismatch("This Idempotency-Key was used with another body; take a new key")
-        return _first(known)
-
-    async def _repeated(self, request: Request, given: bytes, shape: type, invalid: Invalid) -> Accepted:
-        """What was answered to the same body, of this shape, and key before: its kind may be gone since.
-
-        :raises Invalid: nothing was.
-        """
-        with suppress(Invalid, Unavailable):  # of which the body has more to say
-            key = headers.parse_key(fields(request, "idempotency-key"))
-            value = None if key is None else wire.parse_json(given)
-            if key is not None and isinstance(value, shape):
-                digest = digest_of(value)
-                known = await self._store.add_once([], [], Key(key, digest, "", 0.0), self._now())
-                if known is not None and known.digest == digest:
-                    return _first(known)
-        raise invalid
-
-    async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:
-        """Store tasks, with seats for those that can start at once; else the seats are given back."""
-        starting: list[Task] = []
-        waiting: list[Task] = []
-        for task in tasks:
-            starts = task.run_at <= task.accepted_at and self._seats.take(self._kinds[task.kind])
-            (starting if starts else waiting).append(task)
-        known = None
-        kept = False
-        try:
-            # A client that leaves meanwhile cancels nothing, so that this goes on after every commit.
-            if key is None:
-                await self._store.add(waiting, starting)
-            else:
-                known = await self._store.add_once(waiting, starting, key, self._now())
-            kept = known is None
-        finally:
-            if not kept:
-                for task in starting:
-                    self._seats.give_back(self._kinds[task.kind])
-                for place in {self._kinds[task.kind].place for task in starting}:
-                    self._seats.freed(place)
-        return known
 
     async def _wait_for(self, request: Request, task_id: str, seconds: int) -> Task | None:
         """The task when it has ended, or as it is after so many seconds, or as soon as nobody waits."""
@@ -270,11 +174,6 @@ class Api:
         finally:
             ended.addErrback(lambda failure: failure.trap(CancelledError))
             ended.cancel()
-
-    def _seconds(self, task: Task) -> float | None:
-        """How long the task takes, if its kind can tell."""
-        kind = self._kinds.get(task.kind)
-        return None if kind is None else kind.seconds(task.input or "{}")
 
     @app.route("/api/tasks", methods=["GET"])
     async def list(self, request: Request) -> bytes:
@@ -308,8 +207,8 @@ class Api:
         return answer_tagged(request, body, more)
 
     def _left(self, task: Task, status: int) -> int:
-        """Seconds until the task can have ended, at least 1; for a 202 as in `_accepted`."""
-        now, seconds = self._now(), self._seconds(task)
+        """Seconds until the task can have ended, at least 1; for a 202 as in `Acceptance.accepted`."""
+        now, seconds = self._now(), self._acceptance.seconds(task)
         # A clock that was set back shows beginnings that are still to come.
         begins = min(task.started_at or task.run_at, now) if task.status is RUNNING else task.run_at
         ends = begins + (seconds or 0)
@@ -324,9 +223,8 @@ class Api:
     @app.route("/api/tasks/<task_id>/retry", methods=["POST"])
     async def retry(self, request: Request, task_id: str) -> bytes:
         """Let a task begin anew."""
-        self._refuse_while_stopping()
-        if (refusal := self._refusal([], 1)) is not None:
-            raise refusal
+        self._acceptance.check_open()
+        self._acceptance.check_room([], 1)
         done = self._store.retry(wire.known_id(task_id), self._now())
         return self._show(request, await self._allowed(done, "retried"), 202)
 
@@ -370,7 +268,7 @@ class Api:
 
     async def _follow(self, request: Request, begin: Callable[[], Follower]) -> bytes:
         """Answer until there is nothing more to be told, or nobody there."""
-        self._refuse_while_stopping()
+        self._acceptance.check_open()
         if self._feed.followers >= MAX_FOLLOWERS:
             raise Unavailable("Too many clients follow events", FULL_FOR)
         for name, value in EVENT_STREAM.items():
@@ -437,9 +335,3 @@ class Api:
         """Answer what should not happen; the log has its traceback, the client has not."""
         log.failure("Request failed", failure, path=request.path.decode("latin-1"))
         return answer_problem(request, Problem("Something went wrong here; the log tells what"))
-
-
-def _first(known: Known) -> Accepted:
-    """The answer that was kept."""
-    first, more = wire.parse_json(known.answer.encode())
-    return first.encode(), more

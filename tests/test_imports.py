@@ -26,6 +26,7 @@ ORDER: Final = (
     ),
     *("collector", "watchdog", "chance"),
     *(
+        "acceptance",
         "description",
         "components",
         "schemas",

@@ -1,0 +1,166 @@
+"""From what a POST asks for to the commit that keeps it: its room, seats, ids, and keys used before."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from asynctask import headers, wire
+from asynctask.istore import IStore, Key, Known
+from asynctask.model import Invalid, Mismatch, Stopping, Task, Unavailable, accept
+from asynctask.registry import Kind
+from asynctask.seats import Seats
+from asynctask.submissions import Body, digest_of
+
+FULL_FOR: Final = 5
+"""Seconds after which a client may ask a full service again."""
+
+Accepted = tuple[bytes, dict[str, str]]
+"""Body and headers of a 202."""
+
+
+class Acceptance:
+    """Accepts tasks.
+
+    :param now: wall time, seconds since the epoch.
+    :param draw: draws the chance of an id.
+    :param max_waiting: tasks that may be there without having ended.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        seats: Seats,
+        kinds: Mapping[str, Kind],
+        now: Callable[[], float],
+        draw: Callable[[], bytes],
+        max_waiting: int,
+    ) -> None:
+        self._store = store
+        self._seats = seats
+        self._kinds = kinds
+        self._now = now
+        self._draw = draw
+        self._max_waiting = max_waiting
+        self.ids = wire.Ids()
+
+    def check_open(self) -> None:
+        """:raises Stopping: nothing is accepted any more."""
+        if self._seats.draining:
+            raise Stopping
+
+    def check_room(self, tasks: Sequence[Task], more: int = 0) -> None:
+        """Whether there is room for new tasks and so many more.
+
+        :raises Unavailable: there is none.
+        """
+        if (refusal := self._refusal(tasks, more)) is not None:
+            raise refusal
+
+    def new_tasks(self, body: Body, traceparent: str) -> list[Task]:
+        """The tasks that a body asks for.
+
+        :param traceparent: as the client sent it; it may be anything.
+        """
+        trace = headers.parse_traceparent(traceparent)
+        now = self._now()
+        return [accept(new, self.ids.next(now, self._draw()), now, trace) for new in body.submissions]
+
+    def accepted(self, task: Task) -> Accepted:
+        """What its client is told once it is kept."""
+        seconds = self.seconds(task)
+        delay = task.run_at - task.accepted_at
+        message = "Task will run in background"
+        wait = max(1, math.ceil(delay))
+        if seconds is not None:
+            message = f"Task will run for {seconds:.0f} seconds in background"
+            wait = math.ceil(round(delay, 6) + seconds)
+        more = {"Location": f"/api/tasks/{task.task_id}", "Retry-After": str(wait)}
+        return wire.accepted_json(task, message), more
+
+    def seconds(self, task: Task) -> float | None:
+        """How long a task takes, if its kind can tell."""
+        kind = self._kinds.get(task.kind)
+        return None if kind is None else kind.seconds(task.input or "{}")
+
+    async def accept(
+        self, keys: Sequence[str], body: Body, tasks: list[Task], accepted: Accepted
+    ) -> Accepted:
+        """Keep tasks; what was answered to the same key before is the answer again.
+
+        :param keys: the values of ``Idempotency-Key``.
+        :param accepted: the answer, if there was none before.
+        :raises Problem: nothing is kept; but for `OutcomeUnknown`.
+        """
+        key = headers.parse_key(keys)
+        refusal = self._refusal(tasks)
+        if key is None:
+            if refusal is not None:
+                raise refusal
+            await self._keep(tasks, None)
+            return accepted
+        text = wire.dump([accepted[0].decode(), accepted[1]])
+        expires_at = tasks[0].accepted_at + headers.KEY_KEPT
+        # Where there is no room, what was accepted before is answered all the same.
+        new = tasks if refusal is None else []
+        known = await self._keep(new, Key(key, body.digest, text, expires_at))
+        if known is None:
+            if refusal is not None:
+                raise refusal
+            return accepted
+        if known.digest != body.digest:
+            raise Mismatch("This Idempotency-Key was used with another body; take a new key")
+        return _first(known)
+
+    async def repeated(self, keys: Sequence[str], given: bytes, shape: type, invalid: Invalid) -> Accepted:
+        """What was answered to the same body, of this shape, and key before: its kind may be gone since.
+
+        :raises Invalid: nothing was.
+        """
+        with suppress(Invalid, Unavailable):  # of which the body has more to say
+            key = headers.parse_key(keys)
+            value = None if key is None else wire.parse_json(given)
+            if key is not None and isinstance(value, shape):
+                digest = digest_of(value)
+                known = await self._store.add_once([], [], Key(key, digest, "", 0.0), self._now())
+                if known is not None and known.digest == digest:
+                    return _first(known)
+        raise invalid
+
+    def _refusal(self, tasks: Sequence[Task], more: int = 0) -> Unavailable | None:
+        """Why there is no room, if there is none."""
+        if self._store.unfinished + len(tasks) + more > self._max_waiting:
+            return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
+        if any(self._seats.closed(self._kinds[task.kind].place) for task in tasks):
+            return Unavailable("Too many handlers hang in threads; the service must be restarted")
+        return None
+
+    async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:
+        """Store tasks, with seats for those that can start at once; else the seats are given back."""
+        starting: list[Task] = []
+        waiting: list[Task] = []
+        for task in tasks:
+            starts = task.run_at <= task.accepted_at and self._seats.take(self._kinds[task.kind])
+            (starting if starts else waiting).append(task)
+        known = None
+        kept = False
+        try:
+            # A client that leaves meanwhile cancels nothing, so that this goes on after every commit.
+            if key is None:
+                await self._store.add(waiting, starting)
+            else:
+                known = await self._store.add_once(waiting, starting, key, self._now())
+            kept = known is None
+        finally:
+            if not kept:
+                for task in starting:
+                    self._seats.give_back(self._kinds[task.kind])
+                for place in {self._kinds[task.kind].place for task in starting}:
+                    self._seats.freed(place)
+        return known
+
+
+def _first(known: Known) -> Accepted:
+    """The answer that was kept."""
+    first, more = wire.parse_json(known.answer.encode())
+    return first.encode(), more
