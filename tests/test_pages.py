@@ -1,6 +1,7 @@
 """What README and docs say: links that lead on, options, and numbers that are those of the code."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -31,7 +32,7 @@ from asynctask import (
     wire,
 )
 from asynctask.options import PARAMETERS, SEATS, Options
-from tests.pages import PAGES, text
+from tests.pages import PAGES, ROOT, text
 
 SAID = {
     "docs/callbacks.md": (
@@ -111,6 +112,15 @@ class PagesTests(SynchronousTestCase):
                 self.assertTrue(there.exists(), f"{page.name}: {link}")
                 if heading:
                     self.assertIn(heading, anchors(there), f"{page.name}: {link}")
+
+    def test_the_table_of_files_names_what_is_there(self) -> None:
+        [table] = re.findall(
+            r"^\| \| \|\n(.*?)(?:\n\n|\Z)", text("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL
+        )
+        named = re.findall(r"^\| `([^`]+)`(?:, `([^`]+)`)? \|", table, re.MULTILINE)
+        self.assertGreater(len(named), 6)
+        for path in chain.from_iterable(named):
+            self.assertTrue((ROOT / path).exists(), path)
 
     def test_the_options_are_those_of_the_command_with_their_defaults(self) -> None:
         row = r"^\| (?:`-p`, )?`--([a-z-]+)` \| ?([^|]*)\|([^|]*)\|"
