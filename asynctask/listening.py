@@ -12,7 +12,7 @@ from msgspec import Struct
 from OpenSSL import SSL, crypto
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, VerifyError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactor
@@ -60,13 +60,14 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
         found: IStreamServerEndpoint = serverFromString(reactor, description)
         return found
     except (SSL.Error, crypto.Error) as error:
-        why = ", ".join(reason for *_, reason in error.args[0])
         raise StartError(
-            f"--listen {description}: its key or its certificate cannot be used ({why}); "
+            f"--listen {description}: its key or its certificate cannot be used ({_why(error)}); "
             "certKey=… names the certificate, where that is not in the file of the key"
         ) from None
     except OSError as error:
         raise StartError(f"--listen {description} cannot be used ({error})") from None
+    except VerifyError:
+        raise StartError(f"--listen {description}: its certificate is of another key") from None
     except Exception as error:
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
 
@@ -90,6 +91,7 @@ def check(description: str, *, insecure: bool, shared: bool = False) -> None:
     except Exception as error:
         why = str(error) or type(error).__name__
         raise StartError(f"--listen {description} cannot be used ({why})") from None
+    _check_tls(description, recorder)
     ports = _tcp_ports(recorder)
     if shared and (len(ports) != 1 or recorder.unixServers):
         raise StartError(UNSHARED.format(description))
@@ -109,6 +111,24 @@ def _check_adopted(description: str, asked: AdoptedStreamServerEndpoint) -> None
     if family != asked.addressFamily:
         name = socket.AddressFamily(family).name.removeprefix("AF_")
         raise StartError(f"--listen {description}: that socket is of another domain; say domain={name}")
+
+
+def _check_tls(description: str, recorder: MemoryReactor) -> None:
+    """Twisted reads some files when the first client comes."""
+    for _, _, tls, *_ in recorder.sslServers:
+        try:
+            tls.getContext()
+        except (SSL.Error, OSError) as error:
+            raise StartError(
+                f"--listen {description}: its dhParameters cannot be used ({_why(error)})"
+            ) from None
+
+
+def _why(error: Exception) -> str:
+    """What OpenSSL says, or the system."""
+    if isinstance(error, SSL.Error | crypto.Error):
+        return ", ".join(reason for *_, reason in error.args[0] if reason)
+    return str(error)
 
 
 def _tcp_ports(recorder: MemoryReactor) -> list[tuple[int, str]]:

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
@@ -29,6 +28,14 @@ EVERYWHERE: Final = IPv4Address("TCP", "0.0.0.0", 80)
 LOOPBACK_6: Final = IPv6Address("TCP", "::1", 8080)
 EVERYWHERE_6: Final = IPv6Address("TCP", "::", 80)
 SOCKET: Final = UNIXAddress("/run/a.sock")
+
+
+def pem_file(test: SynchronousTestCase) -> Path:
+    """A certificate and its key, both new."""
+    pem = Path(tempfile.mkdtemp()) / "key.pem"
+    test.addCleanup(shutil.rmtree, pem.parent)
+    pem.write_bytes(KeyPair.generate(size=2048).selfSignedCert(1, CN=b"localhost").dumpPEM())
+    return pem
 
 
 @implementer(IListeningPort)
@@ -103,9 +110,23 @@ class TheEndpoint(SynchronousTestCase):
         with self.assertRaisesRegex(StartError, r"certificate cannot be used \(.+\); certKey="):
             listening.endpoint(MemoryReactor(), f"ssl:0:privateKey={path}")
 
+    def test_a_certificate_of_another_key_is_told(self) -> None:
+        key, other = pem_file(self), pem_file(self)
+        other.write_bytes(other.read_bytes().partition(b"-----BEGIN PRIVATE KEY-----")[0])
+        with self.assertRaisesRegex(StartError, r"^--listen ssl:\S+: its certificate is of another key$"):
+            listening.endpoint(MemoryReactor(), f"ssl:0:privateKey={key}:certKey={other}")
+
 
 class BeforeTheStart(ListeningTestCase):
     """What is wrong is said before anything is done."""
+
+    def test_what_twisted_would_read_for_the_first_client_is_read_now(self) -> None:
+        pem = pem_file(self)
+        described = f"ssl:0:interface=127.0.0.1:privateKey={pem}:dhParameters="
+        no_parameters = r"^--listen ssl:\S+: its dhParameters cannot be used \((no \S.*)\)$"
+        for file in (pem, pem.with_name("none.pem")):
+            with self.assertRaisesRegex(StartError, no_parameters):
+                listening.check(f"{described}{file}", insecure=False)
 
     def test_a_free_port_is_left_free(self) -> None:
         with socket.socket() as free:
@@ -311,12 +332,7 @@ class Together(ListeningTestCase):
         self.assertIn(f"Port {number} on 127.0.0.1 is taken", str(caught.exception))
 
     def test_tls_can_be_shared(self) -> None:
-        pem = Path(tempfile.mkdtemp()) / "key.pem"
-        self.addCleanup(shutil.rmtree, pem.parent)
-        made = KeyPair.generate(size=2048)
-        certificate = made.selfSignedCert(1, CN=b"localhost")
-        pem.write_bytes(made.dump(FILETYPE_PEM) + certificate.dumpPEM())
-        description = f"ssl:0:interface=127.0.0.1:privateKey={pem}"
+        description = f"ssl:0:interface=127.0.0.1:privateKey={pem_file(self)}"
         shared = self.reserve(description)
         for _ in range(2):
             self.assertEqual(self.listen(description, shared).getsockname()[1], shared.port)
