@@ -304,7 +304,7 @@ class Runner:
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
         written = self._store.end(after, self._now() if after.finished_at is None else after.finished_at)
-        written.addCallbacks(self._written, _log_bug, (running, after, failure))
+        written.addCallbacks(self._written, _log_bug, (running, after, failure), {})
 
     def _written(
         self, status: Status | None, running: Running, after: Task, failure: Failure | None

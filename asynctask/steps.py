@@ -134,7 +134,7 @@ class Stepped(Run):
                     continue
                 waits_for = ensureDeferred(waits_for)
             self._waits = _ADDING
-            waits_for.addCallbacks(self, self)
+            waits_for.addBoth(self)
             if self._waits is _ADDING:
                 self._waits = waits_for
                 return

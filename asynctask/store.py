@@ -239,9 +239,8 @@ class SqlStore(Hooks, Reading, Maintenance):
         added = self._writer.add(rows, changes.of_new(waiting, starting, started), size_of(rows))
         self.unfinished += len(rows)
         self.asked += len(rows)
-        return added.addCallbacks(
-            self._added, self._not_added, (waiting, started), errbackArgs=(len(rows),)
-        )
+        # With a dict: without one, it is a mapping whose merging takes longer than the call.
+        return added.addCallbacks(self._added, self._not_added, (waiting, started), {}, (len(rows),))
 
     def _added(self, _: None, waiting: Sequence[Task], started: Sequence[Task]) -> None:
         """New tasks are stored."""
@@ -336,7 +335,7 @@ class SqlStore(Hooks, Reading, Maintenance):
     def end(self, task: Task, now: float) -> Deferred[Status | None]:
         """See `IStore`."""
         self.asked += 1
-        return self._writer.save(task, now).addCallbacks(self._ended, self._failed, (task,))
+        return self._writer.save(task, now).addCallbacks(self._ended, self._failed, (task,), {})
 
     def _ended(self, status: Status | None, task: Task) -> Status | None:
         """The end of an attempt is written."""

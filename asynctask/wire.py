@@ -267,7 +267,7 @@ _PARAMETERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    return _to_the_millisecond(round(seconds * 1_000_000) // 1_000)
+    return _to_the_millisecond(int(seconds * 1_000_000 + 0.5) // 1_000)
 
 
 @lru_cache(maxsize=64)
