@@ -15,6 +15,12 @@ from asynctask.submissions import Body, digest_of
 FULL_FOR: Final = 5
 """Seconds after which a client may ask a full service again."""
 
+CLOSED: Final = {
+    "thread": "Too many handlers hang in threads; the service must be restarted",
+    "asyncio": "Too many handlers hold asyncio loops; one has to let go, or the service must be restarted",
+}
+"""Why a place takes no more tasks."""
+
 Accepted = tuple[bytes, dict[str, str]]
 """Body and headers of a 202."""
 
@@ -125,14 +131,18 @@ class Acceptance:
                 known = await self._store.add_once([], [], Key(key, digest, "", 0.0), self._now())
                 if known is not None and known.digest == digest:
                     return _first(known)
-        raise invalid
+        try:
+            raise invalid
+        finally:  # or it would hold this frame, which holds it, until the collector comes
+            del invalid
 
     def _refusal(self, tasks: Sequence[Task], more: int = 0) -> Unavailable | None:
         """Why there is no room, if there is none."""
         if self._store.unfinished + len(tasks) + more > self._max_waiting:
             return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
-        if any(self._seats.closed(self._kinds[task.kind].place) for task in tasks):
-            return Unavailable("Too many handlers hang in threads; the service must be restarted")
+        for place in {self._kinds[task.kind].place for task in tasks}:
+            if self._seats.closed(place):
+                return Unavailable(CLOSED[place])
         return None
 
     async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:

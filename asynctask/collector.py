@@ -6,6 +6,7 @@ is frozen in a cycle would stay for ever; so everything is thawed and collected 
 be found and few tasks are in flight, for the time that it takes grows with them.
 """
 
+import ctypes
 import gc
 import os
 from collections.abc import Callable
@@ -80,12 +81,22 @@ def memory() -> int:
     return found
 
 
+def trim() -> None:
+    """Give free memory back to the system, where its library can (``malloc_trim(3)``).
+
+    What is only kept for later would count as what lives.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Collector:
     """Freezes and collects.
 
     :param in_flight: how many attempts are under way.
     :param resident: bytes of memory that the process has.
     :param descriptors: about how many descriptors it has.
+    :param trim: gives free memory back to the system.
     """
 
     def __init__(
@@ -94,11 +105,13 @@ class Collector:
         in_flight: Callable[[], int],
         resident: Callable[[], int] = resident,
         descriptors: Callable[[], float] = descriptors,
+        trim: Callable[[], object] = trim,
     ) -> None:
         self._clock = clock
         self._in_flight = in_flight
         self._resident = resident
         self._descriptors = descriptors
+        self._trim = trim
         self._before = gc.get_threshold()
         self._kept = 0
         self._kept_bytes = 0
@@ -150,6 +163,7 @@ class Collector:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        self._trim()
         self._keep()
 
     def _keep(self) -> None:

@@ -163,8 +163,10 @@ class OfCommand(Service):
             log.info("Received SIGHUP, which is taken for a SIGTERM")
             terminate(number, frame)
 
+        if supervised:  # it is the supervisor's to decide upon, which may be under nohup
+            self._hear(signal.SIGHUP, lambda *_: None)
         # Not under nohup: the terminal was closed.
-        if callable(terminate) and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        elif callable(terminate) and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             watch(signal.SIGHUP, hang_up)
         watch(signal.SIGTERM, terminate)
         watch(signal.SIGINT, signal.getsignal(signal.SIGINT))

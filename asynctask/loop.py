@@ -98,7 +98,10 @@ class AsyncioLoop:
                 return
             self._thread = None
             self._held.add(thread)
-        log.warn("A task holds the asyncio loop; those that come get another one")
+        if self.full_of_abandoned:
+            log.warn("Too many tasks hold asyncio loops; those that come are refused until one lets go")
+        else:
+            log.warn("A task holds the asyncio loop; those that come get another one")
         thread.call(self._freed, thread)
 
     def _freed(self, thread: "_LoopThread") -> None:
@@ -271,7 +274,7 @@ class Running:
     def __init__(self, start: Start, thread: _LoopThread, loop: AsyncioLoop) -> None:
         self.deferred = Patient(self._ask)
         self.ended_at: float | None = None
-        self._start = start
+        self._start: Start | None = start
         self._thread = thread
         self._loop = loop
         self.stepping = self._asked = self._heard = False
@@ -301,8 +304,11 @@ class Running:
 
     async def _outcome(self) -> Any:
         """What it returns or raises, SystemExit too, which would end the loop."""
+        # Not kept: it knows whose work this is, and that has this.
+        start, self._start = self._start, None
+        assert start is not None
         try:
-            return await _Driven(self._start(self._thread.slot), self)
+            return await _Driven(start(self._thread.slot), self)
         except asyncio.CancelledError:
             raise
         except RuntimeError as error:
@@ -315,6 +321,7 @@ class Running:
             self.ended_at = self._loop.seconds()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._task = None
         self._thread.ended(task)
         outcome = Failure(CancelledError()) if task.cancelled() else task.result()
         self._loop.from_thread(self.deferred.end, outcome)

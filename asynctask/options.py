@@ -52,7 +52,7 @@ PARAMETERS: Final = (
 )
 
 FLAGS: Final = (
-    ("insecure", None, "listen beyond loopback, where everybody who can connect may use it"),
+    ("insecure", None, "lets --listen be beyond loopback, where everybody who can connect may use it"),
     ("access-log", None, "write a line a request into the log"),
     ("no-http", None, "listen nowhere: a pure worker"),
 )

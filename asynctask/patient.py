@@ -6,6 +6,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 
+def _nobody() -> None:
+    """There is nobody who could be asked."""
+
+
 class Patient(Deferred[Any]):
     """What another thread or process does: a cancel asks it to end, and this fires when it has.
 
@@ -15,7 +19,7 @@ class Patient(Deferred[Any]):
     :param ask: asks it to end; called in the reactor's thread, maybe more than once.
     """
 
-    def __init__(self, ask: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, ask: Callable[[], object] = _nobody) -> None:
         super().__init__()
         self._ask = ask
 
@@ -28,6 +32,7 @@ class Patient(Deferred[Any]):
 
     def end(self, outcome: Any) -> None:
         """Fire with a result or a Failure; in the reactor's thread."""
+        self._ask = _nobody  # who has this
         if isinstance(outcome, Deferred):
             # Of another thread, where nothing may be done with it.
             self.errback(TypeError("A handler that does not run on the reactor cannot return a Deferred"))

@@ -4,6 +4,7 @@ import atexit
 import pickle
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from operator import attrgetter
 from threading import Event, Lock
 from time import monotonic
@@ -192,19 +193,24 @@ class _Remote(Failure):
 
 def _rebuilt(raised: Raised) -> BaseException:
     """An exception of the same name, below as much of its class as this process knows."""
-    module, name = raised.kinds[0]
+    given = [raised.text] if raised.text else []  # as those have it that are raised with none
+    for known, path in raised.kinds:
+        try:
+            error: BaseException = _below(attrgetter(path)(sys.modules[known]), *raised.kinds[0])(*given)
+        except (KeyError, AttributeError, TypeError):
+            continue
+        BaseException.__setattr__(error, "told", raised.text)  # whatever its class thinks of that
+        return error
+    return Exception(raised.text)
+
+
+@lru_cache(maxsize=256)
+def _below(kind: type[BaseException], module: str, name: str) -> Any:
+    """A class of this name below another one; made once, since only the collector lets go of a class."""
     shape = {
         "__module__": module,
         "__qualname__": name,
         "__init__": lambda _self, *_: None,  # what its class does may need more than a text
-        "__str__": lambda _self: raised.text,
+        "__str__": lambda self: self.told,
     }
-    given = [raised.text] if raised.text else []  # as those have it that are raised with none
-    for known, path in raised.kinds:
-        try:
-            kind = attrgetter(path)(sys.modules[known])
-            error: BaseException = type(name.rpartition(".")[2], (kind,), shape)(*given)
-        except (KeyError, AttributeError, TypeError):
-            continue
-        return error
-    return Exception(raised.text)
+    return type(name.rpartition(".")[2], (kind,), shape)

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import model, wire
-from asynctask.attempts import Attempt
+from asynctask.attempts import Attempt, let_go
 from asynctask.claims import Claims
 from asynctask.istore import IStore
 from asynctask.logqueue import Line
@@ -271,7 +271,12 @@ class Runner:
         after = running.failed(failure, self._now(), partial(self._backoff, running))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
-        self._end(running, after, None if running.is_to_end else failure)
+        if running.is_to_end or after.status is not FAILED:
+            # Only the last one is told: thousands may fail at once.
+            let_go(failure)
+            self._end(running, after)
+        else:
+            self._end(running, after, failure)
 
     def _overdue(self, running: Running) -> bool:
         timer = running.timer
@@ -314,6 +319,8 @@ class Runner:
             _COMPLETED(after.task_id, after.name)
         else:
             self._note_end(status, after, failure)
+        if failure is not None:
+            let_go(failure)
         if running.kind.concurrency_total is not None and self._seats.shared:
             self._claims.look([running.kind.name])  # until now the store has counted this attempt
         self._check_drained()
@@ -324,19 +331,15 @@ class Runner:
         error: dict[str, Any] = {}
         if after.error is not None:
             error["error"] = f"{after.error.type}: {after.error.message}"
-        if failure is not None:
-            error["log_failure"] = failure
         if status is None:
             log.warn("Task was given up, and its end dropped", **fields)
         elif status is CANCELLED:
             log.info("Task cancelled", **fields)
         elif status is FAILED:
-            log.error("Task failed", **fields, **error)
+            trace = {} if failure is None else {"log_failure": failure}
+            log.error("Task failed", **fields, **error, **trace)
         else:
-            run_at = wire.timestamp(after.run_at)
-            # Its traceback comes with the last failure; thousands may fail at once.
-            error.pop("log_failure", None)
-            log.info("Task retrying", **fields, run_at=run_at, **error)
+            log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at), **error)
             self._claims.wait([after])
 
     def drain(self, grace: float) -> Deferred[None]:

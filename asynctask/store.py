@@ -62,7 +62,8 @@ ON_THE_WAY: Final = 2.0
 log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
-Decided = InvalidTransition | tuple[Status, Task] | None
+Decided = Status | tuple[Status, Task] | None
+"""The status that forbids it, the status before and the task as it is now, or no such task."""
 Decide = Callable[[Task, float], Task]
 
 
@@ -382,7 +383,7 @@ class SqlStore(Hooks, Reading, Maintenance):
             try:
                 after = decide(before, at)
             except InvalidTransition as refusal:
-                return refusal
+                return refusal.status  # not itself: with its frames, it would have all of this batch
             if after is before:
                 return before.status, before
             given = {"of_task": task_id, "me": self._database.owner}
@@ -398,8 +399,8 @@ class SqlStore(Hooks, Reading, Maintenance):
 
         def tell(decided: Decided) -> Task | None:
             self.settled += 1
-            if isinstance(decided, InvalidTransition):
-                raise decided
+            if isinstance(decided, Status):
+                raise InvalidTransition(decided)
             if decided is None:
                 return None
             before, task = decided

@@ -39,7 +39,7 @@ class Work:
     def __init__(self, pool: "Threads", call: Callable[[], Any], cancel: Callable[[], object]) -> None:
         self.deferred = Patient(cancel)
         self._pool = pool
-        self._call = call
+        self._call: Callable[[], Any] | None = call
         self._state = _State.WAITING
         self.ended_at: float | None = None
 
@@ -48,8 +48,11 @@ class Work:
         self._pool._abandon(self)
 
     def _outcome(self) -> Any:
+        # Not kept: it knows whose work this is, and that has this.
+        call, self._call = self._call, None
+        assert call is not None
         try:
-            return self._call()
+            return call()
         except BaseException:
             return Failure()
         finally:

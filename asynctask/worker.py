@@ -22,13 +22,13 @@ from twisted.python.failure import Failure
 from asynctask import pythonlog, wire
 from asynctask.context import Context, Facts
 from asynctask.forked import leave
+from asynctask.logs import shortened, stack_of
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
 
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 10_000
-MAX_TRACEBACK: Final = 20_000
-"""Characters of an exception's text and of its traceback that are handed over."""
+"""Characters of an exception's text that are handed over."""
 
 _PLAIN: Final = (str, int, float, bool, type(None))
 
@@ -182,7 +182,7 @@ def _raised(error: BaseException) -> Raised:
         trace = _text("".join(traceback.format_exception(error)))
     except BaseException:
         trace = "(its traceback cannot be shown)"
-    return Raised(kinds, text[:MAX_TEXT], trace[-MAX_TRACEBACK:])
+    return Raised(kinds, text[:MAX_TEXT], shortened(trace))
 
 
 def _text(text: str) -> str:
@@ -201,9 +201,9 @@ def _logged(event: LogEvent) -> Logged:
     told["log_time"] = event["log_time"]
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
-        told["log_stack"] = _text(failure.getTraceback())[-MAX_TRACEBACK:]
+        told["log_stack"] = _text(stack_of(failure))
     elif stack := event.get("log_stack"):
-        told["log_stack"] = _text(str(stack))[-MAX_TRACEBACK:]
+        told["log_stack"] = shortened(_text(str(stack)))
     level: LogLevel = event["log_level"]
     return Logged(level.name, told)
 

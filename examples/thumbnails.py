@@ -1,6 +1,6 @@
 r"""Make thumbnails of all images of a folder, with Pillow, in a process of its own.
 
-In this folder, after ``pip install '.[processes]' Pillow`` in the one above:
+In this folder, after ``pip install '.[processes]' Pillow`` in the one above, and with images in ``photos``:
 
     twistd -n asynctask --tasks thumbnails
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 from twisted.internet.defer import CancelledError, Deferred
 
+from asynctask.acceptance import CLOSED
 from asynctask.context import Context
 from asynctask.registry import KINDS, Kind, kinds_of, task
 from tests.test_api import Answer, ApiTestCase
@@ -49,7 +50,12 @@ async def hang() -> None:
             continue
 
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (greet, refuse, trace, linger, hang)
+@task
+def pause() -> None:
+    """In a thread."""
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (greet, refuse, trace, linger, hang, pause)
 HANDLERS = {kind.name: kind for function in FUNCTIONS for kind in kinds_of(function)}
 ALL: Mapping[str, Kind] = {**KINDS, **HANDLERS}
 
@@ -324,6 +330,24 @@ class TraceTests(ChangeTestCase):
         self.assertIsNone(self.traced(TRACE.upper()))
 
 
+class ClosedPlaceTests(ChangeTestCase):
+    """A place that takes no more tasks."""
+
+    kinds = ALL
+
+    def test_a_kind_whose_threads_all_hang_takes_no_more(self) -> None:
+        in_thread = {"name": "a", "kind": "pause"}
+        self.free.closed = lambda place: place == "thread"
+        answer = self.post(in_thread)
+        self.assert_problem(answer, 503, CLOSED["thread"])
+        self.assertEqual(answer.header("Retry-After"), "1")
+        self.assertEqual(self.post([in_thread], "/api/tasks/batch").status, 503)
+        self.assertEqual(self.post({"name": "a"}).status, 202)
+        self.assertEqual((self.free.free_in("thread"), self.free.free_in("asyncio")), (0, 2))
+        self.free.closed = lambda place: place == "asyncio"
+        self.assertEqual(self.post(in_thread).status, 202)
+
+
 class KindTests(ChangeTestCase):
     """GET /api/kinds, and tasks of other kinds than simulate."""
 
@@ -406,11 +430,3 @@ class KindTests(ChangeTestCase):
         answer = self.post({"name": "a", "kind": "great"})
         self.assert_problem(answer, 400, "Unknown kind 'great'; did you mean 'greet'?")
         self.assertEqual([error["pointer"] for error in answer.json["errors"]], ["/kind"])
-
-    def test_a_kind_whose_threads_all_hang_takes_no_more(self) -> None:
-        self.free.closed = lambda place: place == "reactor"
-        answer = self.post({"name": "a"})
-        self.assertEqual((answer.status, answer.header("Retry-After")), (503, "1"))
-        self.assertEqual(self.post([{"name": "a"}], "/api/tasks/batch").status, 503)
-        self.free.closed = lambda place: place == "thread"
-        self.assertEqual(self.post({"name": "a"}).status, 202)

@@ -1,5 +1,6 @@
 """The garbage collector: what is frozen in a cycle does not stay for ever."""
 
+import ctypes
 import gc
 import os
 from errno import EMFILE
@@ -26,6 +27,7 @@ from asynctask.collector import (
     descriptors,
     memory,
     resident,
+    trim,
 )
 
 
@@ -45,9 +47,17 @@ class CollectorTests(SynchronousTestCase):
         self.tasks = 0
         self.bytes = 100_000_000
         self.open = 20.0
-        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes, lambda: self.open)
+        self.collector = self.make()
         self.collector.start()
         self.addCleanup(self.stop)
+
+    def make(self) -> Collector:
+        return Collector(
+            self.clock, lambda: self.tasks, lambda: self.bytes, lambda: self.open, lambda: self.trim()
+        )
+
+    def trim(self) -> None:
+        """Nothing is free."""
 
     def stop(self) -> None:
         self.collector.stop()
@@ -61,6 +71,24 @@ class CollectorTests(SynchronousTestCase):
             Cycle()
         self.clock.advance(FREEZE)
         return first
+
+    def test_memory_that_was_only_kept_for_later_does_not_count_as_what_lives(self) -> None:
+        before = self.bytes
+        self.patch(self, "trim", lambda: setattr(self, "bytes", before))
+        for _ in range(3):
+            lost = self.leave(10)
+            self.bytes += MUCH + 1
+            self.clock.advance(LOOK_AT_MEMORY)
+            self.assertEqual((lost(), self.bytes), (None, before))
+
+    def test_the_system_gets_its_memory_back(self) -> None:
+        kept = [bytes(64_000) for _ in range(2_000)]
+        before = resident()
+        del kept[:-1]  # which is the last, so that the others are not simply the end of all
+        trim()
+        self.assertLess(resident(), before - 50_000_000)
+        self.patch(ctypes, "CDLL", lambda _: object())  # a library that cannot do that
+        trim()
 
     def test_descriptors_that_cycles_keep_are_let_go_of(self) -> None:
         for more, is_collected in (
@@ -166,7 +194,7 @@ class CollectorTests(SynchronousTestCase):
         self.patch(collector, "memory", lambda: 400_000_000)
         self.collector.stop()
         self.open = 20.0
-        self.collector = Collector(self.clock, lambda: self.tasks, lambda: self.bytes, lambda: self.open)
+        self.collector = self.make()
         self.collector.start()
         self.tasks = FEW + 1
         lost = self.leave(10)

@@ -221,7 +221,7 @@ class FilesTests(SynchronousTestCase):
         (self.folder / "rules.yml").write_text(json.dumps({"groups": [{"name": "a", "rules": rules}]}))
         tried = run("promtool", "check", "rules", self.folder / "rules.yml")
         self.assertEqual(tried.returncode, 0, tried.stderr)
-        named = {name.removesuffix("_bucket") for name in re.findall(r"asynctask_\w+", alerts)}
+        named = {name.removesuffix("_sum") for name in re.findall(r"asynctask_\w+", alerts)}
         self.assertLessEqual(named, metric_rows().keys())
 
     def test_the_variables_are_those_of_options(self) -> None:

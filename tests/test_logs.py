@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -23,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.logqueue import Line, LogQueue
 from asynctask.logs import (
     FILES_KEPT,
+    MAX_TRACEBACK,
     RENDERERS,
     ROTATE_AT,
     Rotating,
@@ -48,11 +50,19 @@ def event(message: str, **fields: Any) -> LogEvent:
     }
 
 
-def failure(message: str = "no such file") -> Failure:
+def failure_of(call: Callable[[], object]) -> Failure:
     try:
-        raise ValueError(message)
-    except ValueError:
+        call()
+    except Exception:
         return Failure()
+    raise AssertionError
+
+
+def failure(message: str = "no such file") -> Failure:
+    def fail() -> None:
+        raise ValueError(message)
+
+    return failure_of(fail)
 
 
 characters = st.characters(codec="utf-8") | st.sampled_from("\n\r\"\\ =\t\x1b\x00\x7f\x85\u2028'{}")
@@ -166,6 +176,44 @@ class TextLines(SynchronousTestCase):
         self.assertEqual(first, HEAD + "Task failed task_id=task_1")
         self.assertEqual(rest[0], "  Traceback (most recent call last):")
         self.assertIn("no such file", rest[-1])
+
+    def test_a_failure_prints_what_it_came_from_its_notes_and_all_of_a_group(self) -> None:
+        def fail() -> None:
+            try:
+                raise KeyError("the cause")
+            except KeyError as error:
+                others = ExceptionGroup("both", [OSError("one of them"), OSError("the other one")])
+                others.add_note("a note")
+                raise others from error
+
+        told = text_line(event("Task failed", log_failure=failure_of(fail)))
+        for said in ("KeyError: 'the cause'", "one of them", "the other one", "a note", "test_logs.py"):
+            self.assertIn(said, told)
+
+        def fail_later() -> None:
+            try:
+                fail()
+            finally:
+                raise ValueError("the last")
+
+        self.assertIn("one of them", text_line(event("Task failed", log_failure=failure_of(fail_later))))
+
+    def test_an_exception_with_code_of_its_own_keeps_no_line_from_the_log(self) -> None:
+        class Strange(Exception):
+            @property
+            def __notes__(self) -> list[str]:  # type: ignore[override]
+                raise ZeroDivisionError
+
+        def fail() -> None:
+            raise Strange("all the same")
+
+        self.assertIn("all the same", text_line(event("Task failed", log_failure=failure_of(fail))))
+
+    def test_of_a_long_traceback_the_beginning_and_the_end_are_told(self) -> None:
+        told = text_line(event("M", log_failure=failure("so long " * MAX_TRACEBACK)))
+        self.assertLess(len(told), MAX_TRACEBACK + 100)
+        self.assertIn("raise ValueError(message)", told)
+        self.assertTrue(told.rstrip().endswith("so long"))
 
     def test_a_failure_without_a_message_says_so(self) -> None:
         first = text_line(event("", log_failure=failure())).splitlines()[0]
@@ -364,12 +412,12 @@ class Destinations(SynchronousTestCase):
                 file = self.file()
             finally:
                 os.umask(before)
-            if kept == 0o640:  # as its operator wants it
-                self.path.chmod(kept)
-                file = self.file()
-            for _ in range(2):
-                self.assertEqual(self.path.stat().st_mode & 0o777, kept)
-                file.rotate()
+            self.path.chmod(kept)  # as its operator wants it
+            for again in (False, True):
+                file = self.file() if again else file
+                for _ in range(3):
+                    self.assertEqual(self.path.stat().st_mode & 0o777, kept)
+                    file.write(b"x" * ROTATE_AT)
 
     def test_a_line_is_in_its_file_at_once(self) -> None:
         self.log(self.file(), "json", name="ü")

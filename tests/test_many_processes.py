@@ -136,6 +136,19 @@ class Life(ProcessesTestCase):
             self.assertEqual(self.server.wait(PATIENCE), code)
             self.until_gone(self.pids())
 
+    def test_a_closed_terminal_is_the_supervisor_s_to_decide_upon(self) -> None:
+        self.start("--grace", "0").ready()
+        for pid in self.pids():  # as if it were under nohup
+            os.kill(pid, signal.SIGHUP)
+        for _ in range(8):
+            self.post(kind="which")
+        self.wait_for("Task completed", 8)
+        os.kill(self.server.pid, signal.SIGHUP)
+        self.assertEqual(self.server.wait(), -signal.SIGHUP)
+        told = [line.message for line in self.lines]
+        self.assertEqual(told.count("Received SIGHUP, which is taken for a SIGTERM"), 1)
+        self.assertNotIn("Process ended, and is started again", told)
+
     def test_workers_without_a_port_do_the_work(self) -> None:
         self.start("--concurrency", "0").ready()
         for _ in range(2):
