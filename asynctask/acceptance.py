@@ -125,11 +125,12 @@ class Acceptance:
         """
         with suppress(Invalid, Unavailable):  # of which the body has more to say
             key = headers.parse_key(keys)
-            value = None if key is None else wire.parse_json(given)
-            if key is not None and isinstance(value, shape):
-                digest = digest_of(value)
-                known = await self._store.add_once([], [], Key(key, digest, "", 0.0), self._now())
-                if known is not None and known.digest == digest:
+            known = None
+            if key is not None:
+                known = await self._store.add_once([], [], Key(key, "", "", 0.0), self._now())
+            if known is not None:
+                value = wire.parse_json(given)
+                if isinstance(value, shape) and known.digest == digest_of(value):
                     return _first(known)
         try:
             raise invalid

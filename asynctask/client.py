@@ -1,5 +1,6 @@
 """A client for Twisted programs: sends again what was lost, goes on where events were cut off."""
 
+import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from secrets import token_hex
 from typing import Any, Self
@@ -68,7 +69,7 @@ class Client:
     :param attempts: how often a request is sent at most.
     :param timeout: seconds that one try may take, from the connection to the last byte of the answer.
     :param http: asks instead of a client of its own, like `treq.testing.StubTreq`.
-    :raises ValueError: no service can be at this URL.
+    :raises ValueError: no service can be at this URL, or a number is none that is meant here.
     """
 
     def __init__(
@@ -82,6 +83,10 @@ class Client:
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
+        if not isinstance(attempts, int) or attempts < 1:
+            raise ValueError(f"attempts is a whole number from 1, not {attempts!r}")
+        if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
         self._reactor = reactor
         self._attempts = attempts
         self._sender = Sender(base_url, reactor, attempts, timeout, http)
@@ -157,7 +162,7 @@ class Client:
         """
         ended = ensureDeferred(self._until_ended(task_id))
         if timeout is not None:
-            ended.addTimeout(timeout, self._reactor)
+            ended.addTimeout(max(0.0, timeout), self._reactor)
         try:
             return await ended
         except defer.TimeoutError:
@@ -264,7 +269,7 @@ def _has_ended(task: Task | None) -> bool:
 
 
 def _headers(key: str | None, traceparent: str | None, wait: int | None = None) -> dict[str, str]:
-    headers = {"Idempotency-Key": key or token_hex(16)}
+    headers = {"Idempotency-Key": token_hex(16) if key is None else key}
     if traceparent is not None:
         headers["traceparent"] = traceparent
     if wait is not None:

@@ -69,6 +69,8 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
     except VerifyError:
         raise StartError(f"--listen {description}: its certificate is of another key") from None
     except Exception as error:
+        if description.startswith("systemd:") and isinstance(error, LookupError):
+            raise StartError(f"--listen {description}: systemd has handed over no such socket") from None
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
 
 

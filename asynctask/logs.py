@@ -30,8 +30,11 @@ FILES_KEPT: Final = 10
 MAX_TRACEBACK: Final = 20_000
 """Characters that are kept of a traceback."""
 
-_PLAIN: Final = re.compile(r"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_OTHER_WAY: Final = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Turns the direction of what follows, so that a line looks like another one (Unicode TR 9)."""
+
+_PLAIN: Final = re.compile(rf"[^\s\"\\\x00-\x1f\x7f-\x9f\u2028\u2029{_OTHER_WAY}]+")
+_CONTROL: Final = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_OTHER_WAY}]")
 """What a terminal may obey, or a reader take for the end of a line."""
 
 _NAME: Final = re.compile(r"\w*")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from signal import Signals
 from typing import Any, Final, Protocol
 
+import msgspec
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -25,6 +26,9 @@ OUT, ERR = 1, 2
 LONGEST: Final = {OUT: 32 * 1024 * 1024, ERR: 64 * 1024}
 """Bytes that wait for the end of their line, which a bar that shows progress never has. A line of the log
 has it, and is shorter, whatever a client's text becomes in a traceback."""
+
+SHOWN: Final = 200
+"""Bytes that are shown of what cannot be understood."""
 
 MARK: Final = "asynctask: "
 """Begins the sentence of a start that failed."""
@@ -71,7 +75,7 @@ class Member(ProcessProtocol):
         self.began = now
         self.is_alive = True
         self.complaint = ""
-        self._lines = {OUT: Lines(LONGEST[OUT]), ERR: Lines(LONGEST[ERR]), SAYS: Lines()}
+        self._lines = {OUT: Lines(LONGEST[OUT]), ERR: Lines(LONGEST[ERR]), SAYS: Lines(LONGEST[OUT])}
 
     def say(self, word: Downwards) -> None:
         """Say something to it."""
@@ -115,9 +119,7 @@ class Member(ProcessProtocol):
             return
         if descriptor == SAYS:
             for said in lines.splitlines():
-                word = pipes.heard_from_below(said)
-                self.is_up |= isinstance(word, pipes.Up)
-                self._supervisor.heard(self, word)
+                self._hear(said)
             return
         text = lines.decode("utf-8", "replace").removesuffix("\n")
         if descriptor == OUT:
@@ -128,6 +130,20 @@ class Member(ProcessProtocol):
                 self.complaint = line.removeprefix(MARK)
             else:
                 log.warn("Process wrote to its standard error", process=self.number, text=line)
+
+    def _hear(self, said: bytes) -> None:
+        """It has said a word to us."""
+        try:
+            word = pipes.heard_from_below(said)
+        except msgspec.DecodeError:  # of a handler, which has the same descriptors
+            log.warn(
+                "Process said what cannot be understood",
+                process=self.number,
+                text=said[:SHOWN].decode("utf-8", "replace"),
+            )
+            return
+        self.is_up |= isinstance(word, pipes.Up)
+        self._supervisor.heard(self, word)
 
 
 def how_it_ended(reason: Failure) -> str:

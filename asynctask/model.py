@@ -61,6 +61,7 @@ class InvalidTransition(Exception):
     def __init__(self, status: Status, move: Move | None = None) -> None:
         super().__init__(f"A task that is {status} cannot {move or 'be deleted'}")
         self.status = status
+        self.move = move
 
 
 class Error(Struct, frozen=True, gc=False):

@@ -1,5 +1,6 @@
 """Which PostgreSQL a store is in, and a connection to it."""
 
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +9,7 @@ import psycopg
 from msgspec import Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from asynctask.sqlite import StartError
+from asynctask.sqlite import StartError, masked
 
 PATIENCE: Final = 1.5
 """Seconds that a statement may take, or wait for a lock: a client's 503 waits for it."""
@@ -40,7 +41,9 @@ class Server(Struct, frozen=True):
     @property
     def recorder_path(self) -> Path:
         """The flight recorder's file, for whichever process gets its lock."""
-        name = sha256(self.url.encode()).hexdigest()[:12]
+        known = conninfo_to_dict(self.url)
+        known.pop("password", None)  # a new one is for the same database
+        name = sha256(make_conninfo("", **known).encode()).hexdigest()[:12]
         return self.folder / f"asynctask-{name}-recorder"
 
 
@@ -55,11 +58,25 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
         try:
             known = conninfo_to_dict(given)
             for port in str(known.get("port", "")).split(","):
-                if port and not 0 < int(port) < 65_536:
+                if port and not (port.isdecimal() and 0 < int(port) < 65_536):
                     raise ValueError(f"invalid port number: '{port}'")
         except (psycopg.Error, ValueError) as error:
-            raise StartError(f"{option} is no URL of a PostgreSQL database ({why(error)})") from None
+            told = _without_secrets(why(error), given)
+            raise StartError(f"{option} is no URL of a PostgreSQL database ({told})") from None
     return Server(url, listen, folder, lease)
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """What libpq says of a URL: it quotes what it does not understand, which may be of the password."""
+    text = masked(text)
+    secret = url.partition("://")[2].rpartition("@")[0]
+    for quoted in re.findall(r"[\"']([^\"']+)[\"']", text):
+        before, at, _ = quoted.rpartition("@")
+        if at and secret.endswith(before):
+            text = text.replace(before, "…")
+        elif quoted in secret:
+            text = text.replace(quoted, "…")
+    return f"{text}; in a password, write special characters as %XX" if secret else text
 
 
 def check(server: Server) -> None:

@@ -8,19 +8,27 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
 from asynctask.aggregation import Families, Family
 from asynctask.listening import Shared
+from asynctask.model import Unavailable
 
 VARIABLE: Final = "_ASYNCTASK_SUPERVISED"
 """Carries the `Setting` from the supervisor to its processes."""
 
 HEARS, SAYS, LISTENS = 3, 4, 5
 """File descriptors of a process: from its supervisor, to it, and a socket that it was handed."""
+
+
+PATIENCE: Final = 3.0
+"""Seconds for the supervisor to tell the numbers of all: it waits for each process itself."""
+
+NOT_TOLD: Final = "The other processes do not tell their numbers"
 
 
 class Setting(Struct, frozen=True):
@@ -144,9 +152,12 @@ class Pipes(Protocol):
     :param lost: told when the supervisor has gone.
     """
 
-    def __init__(self, families: Callable[[], list[Family]], lost: Callable[[], object]) -> None:
+    def __init__(
+        self, families: Callable[[], list[Family]], lost: Callable[[], object], clock: IReactorTime
+    ) -> None:
         self._families = families
         self._lost = lost
+        self._clock = clock
         self._lines = Lines()
         self._questions = count()
         self._waiting: dict[int, Deferred[Families]] = {}
@@ -162,11 +173,15 @@ class Pipes(Protocol):
         self._say(Up(url))
 
     def everyone(self) -> Deferred[Families]:
-        """The numbers of all processes."""
+        """The numbers of all processes; `Unavailable` where the supervisor does not tell them."""
         question = next(self._questions)
-        answer = self._waiting[question] = Deferred()
+        answer = self._waiting[question] = Deferred[Families]()
         self._say(Asked(question))
-        return answer
+        return answer.addTimeout(PATIENCE, self._clock).addErrback(self._not_told, question)
+
+    def _not_told(self, failure: Failure, question: int) -> Failure:
+        self._waiting.pop(question, None)
+        return failure if failure.check(CancelledError) else Failure(Unavailable(NOT_TOLD))
 
     def dataReceived(self, data: bytes) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""

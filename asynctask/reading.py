@@ -1,11 +1,12 @@
 """What is read from the store."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from itertools import islice
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Select, func, select, union_all
+from sqlalchemy import BindParameter, Connection, Integer, Select, bindparam, func, select, union_all
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
@@ -27,6 +28,9 @@ times as many, and nobody else is answered meanwhile."""
 
 LARGE: Final = 4
 """Commits of more than a page that are kept: who follows takes such a one in pieces, and is not alone."""
+
+MOST_LISTS: Final = 128
+"""Statements of lists that are kept, one for each kind of filter; the statuses alone have 64."""
 
 RECOUNTS: Final = 10
 """Times that tasks are counted after a failed commit came back, until it is a sure count."""
@@ -150,7 +154,7 @@ class Reading:
         """See `IStore`."""
 
         def read(connection: Connection) -> list[Task]:
-            return [task_of(row) for row in connection.execute(page_of(query))]
+            return [task_of(row) for row in connection.execute(*page_of(query))]
 
         def page(found: list[Task]) -> tuple[list[Task], str | None]:
             tasks = [self._live.shown(task) for task in _page(found, query.limit)]
@@ -197,28 +201,40 @@ def _page(found: Sequence[Task], limit: int) -> Sequence[Task]:
     return found[:limit]
 
 
-def page_of(query: Query) -> Select[Any]:
-    """The statement of a list, newest first; each status by its index, then the newest of all.
+def page_of(query: Query) -> tuple[Select[Any], dict[str, Any]]:
+    """The statement of a list, newest first, and what it is given.
+
+    Each status is read by its index, and then the newest of all are taken.
 
     It finds one row more than the page has, which tells whether there is a next page.
     """
-    wanted = select(*statements.LISTED).order_by(task.c.task_id.desc()).limit(query.limit + 1)
-    if query.cursor is not None:
-        wanted = wanted.where(task.c.task_id < query.cursor)
-    if query.name is not None:
+    by = {"of_kind": query.kind, "of_name": query.name, "before": query.cursor}
+    given = {name: value for name, value in by.items() if value is not None}
+    statuses = tuple(status for status in Status if status in query.statuses)
+    return _list_by(frozenset(given), statuses), {**given, "rows": query.limit + 1}
+
+
+@lru_cache(maxsize=MOST_LISTS)
+def _list_by(by: frozenset[str], statuses: tuple[Status, ...]) -> Select[Any]:
+    """Made once: of a statement in parts, only the collector lets go."""
+    limit: BindParameter[int] = bindparam("rows", type_=Integer)
+    wanted = select(*statements.LISTED).order_by(task.c.task_id.desc()).limit(limit)
+    of_kind: BindParameter[str] = bindparam("of_kind")
+    if "before" in by:
+        wanted = wanted.where(task.c.task_id < bindparam("before"))
+    if "of_name" in by:
         # Few tasks have it. Left to itself, SQLite would rather read all of the kind, or of the status.
-        wanted = wanted.where(task.c.name == query.name)
-        if query.kind is not None:
-            wanted = wanted.where(func.coalesce(task.c.kind, "") == query.kind)
-        if query.statuses:
-            wanted = wanted.where(func.coalesce(task.c.status, "").in_(query.statuses))
+        wanted = wanted.where(task.c.name == bindparam("of_name"))
+        if "of_kind" in by:
+            wanted = wanted.where(func.coalesce(task.c.kind, "") == of_kind)
+        if statuses:
+            wanted = wanted.where(func.coalesce(task.c.status, "").in_(statuses))
         return wanted
-    statuses = query.statuses
-    if query.kind is not None:
-        wanted = wanted.where(task.c.kind == query.kind)
+    if "of_kind" in by:
+        wanted = wanted.where(task.c.kind == of_kind)
         statuses = statuses or tuple(Status)
     parts = [wanted.where(task.c.status == status) for status in statuses] or [wanted]
     if len(parts) == 1:
         return parts[0]
     together = union_all(*(select(part.subquery()) for part in parts)).subquery()
-    return select(together).order_by(together.c.task_id.desc()).limit(query.limit + 1)
+    return select(together).order_by(together.c.task_id.desc()).limit(limit)

@@ -302,6 +302,9 @@ def _check_place(function: Callable[..., Any], place: str) -> None:
             raise UnusableError(f"no process could find it by its name: {why}") from error
 
 
+NO_HANDLER: Final = "has no handler: decorate one with @asynctask.task"
+
+
 def load(modules: Iterable[str]) -> dict[str, Kind]:
     """The kinds of these modules, of the installed packages, and `simulate`.
 
@@ -312,14 +315,17 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
     _collect(found, [simulate], "asynctask")
     for entry_point in entry_points(group=GROUP):
         source = f"entry point {entry_point.name} = {entry_point.value}"
-        _collect(found, _handlers(_imported(source, entry_point.load)), source)
+        handlers = _handlers(_imported(source, entry_point.load))
+        if not handlers:
+            raise RegistryError(f"{source} {NO_HANDLER}")
+        _collect(found, handlers, source)
     for name in modules:
         source = f"--tasks {name}"
         handlers = _handlers(_imported(source, partial(importlib.import_module, name)))
         if not handlers:
             # Of several modules of that name it may be another one than was meant.
             file = getattr(sys.modules.get(name), "__file__", None)
-            raise RegistryError(f"{source} ({file}) has no handler: decorate one with @asynctask.task")
+            raise RegistryError(f"{source} ({file}) {NO_HANDLER}")
         _collect(found, handlers, source)
     return {name: kind for name, (kind, _) in found.items()}
 

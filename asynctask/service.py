@@ -314,7 +314,8 @@ class Command(OfCommand, AsyncTask):
     def join(self, setting: Setting) -> None:
         """Be one of many processes."""
         self._shared = setting.shared
-        self.pipes = Pipes(self._metrics.families, lambda: self._reactor.callLater(0, self._stop))
+        lost = partial(self._reactor.callLater, 0, self._stop)
+        self.pipes = Pipes(self._metrics.families, lost, self._clock)
         self._metrics.everyone = self.pipes.everyone
 
     def _serving(self) -> None:

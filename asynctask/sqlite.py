@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
 from contextlib import closing
@@ -62,6 +63,12 @@ def _beside(path: Path, suffix: str) -> Path:
     return real.with_name(real.name + suffix)
 
 
+def masked(url: str) -> str:
+    """A URL, or whatever was given for one, without its password."""
+    text = re.sub(r"://.*@", "://…@", url, flags=re.DOTALL)
+    return re.sub(r"(password\s*=\s*)('[^']*'|\S*)", r"\1…", text, flags=re.IGNORECASE)
+
+
 def parse_url(url: str, folder: Path) -> Place:
     """Read a store's URL; a relative path starts from ``folder``.
 
@@ -69,7 +76,7 @@ def parse_url(url: str, folder: Path) -> Place:
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != "sqlite":
-        raise StartError(f"--store must be a URL such as sqlite:///asynctask.sqlite, not '{url}'")
+        raise StartError(f"--store must be a URL such as sqlite:///asynctask.sqlite, not '{masked(url)}'")
     location, _, query = rest.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
     options = dict(given)

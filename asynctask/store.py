@@ -62,8 +62,7 @@ ON_THE_WAY: Final = 2.0
 log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
-Decided = Status | tuple[Status, Task] | None
-"""The status that forbids it, the status before and the task as it is now, or no such task."""
+Decided = InvalidTransition | tuple[Status, Task] | None
 Decide = Callable[[Task, float], Task]
 
 
@@ -383,7 +382,7 @@ class SqlStore(Hooks, Reading, Maintenance):
             try:
                 after = decide(before, at)
             except InvalidTransition as refusal:
-                return refusal.status  # not itself: with its frames, it would have all of this batch
+                return refusal.with_traceback(None)  # whose frames have all of this batch
             if after is before:
                 return before.status, before
             given = {"of_task": task_id, "me": self._database.owner}
@@ -399,8 +398,9 @@ class SqlStore(Hooks, Reading, Maintenance):
 
         def tell(decided: Decided) -> Task | None:
             self.settled += 1
-            if isinstance(decided, Status):
-                raise InvalidTransition(decided)
+            if isinstance(decided, InvalidTransition):
+                # Not itself: it would hold the frames that have given it to us.
+                raise InvalidTransition(decided.status, decided.move)
             if decided is None:
                 return None
             before, task = decided

@@ -253,6 +253,11 @@ class BaseUrlTests(SocketTestCase):
             api.Client("http://user:secret@a")
         with self.assertRaisesRegex(ValueError, "give it another one"):
             api.Client("http://my_service:8080")
+        for name, values in {"attempts": (0, 1.5), "timeout": (0, float("nan"), "1", None)}.items():
+            for value in values:
+                given: Any = {name: value}
+                with self.assertRaisesRegex(ValueError, f"^{name} is a "):
+                    api.Client("http://localhost:8080", **given)
 
     def test_a_name_that_is_no_ascii_is_taken(self) -> None:
         self.assertEqual(api.Client("http://bücher.example/")._sender._base, "http://xn--bcher-kva.example")

@@ -35,6 +35,12 @@ class LostTests(SocketTestCase):
         self.assertEqual(len(set(keys)), 1)
         self.assertRegex(keys[0] or "", "^[0-9a-f]{32}$")
 
+    async def test_a_deadline_that_is_over_is_one(self) -> None:
+        for over in (-1, float("nan")):
+            client = self.serve(lambda _request: None)
+            with self.assertRaisesRegex(TimeoutError, "has not ended within"):
+                await client.wait("task_1", timeout=over)
+
     async def test_every_task_has_a_key_of_its_own(self) -> None:
         client = self.serve(
             answer(202, ACCEPTED), answer(202, {"tasks": [ACCEPTED]}), answer(202, ACCEPTED)

@@ -20,10 +20,11 @@ OURS = str(Path(asynctask.__file__).parent)
 
 
 def is_ours(one: object) -> bool:
-    """Whether it is of a class of ours, or a function, a coroutine or a generator of ours."""
+    """Whether it is of a class of ours or a statement, or a function, coroutine or generator of ours."""
     codes = (getattr(one, name, None) for name in ("__code__", "cr_code", "gi_code"))
     files = [code.co_filename for code in codes if isinstance(code, CodeType)]
-    return type(one).__module__.startswith("asynctask") or any(file.startswith(OURS) for file in files)
+    module = type(one).__module__
+    return module.startswith(("asynctask", "sqlalchemy")) or any(file.startswith(OURS) for file in files)
 
 
 @task
@@ -153,6 +154,16 @@ class CyclesTests(WireTestCase):
             self.until_all_have_ended()
 
         self.assertEqual(self.left_by(live)[:3], [])
+
+    def test_lists(self) -> None:
+        self.have_accepted(duration=600)
+        for query in ("", "?kind=simulate", "?status=accepted,running&limit=7", "?name=a&kind=simulate"):
+
+            def live(query: str = query) -> None:
+                for _ in range(TIMES):
+                    self.assertEqual(self.ask(f"GET /api/tasks{query}"), "200")
+
+            self.assertEqual(self.left_by(live)[:3], [], query)
 
     def test_refused_requests(self) -> None:
         running = self.have_accepted(duration=600)

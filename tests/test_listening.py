@@ -110,6 +110,11 @@ class TheEndpoint(SynchronousTestCase):
         with self.assertRaisesRegex(StartError, r"certificate cannot be used \(.+\); certKey="):
             listening.endpoint(MemoryReactor(), f"ssl:0:privateKey={path}")
 
+    def test_a_socket_that_systemd_has_not_handed_over_is_told(self) -> None:
+        for which in ("index=7", "name=none"):
+            with self.assertRaisesRegex(StartError, "systemd has handed over no such socket$"):
+                listening.endpoint(MemoryReactor(), f"systemd:domain=INET:{which}")
+
     def test_a_certificate_of_another_key_is_told(self) -> None:
         key, other = pem_file(self), pem_file(self)
         other.write_bytes(other.read_bytes().partition(b"-----BEGIN PRIVATE KEY-----")[0])

@@ -326,9 +326,11 @@ class EntryPoints(LoadingTestCase):
         self.install(f"jobs = {name}:other")
         self.assertEqual(list(load([])), ["simulate", "other"])
 
-    def test_what_is_no_handler_brings_none(self) -> None:
-        self.install(f"jobs = {self.module('def helper() -> None: ...')}:helper")
-        self.assertEqual(list(load([])), ["simulate"])
+    def test_what_is_no_handler_is_named(self) -> None:
+        name = self.module("def helper() -> None: ...")
+        self.install(f"jobs = {name}:helper")
+        sentence = f"entry point jobs = {name}:helper has no handler: decorate one with @asynctask.task"
+        self.assertEqual(self.refusal(), sentence)
 
     def test_a_module_may_be_named_by_an_option_too(self) -> None:
         name = self.module(GOOD)

@@ -165,6 +165,12 @@ class TextLines(SynchronousTestCase):
         self.assertEqual(line, HEAD + "Hello a\\x1b]0;pwned\\x07\\x07")
         self.assertEqual(text_line(event("Hello\x1b")), HEAD + "Hello\\x1b")
 
+    def test_no_text_turns_the_direction_of_a_line(self) -> None:
+        for turn in "\u061c\u200e\u200f\u202a\u202e\u2066\u2069":
+            line = text_line(event("Hello {name}", name=f"a{turn}b", other=f"a{turn}b"))
+            self.assertTrue(line.isascii(), line)
+            self.assertNotIn(turn, text_line(event("M", log_failure=failure(f"a{turn}b"))))
+
     def test_a_field_s_name_forges_no_line(self) -> None:
         forged = {"a\n2026-11-24T18:00:00.123Z info Task completed": 1, "a b": 2}
         quoted = '"a\\n2026-11-24T18:00:00.123Z info Task completed"=1 "a b"=2'

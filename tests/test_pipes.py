@@ -2,13 +2,15 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import pipes
 from asynctask.aggregation import Family, Sample
 from asynctask.listening import Shared
-from asynctask.pipes import CONTINUED, Asked, Lines, Pipes, Setting, Sum, Tell, Told, Up
+from asynctask.model import Unavailable
+from asynctask.pipes import CONTINUED, PATIENCE, Asked, Lines, Pipes, Setting, Sum, Tell, Told, Up
 
 FAMILIES = [Family("asynctask_x", "counter", "X.", [Sample("asynctask_x_total", {"kind": "a\nb"}, 2.5)])]
 
@@ -61,12 +63,13 @@ class TheSetting(SynchronousTestCase):
         self.assertIsNone(pipes.read(None))
 
 
-class TheTie(SynchronousTestCase):
+class TheProcess(SynchronousTestCase):
     """The process's end."""
 
     def setUp(self) -> None:
         self.lost = 0
-        self.pipes = Pipes(lambda: FAMILIES, self.lose)
+        self.clock = Clock()
+        self.pipes = Pipes(lambda: FAMILIES, self.lose, self.clock)
         self.transport = StringTransport()
         self.pipes.makeConnection(self.transport)
 
@@ -103,6 +106,13 @@ class TheTie(SynchronousTestCase):
         asked.cancel()
         self.pipes.dataReceived(pipes.dump(Sum(0, [])) + pipes.dump(Sum(5, [])))
         self.assertEqual(len(self.said()), 1)
+
+    def test_a_question_that_was_lost_is_not_waited_for(self) -> None:
+        asked = self.pipes.everyone()
+        self.clock.advance(PATIENCE)
+        self.failureResultOf(asked, Unavailable)
+        self.pipes.dataReceived(pipes.dump(Sum(0, [])))
+        self.assertEqual((self.pipes._waiting, self.clock.getDelayedCalls()), ({}, []))
 
     def test_it_hears_that_the_supervisor_has_gone(self) -> None:
         self.pipes.connectionLost()

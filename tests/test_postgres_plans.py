@@ -38,6 +38,10 @@ class Plans(OnServer):
             connection.execute(FILL)
             connection.execute("ANALYZE task")
 
+    def page(self, query: Query) -> str:
+        statement, given = page_of(query)
+        return self.plan(statement, **given)
+
     def plan(self, statement: Any, **given: Any) -> str:
         """How the server would go about a statement of ours, SQLAlchemy's or the driver's."""
         values: Any = tuple(given.values())
@@ -83,7 +87,7 @@ class Plans(OnServer):
         self.assertIn("event_pkey", self.plan(polling.SEQ))
 
     def test_a_list_of_a_rare_kind_reads_little_of_the_others(self) -> None:
-        plan = self.plan(page_of(Query(kind="rare", statuses=(ACCEPTED,), cursor="task_x")))
+        plan = self.page(Query(kind="rare", statuses=(ACCEPTED,), cursor="task_x"))
         self.assertIn("task_kind_status", plan)
         self.assertNotIn("Sort", plan)
 

@@ -28,6 +28,10 @@ class QueryPlanTests(SynchronousTestCase):
             upgrade(connection)
         self.addCleanup(self.engine.dispose)
 
+    def page(self, query: Query) -> str:
+        statement, given = page_of(query)
+        return self.plan(statement, **given)
+
     def plan(self, statement: Any, **given: Any) -> str:
         whole = statement.compile(self.engine).construct_expanded_state(given)
         values = tuple(whole.parameters[name] for name in whole.positiontup or ())
@@ -117,14 +121,14 @@ class QueryPlanTests(SynchronousTestCase):
 
     def test_lists_are_read_in_order(self) -> None:
         cursor = "task_x"
-        self.assert_indexed(self.plan(page_of(Query(cursor=cursor))), "autoindex_task_1")
-        plan = self.plan(page_of(Query(statuses=(ACCEPTED,), cursor=cursor)))
+        self.assert_indexed(self.page(Query(cursor=cursor)), "autoindex_task_1")
+        plan = self.page(Query(statuses=(ACCEPTED,), cursor=cursor))
         self.assert_indexed(plan, "task_status (status=? AND task_id<?)")
-        plan = self.plan(page_of(Query(statuses=(ACCEPTED, RUNNING))))
+        plan = self.page(Query(statuses=(ACCEPTED, RUNNING)))
         self.assertEqual(plan.count("USING INDEX task_status (status=?)"), 2)
-        plan = self.plan(page_of(Query(statuses=(ACCEPTED,), kind="simulate", cursor=cursor)))
+        plan = self.page(Query(statuses=(ACCEPTED,), kind="simulate", cursor=cursor))
         self.assert_indexed(plan, "task_kind_status (kind=? AND status=? AND task_id<?)")
-        plan = self.plan(page_of(Query(kind="simulate", cursor=cursor)))
+        plan = self.page(Query(kind="simulate", cursor=cursor))
         self.assertEqual(plan.count("task_kind_status (kind=? AND status=? AND task_id<?)"), len(Status))
 
     def test_a_list_with_a_name_reads_only_what_has_it(self) -> None:
@@ -133,4 +137,4 @@ class QueryPlanTests(SynchronousTestCase):
             Query(name="a", kind="simulate", cursor="x"),
             Query(name="a", kind="simulate", statuses=(ACCEPTED, RUNNING), cursor="x"),
         ):
-            self.assert_indexed(self.plan(page_of(query)), "task_name (name=? AND task_id<?)")
+            self.assert_indexed(self.page(query), "task_name (name=? AND task_id<?)")
