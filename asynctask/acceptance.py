@@ -16,8 +16,8 @@ FULL_FOR: Final = 5
 """Seconds after which a client may ask a full service again."""
 
 CLOSED: Final = {
-    "thread": "Too many handlers hang in threads; the service must be restarted",
-    "asyncio": "Too many handlers hold asyncio loops; one has to let go, or the service must be restarted",
+    "thread": "Too many handlers that were given up run on in threads; if they hang, restart the service",
+    "asyncio": "Too many handlers that were given up hold asyncio loops; if they hang, restart the service",
 }
 """Why a place takes no more tasks."""
 

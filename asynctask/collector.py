@@ -27,7 +27,7 @@ THRESHOLD: Final = 200_000
 LOOK: Final = 60.0
 """Seconds between two looks at what was frozen."""
 
-LOOK_AT_MEMORY: Final = 5.0
+LOOK_AT_MEMORY: Final = 1.0
 """Seconds between two looks at the memory: a few objects may hold any number of bytes."""
 
 FEW: Final = 5_000

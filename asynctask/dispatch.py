@@ -1,7 +1,7 @@
 """From a request to its route's handler, and from what that returns to the answer.
 
 What `klein.Klein.resource` does, with all that the documentation of Klein promises of handlers and of error
-handlers, but: the route of a fixed path is looked up once, and a coroutine that ends without waiting, or
+handlers, but: the route of a path is looked up once, and a coroutine that ends without waiting, or
 waits for Deferreds, is driven without one of its own.
 """
 
@@ -33,6 +33,11 @@ REST: Final = "__rest__"
 """Klein's own name for what is left of the path at a branch."""
 
 
+MOST_FOUND: Final = 1_000
+"""Paths whose handlers are remembered: whoever waits for a task asks for it again and again, and Werkzeug
+leaves something to the garbage collector each time that it is asked."""
+
+
 class Segment(BaseConverter):
     """A part of a path that is no name of ours: a batch is not the task ``batch``, and has no GET."""
 
@@ -55,13 +60,13 @@ class Routes(Resource):
         self._klein = app.resource()
         self._map = app.url_map.bind("localhost")
         self._handlers: dict[str, Handler] = {}
-        self._fixed: dict[tuple[bytes, bytes], Handler] = {}
+        self._found: dict[tuple[bytes, bytes], Handler] = {}
 
     def render(self, request: Request) -> bytes | int:
         """See `IResource`."""
         answering = Answering(self.app, request)
         try:
-            handler = self._fixed.get((request.method, request.path)) or self._match(request)
+            handler = self._found.get((request.method, request.path)) or self._match(request)
         except HTTPException:
             answering.failed(Failure())
             return NOT_DONE_YET
@@ -94,9 +99,10 @@ class Routes(Resource):
             return None
         handler = self._handler(rule.endpoint)
         if parameters:
-            return partial(handler, **parameters)
-        if not rule.arguments and rule.rule.encode() == request.path:
-            self._fixed[request.method, request.path] = handler
+            handler = partial(handler, **parameters)
+        if len(self._found) >= MOST_FOUND:
+            self._found.clear()
+        self._found[request.method, request.path] = handler
         return handler
 
     def _handler(self, endpoint: str) -> Handler:

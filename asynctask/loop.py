@@ -248,7 +248,10 @@ class _Driven(Generator[Any, Any, Any]):
 
     def throw(self, kind: Any, value: Any = None, _trace: TracebackType | None = None) -> Any:
         """Take the next step, with an error."""
-        return self._step(self._steps.throw, kind if value is None else value)
+        try:
+            return self._step(self._steps.throw, kind if value is None else value)
+        finally:  # where it comes out again, it has this frame
+            del kind, value
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
         self._run.stepping = True
@@ -256,6 +259,7 @@ class _Driven(Generator[Any, Any, Any]):
             return take(value)
         finally:
             self._run.stepping = False
+            del value
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self

@@ -201,17 +201,20 @@ class Recorded(Coroutine[Any, Any, Any]):
         _trace: TracebackType | None = None,
     ) -> Any:
         """Take the next step with the error that was waited for."""
-        return self._step(self._steps.throw, kind if value is None else value)
+        try:
+            return self._step(self._steps.throw, kind if value is None else value)
+        finally:  # where it comes out again, it has this frame
+            del kind, value
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
         ATTEMPT.set(self._record)
-        if self._slot is None:
-            return take(value)
-        before = self._recorder.swap(self._record, self._slot)
+        before = None if self._slot is None else self._recorder.swap(self._record, self._slot)
         try:
             return take(value)
         finally:
-            self._recorder.swap(before, self._slot)
+            if before is not None and self._slot is not None:
+                self._recorder.swap(before, self._slot)
+            del value
 
     def close(self) -> None:
         """End without another step."""
