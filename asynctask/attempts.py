@@ -26,9 +26,6 @@ from asynctask.wire import text_of
 MAX_MESSAGE: Final = 10_000
 """Characters of an exception's message that are kept."""
 
-MAX_CAUSES: Final = 100
-"""Exceptions that one came from, of which each may have come from another one; they may go in a circle."""
-
 SHORTAGE: Final = 5.0
 """Seconds until an attempt is made for which the system had no thread or process."""
 
@@ -105,20 +102,6 @@ def _after_failure(task: Task, error: Error, now: float, backoff: Callable[[], f
 def _later(task: Task, now: float) -> Task:
     """Not at once, or all that wait for a thread would try it in turn."""
     return replace(task, run_at=now + SHORTAGE) if task.status is RETRYING else task
-
-
-def let_go(failure: Failure) -> None:
-    """Forget the frames that an exception has come through, and those before it.
-
-    Most of them hold it in their turn, and all that would stay until the collector comes.
-    """
-    failure.cleanFailure()
-    error = failure.value
-    for _ in range(MAX_CAUSES):
-        if error is None:
-            return
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def error_of(failure: Failure) -> Error:

@@ -277,10 +277,11 @@ class Connection(Protocol):
         """Answer what is not even a request, and listen to nothing else."""
         head = self._head
         bodyless = self._buffer.startswith(b"HEAD ") if head is None else head.method == b"HEAD"
-        self.send(refusal(problem, self.factory.date, bodyless=bodyless))
+        answer = refusal(problem, self.factory.date, bodyless=bodyless)
+        self.send(answer)
         if self.factory.access is not None:
             request = None if head is None else Request(self, head)
-            self.factory.log(self, request, problem.status)
+            self.factory.log(self, request, problem.status, len(answer.partition(END)[2]))
         self._linger()
 
     def _linger(self) -> None:

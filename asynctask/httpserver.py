@@ -70,15 +70,18 @@ class HttpServer(Deadlines[Connection], ServerFactory):
                 connection.loseConnection()
         return busy
 
-    def log(self, connection: Connection, request: Request | None, status: int) -> None:
-        """Tell `access` of a request that is over; None was none."""
+    def log(self, connection: Connection, request: Request | None, status: int, sent: int = 0) -> None:
+        """Tell `access` of a request that is over; None was none.
+
+        :param sent: bytes of a body that the request itself has not sent.
+        """
         assert self.access is not None
         if request is None:
-            self.access(b"", b"", status, 0, 0.0, connection.peer)
+            self.access(b"", b"", status, sent, 0.0, connection.peer)
         else:
             seconds = 0.0 if request.arrived is None else self.clock.seconds() - request.arrived
             method = request.head.method  # as it came
-            self.access(method, request.uri, status, request.sentLength, seconds, connection.peer)
+            self.access(method, request.uri, status, sent or request.sentLength, seconds, connection.peer)
 
 
 class Answering(Protocol):

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 
@@ -55,6 +56,18 @@ async def fails_by_another(*, context: Context) -> None:
         raise KeyError from error
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attribute, not even Python's own."""
+
+    why: str
+
+
+@task
+async def fails_frozen() -> None:
+    raise Frozen("no")
+
+
 @task(timeout=1)
 async def takes_too_long() -> None:
     await Deferred()
@@ -91,7 +104,15 @@ async def takes_too_long_on_asyncio() -> None:
 
 
 HANDLERS = (
-    *(fails_at_once, fails_later, passes_on, fails_by_another, takes_too_long, is_tried_again),
+    *(
+        fails_at_once,
+        fails_frozen,
+        fails_later,
+        passes_on,
+        fails_by_another,
+        takes_too_long,
+        is_tried_again,
+    ),
     *(in_a_thread, fails_in_a_thread, on_asyncio, fails_on_asyncio),
     takes_too_long_on_asyncio,
 )
