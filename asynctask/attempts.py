@@ -107,6 +107,6 @@ def _later(task: Task, now: float) -> Task:
 def error_of(failure: Failure) -> Error:
     """What a task says of the exception that ended it."""
     kind = "Crashed" if failure.check(ProcessDiedError) else type(failure.value).__name__
-    text = text_of(failure.value) or safe_repr(failure.value)
+    text = (text_of(failure.value) or safe_repr(failure.value))[:MAX_MESSAGE]
     message = text.encode("utf-8", "replace").decode()
-    return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_MESSAGE])
+    return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}"))
