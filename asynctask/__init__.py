@@ -67,6 +67,7 @@ metrics        what happens in numbers (``counters``), for Prometheus; their ``a
                those of many processes one's
 logqueue       the log off the hot path: a thread writes many lines at a time
 logs           a line an event, as text or JSON
+tracebacks     where exceptions were raised, told whole, and let go of
 pythonlog      what handlers say to Python's `logging`
 =============  ==========================================================================
 

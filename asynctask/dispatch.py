@@ -24,6 +24,7 @@ from werkzeug.routing import BaseConverter, RequestRedirect
 from zope.interface import implementer
 
 from asynctask.request import Request as OwnRequest
+from asynctask.tracebacks import let_go
 
 log = Logger(namespace="asynctask.dispatch")
 
@@ -145,6 +146,7 @@ class Answering:
         if self._is_over():
             if not failure.check(CancelledError):
                 log.failure("Unhandled error after the end of a request", failure)
+            let_go(failure)
             return
         if self._request.startedWriting:  # the client sees that it broke off, and no second answer in it
             self._request.processingFailed(failure)

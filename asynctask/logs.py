@@ -7,9 +7,7 @@ import select
 import stat
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from math import isfinite
 from string import Formatter
@@ -19,6 +17,7 @@ from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from asynctask.tracebacks import stack_of
 from asynctask.wire import timestamp
 
 ROTATE_AT: Final = 10_000_000
@@ -26,9 +25,6 @@ ROTATE_AT: Final = 10_000_000
 
 FILES_KEPT: Final = 10
 """Rotated log files: with `ROTATE_AT`, a log that nobody looks after takes 110 MB."""
-
-MAX_TRACEBACK: Final = 20_000
-"""Characters that are kept of a traceback."""
 
 _OTHER_WAY: Final = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 """Turns the direction of what follows, so that a line looks like another one (Unicode TR 9)."""
@@ -278,30 +274,6 @@ def _traceback(event: LogEvent) -> str:
         return ""
     # Indented, so that no line of somebody's message can be taken for an event.
     return "\n" + textwrap.indent(_CONTROL.sub(_escaped, stack.rstrip()), "  ", lambda _: True)
-
-
-def stack_of(failure: Failure) -> str:
-    """Where an exception was raised, with what it was raised from, its notes, and all of a group."""
-    error: BaseException = failure.value  # type: ignore[assignment]
-    told = ""
-    with suppress(Exception):  # an exception may have any code of its own
-        if _has_more(error):
-            told = "".join(traceback.format_exception(type(error), error, failure.getTracebackObject()))
-    # What a Failure tells by itself takes a tenth of the time.
-    return shortened(told or failure.getTraceback())
-
-
-def shortened(stack: str) -> str:
-    """Without the middle, where it is long: where it was raised is at one end, what was at the other."""
-    half = MAX_TRACEBACK // 2
-    return stack if len(stack) <= MAX_TRACEBACK else f"{stack[:half]}\n…\n{stack[-half:]}"
-
-
-def _has_more(error: BaseException) -> bool:
-    """Whether there is something that a Failure would leave out."""
-    came_from = error.__context__ is not None and not error.__suppress_context__
-    has_notes = hasattr(error, "__notes__")
-    return came_from or has_notes or error.__cause__ is not None or isinstance(error, BaseExceptionGroup)
 
 
 def _escaped(found: re.Match[str]) -> str:

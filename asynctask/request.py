@@ -322,7 +322,7 @@ class Request(server.Request):
     def connectionLost(self, reason: Failure) -> None:
         """The client has gone."""
         self._disconnected = True
-        self.channel = None
+        self.channel = self.producer = None
         lost, self.lost = self.lost, None
         if lost is not None:
             lost(reason)

@@ -3,7 +3,6 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from asynctask.registry import Kind
 from asynctask.runs import Run
 from asynctask.seats import Seats
 from asynctask.threads import NotStartedError
+from asynctask.tracebacks import let_go
 
 log = Logger("asynctask.task")
 
@@ -51,9 +51,6 @@ as much as it takes would accept ever more tasks, and begin them ever later."""
 
 BLOCKING: Final = 50.0
 """Milliseconds of one step on the reactor that are worth a word: everybody else waits for it."""
-
-MAX_CAUSES: Final = 100
-"""Exceptions that one came from, of which each may have come from another one; they may go in a circle."""
 
 LONGEST_TIMER: Final = 31_536_000.0
 """Seconds that a timer is set for at most: the reactor cannot wait for every number."""
@@ -277,7 +274,7 @@ class Runner:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         if running.is_to_end or after.status is not FAILED:
             # Only the last one is told: thousands may fail at once.
-            _let_go(failure)
+            let_go(failure)
             self._end(running, after)
         else:
             self._end(running, after, failure)
@@ -324,7 +321,7 @@ class Runner:
         else:
             self._note_end(status, after, failure)
         if failure is not None:
-            _let_go(failure)
+            let_go(failure)
         if running.kind.concurrency_total is not None and self._seats.shared:
             self._claims.look([running.kind.name])  # until now the store has counted this attempt
         self._check_drained()
@@ -390,18 +387,3 @@ class Runner:
 
 def _log_bug(failure: Failure) -> None:
     log.failure("This should not happen", failure)
-
-
-def _let_go(failure: Failure) -> None:
-    """Forget the frames that an exception has come through, and those before it.
-
-    Most of them hold it in their turn, and all that would stay until the collector comes.
-    """
-    error = failure.value
-    with suppress(Exception):  # it may have any code of its own
-        for _ in range(MAX_CAUSES):
-            if error is None:
-                break
-            error.with_traceback(None)
-            error = error.__cause__ or error.__context__
-        failure.cleanFailure()

@@ -22,9 +22,9 @@ from twisted.python.failure import Failure
 from asynctask import pythonlog, wire
 from asynctask.context import Context, Facts
 from asynctask.forked import leave
-from asynctask.logs import shortened, stack_of
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
+from asynctask.tracebacks import shortened, stack_of
 
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 10_000

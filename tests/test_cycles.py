@@ -192,6 +192,19 @@ class CyclesTests(WireTestCase):
 
         self.assertEqual(self.left_by(live)[:3], [])
 
+    def test_clients_that_leave(self) -> None:
+        running = self.have_accepted(duration=600)
+        for line in ("GET /api/events", f"GET /api/tasks/{running}/events", f"GET /api/tasks/{running}"):
+
+            def live(line: str = line) -> None:
+                for _ in range(TIMES):
+                    wire = self.wire(f"{line} HTTP/1.1", "Host: localhost", "Prefer: wait=9")
+                    self.settle()
+                    wire.leave()
+                    self.settle()
+
+            self.assertEqual(self.left_by(live)[:3], [], line)
+
     def test_lists(self) -> None:
         self.have_accepted(duration=600)
         for query in ("", "?kind=simulate", "?status=accepted,running&limit=7", "?name=a&kind=simulate"):

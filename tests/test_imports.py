@@ -101,6 +101,7 @@ ORDER: Final = (
         "recorder",
         "logqueue",
         "logs",
+        "tracebacks",
         "signing",
         "deliveries",
         "addresses",

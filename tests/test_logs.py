@@ -24,7 +24,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.logqueue import Line, LogQueue
 from asynctask.logs import (
     FILES_KEPT,
-    MAX_TRACEBACK,
     RENDERERS,
     ROTATE_AT,
     Rotating,
@@ -35,6 +34,7 @@ from asynctask.logs import (
     told,
     with_field,
 )
+from asynctask.tracebacks import MAX_TRACEBACK
 
 HEAD = "2026-11-24T18:00:00.123Z info "
 

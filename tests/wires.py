@@ -70,6 +70,7 @@ class Wire:
 
     def leave(self) -> None:
         self.protocol.connectionLost(Failure(ConnectionDone()))
+        self.transport.producer = None
 
     def close_half(self) -> None:
         """Send no more, and read on."""
