@@ -29,6 +29,7 @@ from asynctask.istore import IOutbox, ToTell
 from asynctask.metrics import Metrics
 from asynctask.model import Task, Unavailable
 from asynctask.signing import Signer
+from asynctask.tracebacks import without_frames
 from asynctask.urls import host_of
 from asynctask.wire import timestamp
 
@@ -167,7 +168,7 @@ class Callbacks:
         try:
             return await self._post(url, headers, text.encode())
         except (Refused, NoAnswer) as error:
-            return error
+            return without_frames(error)
         except Exception as error:
             if self._running:
                 log.failure("Callback cannot be sent", task_id=task.task_id)

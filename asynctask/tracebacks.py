@@ -2,7 +2,7 @@
 
 import traceback
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from twisted.python.failure import Failure
 
@@ -11,6 +11,8 @@ MAX_TRACEBACK: Final = 20_000
 
 MAX_CAUSES: Final = 100
 """Exceptions that one came from, of which each may have come from another one; they may go in a circle."""
+
+E = TypeVar("E", bound=BaseException)
 
 
 def stack_of(failure: Failure) -> str:
@@ -38,15 +40,23 @@ def shortened(stack: str) -> str:
 
 
 def let_go(failure: Failure) -> None:
-    """Forget the frames that an exception has come through, and those before it.
+    """Let it have no frames, see `without_frames`."""
+    if failure.value is not None:
+        without_frames(failure.value)
+    with suppress(Exception):
+        failure.cleanFailure()
 
-    Most of them hold it in their turn, and all that would stay until the collector comes.
+
+def without_frames(error: E) -> E:
+    """The same exception without the frames that it has come through, nor has any that it came from.
+
+    Most frames hold it in their turn, and all that would stay until the collector comes.
     """
-    error = failure.value
+    one: BaseException | None = error
     with suppress(Exception):  # it may have any code of its own
         for _ in range(MAX_CAUSES):
-            if error is None:
+            if one is None:
                 break
-            error.with_traceback(None)
-            error = error.__cause__ or error.__context__
-        failure.cleanFailure()
+            one.with_traceback(None)
+            one = one.__cause__ or one.__context__
+    return error
