@@ -30,6 +30,9 @@ LOOK: Final = 60.0
 LOOK_AT_MEMORY: Final = 1.0
 """Seconds between two looks at the memory: a few objects may hold any number of bytes."""
 
+REST: Final = 5.0
+"""Seconds between two collections at least, should memory come and go all the time."""
+
 FEW: Final = 5_000
 """Tasks in flight with which a collection takes less than 0.1 s. With more, not even the frozen objects are
 counted, which takes a second of a million tasks."""
@@ -113,6 +116,7 @@ class Collector:
         self._descriptors = descriptors
         self._trim = trim
         self._before = gc.get_threshold()
+        self._collected_at = -REST
         self._kept = 0
         self._kept_bytes = 0
         self._kept_descriptors = 0.0
@@ -156,10 +160,11 @@ class Collector:
         else:
             opened = self._descriptors() - self._kept_descriptors
             worth_it = grown > min(MUCH, self._too_much) or opened > MANY_DESCRIPTORS
-        if worth_it:
+        if worth_it and self._clock.seconds() - self._collected_at >= REST:
             self._collect()
 
     def _collect(self) -> None:
+        self._collected_at = self._clock.seconds()
         gc.unfreeze()
         gc.collect()
         gc.freeze()

@@ -67,7 +67,7 @@ class Cutoff:
 
 
 class Cutoffs:
-    """Looks after leashes, in a thread of its own."""
+    """Looks after them, in a thread of its own."""
 
     def __init__(self) -> None:
         self._cutoffs: list[Cutoff] = []

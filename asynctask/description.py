@@ -269,7 +269,7 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
                 "content": {one: {"schema": {"type": "string"}} for one in (TEXT_TYPE, OPENMETRICS_TYPE)},
             }
         },
-        EVERYWHERE,
+        STORED,
     ),
     ("/health/live", "get"): Call(
         "isLive",

@@ -33,10 +33,12 @@ Handler = Callable[..., Any]
 REST: Final = "__rest__"
 """Klein's own name for what is left of the path at a branch."""
 
-
 MOST_FOUND: Final = 1_000
 """Paths whose handlers are remembered: whoever waits for a task asks for it again and again, and Werkzeug
 leaves something to the garbage collector each time that it is asked."""
+
+LONGEST_FOUND: Final = 200
+"""Bytes of such a path: one of a task has 61."""
 
 
 class Segment(BaseConverter):
@@ -101,9 +103,10 @@ class Routes(Resource):
         handler = self._handler(rule.endpoint)
         if parameters:
             handler = partial(handler, **parameters)
-        if len(self._found) >= MOST_FOUND:
-            self._found.clear()
-        self._found[request.method, request.path] = handler
+        if len(request.path) <= LONGEST_FOUND:
+            if len(self._found) >= MOST_FOUND:
+                self._found.clear()
+            self._found[request.method, request.path] = handler
         return handler
 
     def _handler(self, endpoint: str) -> Handler:

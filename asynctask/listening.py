@@ -60,10 +60,7 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
         found: IStreamServerEndpoint = serverFromString(reactor, description)
         return found
     except (SSL.Error, crypto.Error) as error:
-        raise StartError(
-            f"--listen {description}: its key or its certificate cannot be used ({_why(error)}); "
-            "certKey=… names the certificate, where that is not in the file of the key"
-        ) from None
+        raise _unusable(description, error) from None
     except OSError as error:
         raise StartError(f"--listen {description} cannot be used ({error})") from None
     except VerifyError:
@@ -121,9 +118,17 @@ def _check_tls(description: str, recorder: MemoryReactor) -> None:
         try:
             tls.getContext()
         except (SSL.Error, OSError) as error:
-            raise StartError(
-                f"--listen {description}: its dhParameters cannot be used ({_why(error)})"
-            ) from None
+            if "dhParameters=" not in description:
+                raise _unusable(description, error) from None
+            why = f"its key, certificate or dhParameters cannot be used ({_why(error)})"
+            raise StartError(f"--listen {description}: {why}") from None
+
+
+def _unusable(description: str, error: Exception) -> StartError:
+    return StartError(
+        f"--listen {description}: its key or its certificate cannot be used ({_why(error)}); "
+        "certKey=… names the certificate, where that is not in the file of the key"
+    )
 
 
 def _why(error: Exception) -> str:

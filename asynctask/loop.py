@@ -325,7 +325,7 @@ class Running:
             self.ended_at = self._loop.seconds()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._task = None
+        self._task = self._start = None
         self._thread.ended(task)
         outcome = Failure(CancelledError()) if task.cancelled() else task.result()
         self._loop.from_thread(self.deferred.end, outcome)

@@ -135,7 +135,11 @@ class Member(ProcessProtocol):
         """It has said a word to us."""
         try:
             word = pipes.heard_from_below(said)
-        except msgspec.DecodeError:  # of a handler, which has the same descriptors
+        except (
+            msgspec.MsgspecError,
+            UnicodeDecodeError,
+            RecursionError,
+        ):  # of a handler, which has the same descriptors
             log.warn(
                 "Process said what cannot be understood",
                 process=self.number,

@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from asynctask.works import why
 
 STEADY: Final = 5.0
-"""Seconds for which it has to work: what fails before is the same trouble again."""
+"""Seconds for which it has to work: what fails before is the same outage again."""
 
 SAY_AGAIN: Final = 60.0
-"""Seconds after which a trouble that lasts is told of again."""
+"""Seconds after which an outage that lasts is told of again."""
 
 PASSING: Final = ("40", "55", "57")
 """Collisions, locks, and statements and servers that are stopped (the classes of SQLSTATE, appendix A)."""

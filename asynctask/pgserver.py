@@ -1,6 +1,7 @@
 """Which PostgreSQL a store is in, and a connection to it."""
 
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ import psycopg
 from msgspec import Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from asynctask.sqlite import StartError, masked
+from asynctask.sqlite import StartError
 
 PATIENCE: Final = 1.5
 """Seconds that a statement may take, or wait for a lock: a client's 503 waits for it."""
@@ -60,23 +61,30 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
             for port in str(known.get("port", "")).split(","):
                 if port and not (port.isdecimal() and 0 < int(port) < 65_536):
                     raise ValueError(f"invalid port number: '{port}'")
+            _check_places(known, given)
         except (psycopg.Error, ValueError) as error:
             told = _without_secrets(why(error), given)
             raise StartError(f"{option} is no URL of a PostgreSQL database ({told})") from None
     return Server(url, listen, folder, lease)
 
 
+def _check_places(known: Mapping[str, Any], url: str) -> None:
+    """A password that is not written as a URL's has to be may have become the name of something else.
+
+    :raises ValueError: it looks like that.
+    """
+    host, database = str(known.get("host", "")), str(known.get("dbname", ""))
+    # One that begins with it is an abstract socket.
+    if host.find("@") > 0 or ("@" in database and "%40" not in url):
+        raise ValueError("there are more '@' than one")
+
+
 def _without_secrets(text: str, url: str) -> str:
     """What libpq says of a URL: it quotes what it does not understand, which may be of the password."""
-    text = masked(text)
-    secret = url.partition("://")[2].rpartition("@")[0]
-    for quoted in re.findall(r"[\"']([^\"']+)[\"']", text):
-        before, at, _ = quoted.rpartition("@")
-        if at and secret.endswith(before):
-            text = text.replace(before, "…")
-        elif quoted in secret:
-            text = text.replace(quoted, "…")
-    return f"{text}; in a password, write special characters as %XX" if secret else text
+    if "@" not in url and "password" not in url.lower():
+        return text
+    hidden = re.sub(r"\"[^\"]*\"|'[^']*'", "…", text)
+    return f"{hidden}; in a password, write special characters as %XX"
 
 
 def check(server: Server) -> None:

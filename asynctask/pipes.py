@@ -25,8 +25,9 @@ HEARS, SAYS, LISTENS = 3, 4, 5
 """File descriptors of a process: from its supervisor, to it, and a socket that it was handed."""
 
 
-PATIENCE: Final = 3.0
-"""Seconds for the supervisor to tell the numbers of all: it waits for each process itself."""
+PATIENCE: Final = 8.0
+"""Seconds for the supervisor to tell the numbers of all: it waits for each process itself, and a handler
+may hold this one while the answer waits."""
 
 NOT_TOLD: Final = "The other processes do not tell their numbers"
 
@@ -141,8 +142,8 @@ class Lines:
 
     def rest(self) -> bytes:
         """What came after the last end of a line."""
-        left, self._rest, self._kept = b"".join(self._rest), [], 0
-        return b"" if left == CONTINUED else left
+        rest, self._rest, self._kept = self._rest, [], 0
+        return b"" if len(rest) == 1 and rest[0] is CONTINUED else b"".join(rest)
 
 
 class Pipes(Protocol):

@@ -197,9 +197,9 @@ def _rebuilt(raised: Raised) -> BaseException:
     for known, path in raised.kinds:
         try:
             error: BaseException = _below(attrgetter(path)(sys.modules[known]), *raised.kinds[0])(*given)
+            error.__dict__["told"] = raised.text
         except (KeyError, AttributeError, TypeError):
             continue
-        BaseException.__setattr__(error, "told", raised.text)  # whatever its class thinks of that
         return error
     return Exception(raised.text)
 
@@ -211,6 +211,6 @@ def _below(kind: type[BaseException], module: str, name: str) -> Any:
         "__module__": module,
         "__qualname__": name,
         "__init__": lambda _self, *_: None,  # what its class does may need more than a text
-        "__str__": lambda self: self.told,
+        "__str__": lambda self: self.__dict__["told"],
     }
     return type(name.rpartition(".")[2], (kind,), shape)

@@ -272,12 +272,11 @@ class Runner:
         after = running.failed(failure, self._now(), partial(self._backoff, running))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
-        if running.is_to_end or after.status is not FAILED:
-            # Only the last one is told: thousands may fail at once.
+        # Only the last one is told: thousands may fail at once.
+        is_told = after.status is FAILED and not running.is_to_end
+        self._end(running, after, failure if is_told else None)
+        if not is_told:
             let_go(failure)
-            self._end(running, after)
-        else:
-            self._end(running, after, failure)
 
     def _overdue(self, running: Running) -> bool:
         timer = running.timer

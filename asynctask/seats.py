@@ -1,6 +1,6 @@
-"""The free seats: where the front door and the runner meet.
+"""The free seats: where `asynctask.acceptance` and the runner meet.
 
-The front door asks for a seat before the commit that accepts a task; the runner takes it over with
+The former asks for a seat before the commit that accepts a task; the runner takes it over with
 the task; a failed commit gives it back.
 """
 
@@ -18,7 +18,7 @@ class Seats:
     :ivar shared: whether other processes run tasks of the same store.
     :ivar closed: tells whether a place takes no more tasks at all.
     :ivar behind: tells whether the store has to write ends first, before more tasks begin.
-    :ivar freed: is told of a place where the front door has given seats back.
+    :ivar freed: is told of a place where seats were given back for tasks that were not kept.
     """
 
     def __init__(self, places: Mapping[str, int]) -> None:

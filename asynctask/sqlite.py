@@ -64,9 +64,11 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def masked(url: str) -> str:
-    """A URL, or whatever was given for one, without its password."""
-    text = re.sub(r"://.*@", "://…@", url, flags=re.DOTALL)
-    return re.sub(r"(password\s*=\s*)('[^']*'|\S*)", r"\1…", text, flags=re.IGNORECASE)
+    """What may be shown of what was given for a URL: how it begins, where it may have a password."""
+    if re.fullmatch(r"[\w./-]*", url):
+        return url
+    begins = re.match(r"[A-Za-z0-9+.-]*(?::/{0,2}|=)?", url)
+    return f"{begins[0] if begins else ''}…"
 
 
 def parse_url(url: str, folder: Path) -> Place:

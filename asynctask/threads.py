@@ -156,6 +156,7 @@ class Threads:
             before, work._state = work._state, _State.ABANDONED
             if before is _State.WAITING:
                 self._waiting.remove(work)
+                work._call = None
             elif before is _State.RUNNING:
                 self.abandoned += 1
                 self._threads -= 1

@@ -19,7 +19,7 @@ def stack_of(failure: Failure) -> str:
     """Where an exception was raised, with what it was raised from, its notes, and all of a group."""
     error: BaseException = failure.value  # type: ignore[assignment]
     told = ""
-    with suppress(Exception):  # an exception may have any code of its own
+    with suppress(BaseException):  # an exception may have any code of its own
         if _has_more(error):
             told = "".join(traceback.format_exception(type(error), error, failure.getTracebackObject()))
     # What a Failure tells by itself takes a tenth of the time.
@@ -43,7 +43,7 @@ def let_go(failure: Failure) -> None:
     """Let it have no frames, see `without_frames`."""
     if failure.value is not None:
         without_frames(failure.value)
-    with suppress(Exception):
+    with suppress(BaseException):
         failure.cleanFailure()
 
 
@@ -53,10 +53,10 @@ def without_frames(error: E) -> E:
     Most frames hold it in their turn, and all that would stay until the collector comes.
     """
     one: BaseException | None = error
-    with suppress(Exception):  # it may have any code of its own
+    with suppress(BaseException):  # it may have any code of its own
         for _ in range(MAX_CAUSES):
             if one is None:
                 break
-            one.with_traceback(None)
-            one = one.__cause__ or one.__context__
+            BaseException.with_traceback(one, None)
+            one = one.__context__ if one.__cause__ is None else one.__cause__
     return error

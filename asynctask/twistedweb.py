@@ -122,7 +122,7 @@ class HttpServer(Site):
         seconds: Callable[[], float] = monotonic,
     ) -> None:
         given = {"limit": limit, "refuse": refuse, "seconds": staticmethod(seconds)}
-        request = type("FrontRequest", (LimitedRequest,), given)
+        request = type("ServerRequest", (LimitedRequest,), given)
         super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
         self.connections: set[Connection] = set()
         self._access = access

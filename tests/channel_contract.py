@@ -80,22 +80,22 @@ else:
 class ChannelContract(Base):
     """A server with a small limit, and clients in threads."""
 
-    def front_of(self, resource: Resource) -> Any:
+    def server_of(self, resource: Resource) -> Any:
         raise NotImplementedError
 
     def setUp(self) -> None:
         self.echo = Echo()
-        self.front = self.front_of(self.echo)
+        self.server = self.server_of(self.echo)
         listens: Any = reactor
-        tcp = listens.listenTCP(0, self.front, interface="127.0.0.1")
+        tcp = listens.listenTCP(0, self.server, interface="127.0.0.1")
         self.port: int = tcp.getHost().port
         self.path = self.mktemp()
-        for listening in (tcp, listens.listenUNIX(self.path, self.front)):
+        for listening in (tcp, listens.listenUNIX(self.path, self.server)):
             self.addCleanup(listening.stopListening)
         self.addCleanup(self._close_all)
 
     async def _close_all(self) -> None:
-        while self.front.close_idle():
+        while self.server.close_idle():
             await self.pause()
 
     def pause(self) -> Deferred[None]:
@@ -184,12 +184,12 @@ class ChannelContract(Base):
         idle = deferToThread(self.raw, b"")
         while not self.echo.waiting:
             await self.pause()
-        while self.front.close_idle() != 1 or not idle.called:
+        while self.server.close_idle() != 1 or not idle.called:
             await self.pause()
         self.assertFalse(slow.called)
         self.echo.waiting[0].write(b"done")
         self.echo.waiting[0].finish()
-        while self.front.close_idle():
+        while self.server.close_idle():
             await self.pause()
         answer: bytes = await slow
         self.assertIn(b"done", answer)
@@ -203,8 +203,8 @@ class ChannelContract(Base):
                 await self.pause()
             self.echo.waiting[0].write(b"x" * 20_000_000)
             self.echo.waiting[0].finish()
-            await finish_answers(self.front, clock)
-            while self.front.connections:
+            await finish_answers(self.server, clock)
+            while self.server.connections:
                 await self.pause()
 
     async def test_an_answer_that_says_so_is_the_last(self) -> None:

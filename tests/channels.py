@@ -60,8 +60,8 @@ class InMemory(SynchronousTestCase):
         self.clock = Clock()
         self.app = Answers()
         self.log: list[tuple[Any, ...]] = []
-        self.front = HttpServer(self.app, LIMIT, self.clock, now=lambda: 1_700_000_000)
-        self.wire = Wire(self.front)
+        self.server = HttpServer(self.app, LIMIT, self.clock, now=lambda: 1_700_000_000)
+        self.wire = Wire(self.server)
 
     def send(self, *pieces: bytes) -> list[int]:
         """Send, and tell the statuses of all answers so far."""

@@ -21,10 +21,10 @@ class Following:
     :ivar paused: whether the service was told to write no more.
     """
 
-    def __init__(self, front: Any, path: str, method: str, **headers: str) -> None:
+    def __init__(self, server: Any, path: str, method: str, **headers: str) -> None:
         self.paused = False
         self._transport: Any = StringTransport()
-        self._channel: Any = front.buildProtocol(None)
+        self._channel: Any = server.buildProtocol(None)
         self._channel.makeConnection(self._transport)
         named = {"Host": "localhost"} | {name.replace("_", "-"): value for name, value in headers.items()}
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]

@@ -93,10 +93,10 @@ class ApiTestCase(SynchronousTestCase):
             self.max_waiting,
             self.metrics,
         )
-        self.front = self.front_of(api)
+        self.server = self.server_of(api)
         self.treq: Any = self.client_of(api)
 
-    def front_of(self, api: Api) -> Any:
+    def server_of(self, api: Api) -> Any:
         """The server that makes connections: twisted.web's."""
         return Site(api.resource(), reactor=self.clock)
 
@@ -454,7 +454,7 @@ class MethodTests(ApiTestCase):
 
     def test_a_method_in_small_letters_is_another(self) -> None:
         for method in ("post", "pOsT", "get", "Head", "options"):
-            wire = Wire(self.front).send(
+            wire = Wire(self.server).send(
                 f"{method} /api/tasks HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n"
                 "Content-Length: 12\r\n\r\n".encode()
                 + b'{"name":"a"}'

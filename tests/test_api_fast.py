@@ -28,12 +28,12 @@ class Fast:
 
     clock: Any
 
-    def front_of(self, api: Api) -> Any:
+    def server_of(self, api: Api) -> Any:
         return HttpServer(api.routes(), MAX_BATCH_BODY, self.clock)
 
     def client_of(self, api: Api) -> Any:
         client: Any = StubTreq(Resource())
-        client._agent._serverFactory = self.front_of(api)
+        client._agent._serverFactory = self.server_of(api)
         return client
 
 
@@ -43,7 +43,7 @@ class WireTestCase(Fast, ApiTestCase):
     def wire(self, line: str, *fields: str, body: bytes = b"") -> Wire:
         """A connection on which this has been asked."""
         head = "\r\n".join((line, *fields, "", "")).encode()
-        wire = Wire(self.front).send(head + body)
+        wire = Wire(self.server).send(head + body)
         self.settle()
         return wire
 

@@ -32,6 +32,14 @@ TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 Outcome = Answer | Refused | NoAnswer | Exception
 
 
+def failing_with(error: Exception) -> Exception:
+    """An error that was raised."""
+    try:
+        raise error
+    except Exception:
+        return error
+
+
 class Sent:
     """One POST that waits for its receiver."""
 
@@ -194,6 +202,14 @@ class DeliveryTests(CallbacksTestCase):
         self.assertEqual(len({sent.headers["webhook-timestamp"] for sent in self.sent}), 5)
         first = self.logged("Callback failed")[0]
         self.assertEqual(first["again_at"], "2023-11-14T22:13:25.000Z")
+
+    def test_an_error_keeps_nothing_once_it_is_noted(self) -> None:
+        error = NoAnswer("The connection was refused")
+        error.__cause__ = failing_with(KeyError("why"))
+        self.answers = lambda _: error
+        self.ended()
+        self.advance(1)
+        self.assertEqual((error.__traceback__, error.__cause__.__traceback__), (None, None))
 
     def test_it_is_given_up_after_three_days(self) -> None:
         self.answers = lambda _: NoAnswer("The connection was refused")

@@ -27,7 +27,7 @@ from tests.wires import Answer, Wire, parse_answers
 class OverSockets(ChannelContract, TestCase):
     """`--http fast`."""
 
-    def front_of(self, resource: Resource) -> Any:
+    def server_of(self, resource: Resource) -> Any:
         clock: Any = reactor
         return HttpServer(resource, LIMIT, clock)
 
@@ -41,9 +41,9 @@ class OverTls(TestCase):
     def serve(self, clock: Any, *given: Any) -> None:
         tcp: Any = reactor
         self.app = Answers()
-        self.front = HttpServer(self.app, LIMIT, clock, *given)
+        self.server = HttpServer(self.app, LIMIT, clock, *given)
         certificate = KeyPair.generate(size=2048).selfSignedCert(1, CN="localhost")
-        listening = tcp.listenSSL(0, self.front, certificate.options(), interface="127.0.0.1")
+        listening = tcp.listenSSL(0, self.server, certificate.options(), interface="127.0.0.1")
         self.port: int = listening.getHost().port
         self.addCleanup(listening.stopListening)
 
@@ -71,7 +71,7 @@ class OverTls(TestCase):
 
     async def answers(self, raw: bytes) -> list[Answer]:
         agreed, answer = await deferToThread(self.ask, raw)
-        while self.front.connections:
+        while self.server.connections:
             await deferLater(reactor, 0.01)
         self.assertEqual(agreed, "http/1.1")
         return parse_answers(answer)
@@ -92,11 +92,11 @@ class OverTls(TestCase):
         answered = deferToThread(self.ask, LAST.replace(b"/", b"/some", 1), reads)
         while not told:
             await deferLater(reactor, 0.01)
-        [connection] = self.front.connections
+        [connection] = self.server.connections
         while unsent(connection.transport):
             await deferLater(reactor, 0.01)
         clock.pump([1] * (FLUSH + 2))
-        while self.front.connections:
+        while self.server.connections:
             await deferLater(reactor, 0.01)
         reads.set()
         _, answer = await answered
@@ -136,7 +136,7 @@ class Exchanges(InMemory):
     def test_very_many_at_once_let_others_have_a_turn(self) -> None:
         count = 5 * BURST
         self.assertEqual(len(self.send(GET * count)), BURST)
-        other = Wire(self.front).send(GET)
+        other = Wire(self.server).send(GET)
         self.assertEqual(other.statuses, [200])
         for _ in range(5):
             self.clock.advance(0)
@@ -225,9 +225,9 @@ class Exchanges(InMemory):
         all_of = (GET, POST, b"\r\n" + POST, chunked, GET.replace(b"GET", b"HEAD"), BAD, refused)
         raw = b"".join(all_of[index] for index in order)
         edges = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
-        whole = Wire(self.front).send(raw)
-        cut = Wire(self.front).send(*(raw[a:b] for a, b in pairwise(edges)))
-        single = Wire(self.front).send(*(bytes([byte]) for byte in raw))
+        whole = Wire(self.server).send(raw)
+        cut = Wire(self.server).send(*(raw[a:b] for a, b in pairwise(edges)))
+        single = Wire(self.server).send(*(bytes([byte]) for byte in raw))
         self.assertEqual(cut.raw, whole.raw)
         self.assertEqual(single.statuses, whole.statuses)
 
@@ -240,7 +240,7 @@ class Refusals(InMemory):
             *(BAD, b"\x16\x03\x01\x02", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", GET.replace(b"\r\n", b"\n")),
             *(CHUNKED + b"g\r\n", CHUNKED + b"3\r\nabcd\r\n", b"GET / HTTP/1.1\r\nX : y\r\n\r\n"),
         ):
-            wire = Wire(self.front).send(GET, raw + GET, GET)
+            wire = Wire(self.server).send(GET, raw + GET, GET)
             self.assertEqual(wire.statuses, [200, 400], raw)
             self.assert_refused(400, wire)
 
@@ -256,7 +256,7 @@ class Refusals(InMemory):
         self.assertEqual(self.send(largest), [200])
         self.send(largest.replace(b"yyy", b"yyyy", 1))
         self.assert_refused(431)
-        endless = Wire(self.front).send(*[b"GET / HTTP/1.1\r\nX: " + b"y" * 1_000] + [b"y" * 1_000] * 20)
+        endless = Wire(self.server).send(*[b"GET / HTTP/1.1\r\nX: " + b"y" * 1_000] + [b"y" * 1_000] * 20)
         self.assert_refused(431, endless)
         self.assertIn(b"HTTP/1.1 431 Request Header Fields Too Large\r\n", endless.raw)
 
@@ -268,7 +268,7 @@ class Refusals(InMemory):
         self.send(POST.replace(b"3", b"%d" % (LIMIT + 1)))
         self.assert_refused(413)
         self.assertEqual(self.app.asked, [])
-        chunked = Wire(self.front).send(CHUNKED + b"%x\r\n" % (LIMIT + 1))
+        chunked = Wire(self.server).send(CHUNKED + b"%x\r\n" % (LIMIT + 1))
         self.assert_refused(413, chunked)
 
     def test_a_refused_head_request_has_no_body(self) -> None:
@@ -279,7 +279,7 @@ class Refusals(InMemory):
             (b"HEAD / HTTP/1.1\nHost: a\n", 400),
             (b"HEAD / HTTP/1.1\r\n" + b"X: y\r\n" * (MAX_FIELDS + 1) + b"\r\n", 431),
         ):
-            wire = Wire(self.front).send(raw)
+            wire = Wire(self.server).send(raw)
             self.assertEqual(wire.statuses, [status], raw)
             self.assertTrue(wire.raw.endswith(b"\r\n\r\n"), raw)
 
@@ -352,12 +352,12 @@ class Accesses(SynchronousTestCase):
     def test_it_is_told_of_all_that_are_over(self) -> None:
         told: list[tuple[Any, ...]] = []
         app, clock = Answers(), Clock()
-        front = HttpServer(
+        server = HttpServer(
             app, LIMIT, clock, lambda *request: told.append(request), now=lambda: -clock.seconds()
         )
-        first = Wire(front).send(GET.replace(b"/", b"/a?b", 1), BAD)
-        large = Wire(front).send(POST.replace(b"3", b"3000"))
-        gone = Wire(front).send(SLOW)
+        first = Wire(server).send(GET.replace(b"/", b"/a?b", 1), BAD)
+        large = Wire(server).send(POST.replace(b"3", b"3000"))
+        gone = Wire(server).send(SLOW)
         clock.advance(1.5)
         gone.leave()
         shown = [(method, path, status) for method, path, status, *_ in told]

@@ -36,7 +36,7 @@ class Times(InMemory):
 
     def test_a_head_has_the_whole_of_it_between_two_ticks_too(self) -> None:
         for begun in (0, 0.125, 0.5, 0.875):
-            whole, broken = Wire(self.front), Wire(self.front)
+            whole, broken = Wire(self.server), Wire(self.server)
             self.clock.pump([begun])
             whole.send(GET[:1])
             broken.send(GET[:1])
@@ -92,7 +92,7 @@ class Times(InMemory):
         reading, deaf = Encrypted(), Encrypted()
         for transport in (reading, deaf):
             transport.transport.dataBuffer = b"x" * 2
-            protocol: Any = self.front.buildProtocol(CLIENT)
+            protocol: Any = self.server.buildProtocol(CLIENT)
             protocol.makeConnection(transport)
             protocol.dataReceived(LAST)
             self.assertTrue(transport.disconnecting)
@@ -107,7 +107,7 @@ class Times(InMemory):
         self.assertEqual((reading.ended, reading.transport.ended), (False, False))
 
     def test_the_timer_ends_with_the_last_connection(self) -> None:
-        other = Wire(self.front)
+        other = Wire(self.server)
         self.wire.leave()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         other.leave()
@@ -152,7 +152,7 @@ class Leaving(InMemory):
 
     def test_who_sends_no_more_while_nothing_is_asked_has_left(self) -> None:
         for begun in (b"", GET, b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"):
-            wire = Wire(self.front).send(begun) if begun else Wire(self.front)
+            wire = Wire(self.server).send(begun) if begun else Wire(self.server)
             self.assertFalse(wire.closed)
             wire.close_half()
             self.assertTrue(wire.closed, begun)
@@ -162,13 +162,13 @@ class Leaving(InMemory):
         self.wire.close_half()
         self.clock.pump([1] * (LEAVING + 1))
         self.assertTrue(self.wire.transport.ended)
-        stream = Wire(self.front).send(SLOW)
+        stream = Wire(self.server).send(SLOW)
         self.app.asked[1].write(b"the first of many")
         stream.close_half()
         self.assertTrue(stream.transport.ended)
 
     def test_who_sends_no_more_has_what_can_be_answered_by_then(self) -> None:
-        wires = [Wire(self.front).send(SLOW) for _ in range(2)]
+        wires = [Wire(self.server).send(SLOW) for _ in range(2)]
         heard: list[int] = []
         soon, later = self.app.asked
         soon.hurry, later.hurry = soon.finish, lambda: heard.append(1)
@@ -228,7 +228,7 @@ class Leaving(InMemory):
 
     def test_who_waits_after_very_many_others_is_seen_to_leave(self) -> None:
         for count in (BURST, 2 * BURST + 1):
-            wire = Wire(self.front).send(GET * count + SLOW)
+            wire = Wire(self.server).send(GET * count + SLOW)
             self.clock.pump([0] * 3)
             self.assertEqual(len(wire.answers), count)
             self.assertEqual(wire.transport.producerState, "producing", count)
@@ -279,18 +279,18 @@ class Leaving(InMemory):
         self.assertTrue(self.wire.transport.ended)
 
     def test_at_the_end_only_who_waits_for_an_answer_is_left(self) -> None:
-        waiting, sending = Wire(self.front).send(SLOW), Wire(self.front).send(GET[:-1])
-        self.assertEqual(self.front.close_idle(), 2)
+        waiting, sending = Wire(self.server).send(SLOW), Wire(self.server).send(GET[:-1])
+        self.assertEqual(self.server.close_idle(), 2)
         self.assertEqual([wire.closed for wire in (self.wire, waiting, sending)], [True, False, False])
 
     def test_and_who_still_reads_the_last_one_is_waited_for(self) -> None:
         transport: Any = self.wire.transport
         self.send(GET)
         transport.dataBuffer = b"x"
-        self.assertEqual(self.front.close_idle(), 1)
+        self.assertEqual(self.server.close_idle(), 1)
         self.assertTrue(self.wire.closed)
         transport.dataBuffer = b""
-        self.assertEqual(self.front.close_idle(), 0)
+        self.assertEqual(self.server.close_idle(), 0)
 
 
 class Producer:

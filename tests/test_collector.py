@@ -21,6 +21,7 @@ from asynctask.collector import (
     LOOK_AT_MEMORY,
     MANY_DESCRIPTORS,
     MUCH,
+    REST,
     TOO_MUCH,
     WORTH_IT,
     Collector,
@@ -78,8 +79,15 @@ class CollectorTests(SynchronousTestCase):
         for _ in range(3):
             lost = self.leave(10)
             self.bytes += MUCH + 1
-            self.clock.advance(LOOK_AT_MEMORY)
+            self.clock.advance(REST)
             self.assertEqual((lost(), self.bytes), (None, before))
+
+    def test_memory_that_comes_and_goes_is_not_looked_through_all_the_time(self) -> None:
+        for seconds, is_collected in ((LOOK_AT_MEMORY, True), (LOOK_AT_MEMORY, False), (REST, True)):
+            lost = self.leave(10)
+            self.bytes += MUCH + 1
+            self.clock.advance(seconds)
+            self.assertEqual(lost() is None, is_collected)
 
     def test_the_system_gets_its_memory_back(self) -> None:
         kept = [bytes(64_000) for _ in range(2_000)]
@@ -97,7 +105,7 @@ class CollectorTests(SynchronousTestCase):
         ):
             left = self.leave(10)
             self.open += more
-            self.clock.advance(LOOK_AT_MEMORY)
+            self.clock.advance(REST)
             self.assertEqual(left() is None, is_collected, more)
 
     def test_with_many_tasks_in_flight_descriptors_wait(self) -> None:
@@ -199,15 +207,15 @@ class CollectorTests(SynchronousTestCase):
         self.tasks = FEW + 1
         lost = self.leave(10)
         self.bytes += 100_000_000 + self.tasks * BYTES_OF_A_TASK
-        self.clock.advance(LOOK_AT_MEMORY)
+        self.clock.advance(REST)
         for _ in range(2):  # what the tasks took at the last collection does not count for the next
             self.assertIsNotNone(lost())
             self.bytes += 1
-            self.clock.advance(LOOK_AT_MEMORY)
+            self.clock.advance(REST)
             self.assertIsNone(lost())
             lost = self.leave(10)
             self.bytes += 100_000_000
-            self.clock.advance(LOOK_AT_MEMORY)
+            self.clock.advance(REST)
 
     def test_the_system_tells_how_much_memory_there_may_be(self) -> None:
         self.assertTrue(resident() < memory() <= os.sysconf("SC_PHYS_PAGES") * getpagesize())

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import json
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 
@@ -16,6 +15,7 @@ from asynctask import Context, Permanent, task
 from asynctask.answers import MAX_BODY
 from asynctask.registry import KINDS, Kind, kinds_of
 from tests.test_api_fast import WireTestCase
+from tests.test_tracebacks import Frozen, Wilder
 
 TIMES = 20
 OURS = str(Path(asynctask.__file__).parent)
@@ -56,16 +56,14 @@ async def fails_by_another(*, context: Context) -> None:
         raise KeyError from error
 
 
-@dataclass(frozen=True)
-class Frozen(Exception):
-    """Takes no attribute, not even Python's own."""
-
-    why: str
-
-
 @task
 async def fails_frozen() -> None:
     raise Frozen("no")
+
+
+@task(retries=1, backoff=lambda _: 1)
+async def fails_wild() -> None:
+    raise Wilder("no")
 
 
 @task(timeout=1)
@@ -104,17 +102,9 @@ async def takes_too_long_on_asyncio() -> None:
 
 
 HANDLERS = (
-    *(
-        fails_at_once,
-        fails_frozen,
-        fails_later,
-        passes_on,
-        fails_by_another,
-        takes_too_long,
-        is_tried_again,
-    ),
-    *(in_a_thread, fails_in_a_thread, on_asyncio, fails_on_asyncio),
-    takes_too_long_on_asyncio,
+    *(fails_at_once, fails_frozen, fails_wild, fails_later, passes_on, fails_by_another),
+    *(takes_too_long, is_tried_again, in_a_thread, fails_in_a_thread),
+    *(on_asyncio, fails_on_asyncio, takes_too_long_on_asyncio),
 )
 
 

@@ -228,19 +228,19 @@ class Service:
         self.store.open([], START)
         seats = Seats({"reactor": 0, "thread": 0, "asyncio": 0, "process": 0})
         api = Api(self.store, seats, Feed(self.clock), KINDS, self.clock, lambda: START, lambda: bytes(16))
-        self.front: Any
+        self.server: Any
         if own:
-            self.front = httpserver.HttpServer(api.routes(), MAX_BATCH_BODY, self.clock, now=lambda: START)
+            self.server = httpserver.HttpServer(api.routes(), MAX_BATCH_BODY, self.clock, now=lambda: START)
         else:
-            self.front = twistedweb.HttpServer(api.resource(), MAX_BATCH_BODY, answer_too_large)
-            self.front.reactor = self.clock
+            self.server = twistedweb.HttpServer(api.resource(), MAX_BATCH_BODY, answer_too_large)
+            self.server.reactor = self.clock
 
     def close(self) -> None:
         self.turns.outcome(self.store.close())
 
     def answers(self, raw: bytes) -> list[Answer]:
         """What is answered until nothing is left to be answered."""
-        wire = Wire(self.front)
+        wire = Wire(self.server)
         wire.send(raw)
         while self.is_answering(wire.protocol):
             self.turns.turn()

@@ -15,7 +15,7 @@ from twisted.web.template import Element, TagLoader, tags
 from werkzeug.exceptions import HTTPException, ImATeapot
 
 from asynctask import httpserver, twistedweb
-from asynctask.dispatch import Routes
+from asynctask.dispatch import LONGEST_FOUND, MOST_FOUND, Routes
 from tests.wires import Answer, Wire
 
 LIMIT = 1_000
@@ -224,12 +224,12 @@ else:
 class DispatchContract(Base):
     """What Klein promises of handlers."""
 
-    def front_of(self, app: Klein) -> Any:
+    def server_of(self, app: Klein) -> Any:
         raise NotImplementedError
 
     def setUp(self) -> None:
         self.shop = Shop()
-        self.wire = Wire(self.front_of(self.shop.app))
+        self.wire = Wire(self.server_of(self.shop.app))
 
     def ask(self, path: str, method: str = "GET") -> None:
         self.wire.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -339,14 +339,14 @@ class DispatchContract(Base):
         self.assertEqual(set(answer.fields[b"allow"].split(b", ")), {b"GET", b"HEAD", b"DELETE"})
 
     def test_routing_errors_have_handlers_too(self) -> None:
-        self.wire = Wire(self.front_of(Strict().app))
+        self.wire = Wire(self.server_of(Strict().app))
         for path, method, expected in (("/none", "GET", 404), ("/only", "GET", 405)):
             self.assertEqual(self.said(path, method), (expected, b"unrouted"))
         self.assertEqual(self.said("/only", "POST"), (200, b"only"))
 
     def test_a_client_that_leaves_cancels_its_handler(self) -> None:
         for path in ("/deferred", "/generator", "/awaits"):
-            wire, self.wire = self.wire, Wire(self.front_of(self.shop.app))
+            wire, self.wire = self.wire, Wire(self.server_of(self.shop.app))
             self.ask(path)
             self.wire.leave()
             self.wire = wire
@@ -377,12 +377,12 @@ class DispatchContract(Base):
 class OwnDispatch(DispatchContract, SynchronousTestCase):
     """Our own connection, our own way to the handlers."""
 
-    def front_of(self, app: Klein) -> Any:
+    def server_of(self, app: Klein) -> Any:
         return httpserver.HttpServer(Routes(app), LIMIT, Clock())
 
     def expect(self, line: str) -> int:
         """The first status that a client sees who asks before it sends a body."""
-        wire = Wire(self.front_of(self.shop.app))
+        wire = Wire(self.server_of(self.shop.app))
         head = f"{line} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
         return wire.send(head.encode()).statuses[0]
 
@@ -403,7 +403,7 @@ class OwnDispatch(DispatchContract, SynchronousTestCase):
             ("/breaks", b"\r\n\r\n5\r\nbegun\r\n"),
             ("/breaks/at/once", b"\r\n\r\n5\r\nbegun\r\n"),
         ):
-            self.wire = Wire(self.front_of(self.shop.app))
+            self.wire = Wire(self.server_of(self.shop.app))
             self.ask(path)
             while self.shop.waiting:
                 self.shop.waiting.pop().errback(Broken())
@@ -421,19 +421,19 @@ class OwnDispatch(DispatchContract, SynchronousTestCase):
 class StockDispatch(DispatchContract, SynchronousTestCase):
     """twisted.web's connection, Klein's way."""
 
-    def front_of(self, app: Klein) -> Any:
-        front = twistedweb.HttpServer(app.resource(), LIMIT, lambda _: b"")
-        front.reactor = Clock()
-        return front
+    def server_of(self, app: Klein) -> Any:
+        server = twistedweb.HttpServer(app.resource(), LIMIT, lambda _: b"")
+        server.reactor = Clock()
+        return server
 
 
 class MixedDispatch(DispatchContract, SynchronousTestCase):
     """twisted.web's connection, our own way to the handlers."""
 
-    def front_of(self, app: Klein) -> Any:
-        front = twistedweb.HttpServer(Routes(app), LIMIT, lambda _: b"")
-        front.reactor = Clock()
-        return front
+    def server_of(self, app: Klein) -> Any:
+        server = twistedweb.HttpServer(Routes(app), LIMIT, lambda _: b"")
+        server.reactor = Clock()
+        return server
 
 
 class WithoutAnInstance(SynchronousTestCase):
@@ -449,3 +449,40 @@ class WithoutAnInstance(SynchronousTestCase):
 
         wire = Wire(httpserver.HttpServer(Routes(app), LIMIT, Clock()))
         self.assertEqual(wire.send(b"GET /function HTTP/1.1\r\nHost: a\r\n\r\n").answers[0].body, b"GET")
+
+
+class Remembered(SynchronousTestCase):
+    """The route of a path is looked up once."""
+
+    def setUp(self) -> None:
+        app = Klein()
+        route: Callable[..., Any] = app.route
+
+        @route("/<thing>", methods=["GET"])
+        def get(request: Any, thing: str) -> str:
+            return f"get {thing}"
+
+        @route("/<thing>", methods=["DELETE"])
+        def delete(request: Any, thing: str) -> str:
+            return f"delete {thing}"
+
+        self.routes = Routes(app)
+        self.server = httpserver.HttpServer(self.routes, LIMIT, Clock())
+
+    def ask(self, method: str, path: str) -> bytes:
+        wire = Wire(self.server).send(f"{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        return wire.answers[0].body
+
+    def test_by_method_and_path(self) -> None:
+        for _ in range(2):
+            for method in ("get", "delete"):
+                for thing in ("a", "b"):
+                    self.assertEqual(self.ask(method.upper(), f"/{thing}"), f"{method} {thing}".encode())
+        self.assertEqual(len(self.routes._found), 4)
+
+    def test_only_so_many_and_none_that_is_long(self) -> None:
+        for number in range(MOST_FOUND + 2):
+            self.assertEqual(self.ask("GET", f"/{number}"), f"get {number}".encode())
+        self.assertEqual(len(self.routes._found), 2)
+        self.assertEqual(self.ask("GET", "/" + "x" * LONGEST_FOUND), b"get " + b"x" * LONGEST_FOUND)
+        self.assertEqual(len(self.routes._found), 2)

@@ -138,7 +138,7 @@ class LanesTests(SynchronousTestCase):
             queue.take()
         self.assertTrue(queue.wants_more)
 
-    def test_all_lanes_are_only_so_long_together(self) -> None:
+    def test_all_queues_are_only_so_long_together(self) -> None:
         queue: FairQueue[int] = FairQueue(most=4)
         for host in "abcd":
             self.fill(queue, host, 1)

@@ -19,7 +19,7 @@ class FollowTestCase(ApiTestCase):
     """A service in memory that is followed."""
 
     def follow(self, path: str, method: str = "GET", **headers: str) -> Following:
-        following = Following(self.front, path, method, **headers)
+        following = Following(self.server, path, method, **headers)
         self.settle()
         return following
 
@@ -88,7 +88,7 @@ class OneTests(FollowTestCase):
         self.assertEqual(self.follow(path, "HEAD").status, 503)
 
     def test_who_leaves_while_the_task_is_looked_for_does_not_stay(self) -> None:
-        following = Following(self.front, f"/api/tasks/{self.submit()}/events", "GET")
+        following = Following(self.server, f"/api/tasks/{self.submit()}/events", "GET")
         following.leave()
         self.settle()
         self.assertFalse(following.answered)
@@ -227,7 +227,7 @@ class OneTests(FollowTestCase):
         self.assertFalse(following.over)
 
     def test_who_pauses_while_the_past_is_told_goes_on_with_it(self) -> None:
-        following = Following(self.front, f"/api/tasks/{self.submit(duration=5)}/events", "GET")
+        following = Following(self.server, f"/api/tasks/{self.submit(duration=5)}/events", "GET")
         while not following.answered:
             self.turns.turn()
         following.pause()
@@ -239,7 +239,7 @@ class OneTests(FollowTestCase):
 
     def test_a_change_while_the_past_is_read_is_told_once(self) -> None:
         task_id = self.submit(delay=1, duration=5)
-        following = Following(self.front, f"/api/tasks/{task_id}/events", "GET")
+        following = Following(self.server, f"/api/tasks/{task_id}/events", "GET")
         while not following.answered:
             self.turns.turn()
         self.clock.advance(1)
@@ -278,7 +278,7 @@ class OneTests(FollowTestCase):
 
     def test_a_store_that_cannot_be_read_is_asked_again(self) -> None:
         task_id = self.submit(duration=9)
-        following = Following(self.front, f"/api/tasks/{task_id}/events", "GET")
+        following = Following(self.server, f"/api/tasks/{task_id}/events", "GET")
         self.fail_reads(2)
         self.settle()
         self.assertEqual(following.told, [])
@@ -544,7 +544,7 @@ class AllTests(FollowTestCase):
         first = self.follow_all()
         first.leave()
         self.submit(duration=0)
-        again = Following(self.front, "/api/events", "GET", Last_Event_ID=first.last_id)
+        again = Following(self.server, "/api/events", "GET", Last_Event_ID=first.last_id)
         again.leave()
         self.settle()
         self.assertEqual((again.told, self.feed.followers), ([], 0))
@@ -580,10 +580,10 @@ class StopTests(FollowTestCase):
         first.leave()
         task_id = self.submit(duration=9)
         late = [
-            Following(self.front, "/api/events", "GET", Last_Event_ID=position)
+            Following(self.server, "/api/events", "GET", Last_Event_ID=position)
             for position in (first.last_id, self.forgotten())
         ]
-        one = Following(self.front, f"/api/tasks/{task_id}/events", "GET")
+        one = Following(self.server, f"/api/tasks/{task_id}/events", "GET")
         while not one.answered:
             self.turns.turn()
         self.feed.end()

@@ -243,7 +243,7 @@ class Silence(FaultTestCase):
         made._server = Server(postgres.url_of(self.database), lease=LEASE)
         made._database = self.store._database
         made._heard = {}
-        self.heart: Heartbeat = made
+        self.heartbeat: Heartbeat = made
         self.connection = psycopg.connect(postgres.url_of(self.database), autocommit=True)
         self.addCleanup(self.connection.close)
 
@@ -255,7 +255,7 @@ class Silence(FaultTestCase):
         self.connection.execute(f"INSERT INTO process (id, seen, version) VALUES ({values})".encode())
 
     def silent(self, now: float) -> list[str]:
-        return [owner for owner, _ in self.heart._silent(self.connection, now)]
+        return [owner for owner, _ in self.heartbeat._silent(self.connection, now)]
 
     def test_a_clock_that_makes_a_step_forward_takes_no_living_process_for_dead(self) -> None:
         for beat in range(20):
@@ -266,7 +266,7 @@ class Silence(FaultTestCase):
         self.assertEqual(self.silent(last + LEASE * 0.5), ["other"])
 
     def test_who_is_found_silent_at_the_start_has_a_few_seconds_however_long_the_lease(self) -> None:
-        self.heart._server = Server("", lease=50.0)
+        self.heartbeat._server = Server("", lease=50.0)
 
         class Rows:
             """A connection to a server that has long been up."""
@@ -294,12 +294,14 @@ class Silence(FaultTestCase):
     def test_who_beats_again_just_before_is_left_alone(self) -> None:
         self.heard(ago=100)
         self.silent(0)
-        found = self.heart._silent(self.connection, LEASE)
+        found = self.heartbeat._silent(self.connection, LEASE)
         self.heard(ago=99)
-        self.assertEqual(self.heart._reap(self.connection, found), 0)
-        self.assertEqual(self.heart._reap(self.connection, self.heart._silent(self.connection, 9)), 0)
-        found = self.heart._silent(self.connection, 9 + LEASE)
-        self.assertEqual(self.heart._reap(self.connection, found), 1)
+        self.assertEqual(self.heartbeat._reap(self.connection, found), 0)
+        self.assertEqual(
+            self.heartbeat._reap(self.connection, self.heartbeat._silent(self.connection, 9)), 0
+        )
+        found = self.heartbeat._silent(self.connection, 9 + LEASE)
+        self.assertEqual(self.heartbeat._reap(self.connection, found), 1)
 
 
 class Suspects(BothOpen, FaultTestCase):

@@ -30,11 +30,11 @@ EVERYWHERE_6: Final = IPv6Address("TCP", "::", 80)
 SOCKET: Final = UNIXAddress("/run/a.sock")
 
 
-def pem_file(test: SynchronousTestCase) -> Path:
+def pem_file(test: SynchronousTestCase, size: int = 2048) -> Path:
     """A certificate and its key, both new."""
     pem = Path(tempfile.mkdtemp()) / "key.pem"
     test.addCleanup(shutil.rmtree, pem.parent)
-    pem.write_bytes(KeyPair.generate(size=2048).selfSignedCert(1, CN=b"localhost").dumpPEM())
+    pem.write_bytes(KeyPair.generate(size=size).selfSignedCert(1, CN=b"localhost").dumpPEM())
     return pem
 
 
@@ -128,10 +128,17 @@ class BeforeTheStart(ListeningTestCase):
     def test_what_twisted_would_read_for_the_first_client_is_read_now(self) -> None:
         pem = pem_file(self)
         described = f"ssl:0:interface=127.0.0.1:privateKey={pem}:dhParameters="
-        no_parameters = r"^--listen ssl:\S+: its dhParameters cannot be used \((no \S.*)\)$"
+        no_parameters = (
+            r"^--listen ssl:\S+: its key, certificate or dhParameters cannot be used \((no \S.*)\)$"
+        )
         for file in (pem, pem.with_name("none.pem")):
             with self.assertRaisesRegex(StartError, no_parameters):
                 listening.check(f"{described}{file}", insecure=False)
+
+    def test_a_key_that_openssl_does_not_take_is_told(self) -> None:
+        described = f"ssl:0:interface=127.0.0.1:privateKey={pem_file(self, 1024)}"
+        with self.assertRaisesRegex(StartError, "its key or its certificate cannot be used"):
+            listening.check(described, insecure=False)
 
     def test_a_free_port_is_left_free(self) -> None:
         with socket.socket() as free:

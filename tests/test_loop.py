@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import thread as futures_thread
 from time import sleep
 from typing import Any
+from weakref import ref
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -435,6 +436,26 @@ class Stopped(LoopTestCase):
             self.turns.outcome(running)
         thread.join(PATIENCE)
         self.assertFalse(thread.is_alive())
+
+    def test_what_was_cancelled_before_it_began_is_not_kept(self) -> None:
+        go_on = threading.Event()
+
+        async def hold() -> None:
+            self.begun.set()
+            go_on.wait()
+
+        def start(_slot: int | None) -> Coroutine[Any, Any, str]:
+            return value()
+
+        first, kept = self.begin(hold), ref(start)
+        second = self.loop.run(start)
+        del start
+        second.deferred.cancel()
+        go_on.set()
+        self.turns.outcome(first)
+        with self.assertRaises(CancelledError):
+            self.turns.outcome(second.deferred)
+        self.assertIsNone(kept())
 
     def test_a_cancel_after_it_is_nothing(self) -> None:
         running = self.begin(self.endless)

@@ -22,8 +22,8 @@ LOST = OperationalError("end", None, psycopg.OperationalError("closed"), connect
 LOCKED = OperationalError("end", None, psycopg.errors.LockNotAvailable("timeout"))
 
 
-class Troubles(SynchronousTestCase):
-    """What is one trouble, and what is said of it."""
+class Outages(SynchronousTestCase):
+    """What is one outage, and what is said of it."""
 
     def setUp(self) -> None:
         self.outage = Outage()

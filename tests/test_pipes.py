@@ -2,8 +2,10 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import pipes
@@ -102,10 +104,13 @@ class TheProcess(SynchronousTestCase):
 
     def test_an_answer_that_nobody_waits_for_any_more_is_dropped(self) -> None:
         asked = self.pipes.everyone()
-        asked.addErrback(lambda _: None)
+        failed: list[Failure] = []
+        asked.addErrback(failed.append)
         asked.cancel()
+        self.assertEqual((self.pipes._waiting, self.clock.getDelayedCalls()), ({}, []))
         self.pipes.dataReceived(pipes.dump(Sum(0, [])) + pipes.dump(Sum(5, [])))
         self.assertEqual(len(self.said()), 1)
+        self.assertIs(failed[0].type, CancelledError)
 
     def test_a_question_that_was_lost_is_not_waited_for(self) -> None:
         asked = self.pipes.everyone()

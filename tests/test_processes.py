@@ -26,10 +26,19 @@ from asynctask.model import Progress
 from asynctask.processes import ProcessDiedError, Processes
 from asynctask.threads import NotStartedError
 from asynctask.wire import NotSerializable, ResultTooLarge
+from asynctask.worker import Raised
 from tests import handlers
 from tests.turns import PATIENCE, Turns
 
 FACTS = Facts("task_17388800000002k4qz7m0a9x3c8v5t", "a", 2, 1738880000.5, "00-1-2-01")
+
+
+class Telling(Exception):
+    """Has a name of its own for what a rebuilt one is given."""
+
+    @property
+    def told(self) -> str:
+        return "something else"
 
 
 def gone(pid: int) -> bool:
@@ -44,6 +53,26 @@ def gone(pid: int) -> bool:
 TURNS: Final = Turns()
 PROCESSES: Final = Processes(2, TURNS.callFromThread)
 """Shared by the tests, since each takes a while to start; the exit of the tests ends them."""
+
+
+class Rebuilt(SynchronousTestCase):
+    """An exception of another process."""
+
+    def rebuilt(self, error: Exception) -> BaseException:
+        kinds = [(kind.__module__, kind.__qualname__) for kind in type(error).__mro__]
+        return asynctask_processes._rebuilt(Raised(kinds, str(error), ""))
+
+    def test_each_has_its_text_and_all_of_a_class_one(self) -> None:
+        one, other = self.rebuilt(ValueError("one")), self.rebuilt(ValueError("other"))
+        self.assertEqual((str(one), str(other)), ("one", "other"))
+        self.assertIs(type(one), type(other))
+        self.assertIsInstance(one, ValueError)
+        self.assertEqual(type(one).__name__, "ValueError")
+
+    def test_whatever_its_class_calls_its_own(self) -> None:
+        found = self.rebuilt(Telling("no"))
+        self.assertIsInstance(found, Telling)
+        self.assertEqual((str(found), found.told), ("no", "something else"))  # type: ignore[attr-defined]
 
 
 class ProcessesTestCase(SynchronousTestCase):

@@ -276,21 +276,21 @@ class HeartTests(SynchronousTestCase):
         """Another process starts."""
         self.processes = Processes()
         database: Any = self.processes
-        self.heart: Any = Resting(
+        self.heartbeat: Any = Resting(
             Server("", lease=lease),
             database,
             lambda: self.told.append("troubled"),
             lambda: self.told.append("reaped"),
             lambda theirs, ours: self.times.append((theirs, ours)),
         )
-        self.heart.stop()
+        self.heartbeat.stop()
 
     def beat(self, pause: float = 0, *, heard: bool = False) -> int:
         """Beat after a pause, in which the others may have done so too; tell how often one was reaped."""
         self.now += pause
         if heard:
             self.processes.seen[OTHER] += 1
-        self.heart._beat(self.processes)
+        self.heartbeat._beat(self.processes)
         return self.told.count("reaped")
 
     def test_who_has_just_started_gives_the_others_the_time_to_come_back(self) -> None:
@@ -326,11 +326,11 @@ class HeartTests(SynchronousTestCase):
         self.assertEqual(self.times, [(7_000.0, 500.0), (7_000.0, 500.125)])
 
     def test_it_beats_some_times_in_a_lease_and_each_time_waits_for_an_answer(self) -> None:
-        cutoff, waits = self.heart._cutoff, []
-        self.patch(self.heart, "_beat", lambda _connection: waits.append(cutoff.since > 0))
-        self.heart._end = Pauses(3)
-        self.heart._beat_on(self.processes)
-        self.assertEqual(self.heart._end.seconds, [20.0 / BEATS] * 3)
+        cutoff, waits = self.heartbeat._cutoff, []
+        self.patch(self.heartbeat, "_beat", lambda _connection: waits.append(cutoff.since > 0))
+        self.heartbeat._end = Pauses(3)
+        self.heartbeat._beat_on(self.processes)
+        self.assertEqual(self.heartbeat._end.seconds, [20.0 / BEATS] * 3)
         self.assertEqual((waits, cutoff.since), ([True] * 3, 0))
 
     def test_nothing_that_it_writes_waits_for_long(self) -> None:
@@ -345,8 +345,8 @@ class HeartTests(SynchronousTestCase):
     def test_each_time_without_an_answer_is_told_once(self) -> None:
         answers = [psycopg.OperationalError(), OSError(), None, OSError(), None]
         held: list[object] = []
-        self.patch(self.heart._cutoff, "hold", held.append)
-        self.patch(self.heart._cutoff, "let_go", held.clear)
+        self.patch(self.heartbeat._cutoff, "hold", held.append)
+        self.patch(self.heartbeat._cutoff, "let_go", held.clear)
 
         def connect(_url: str, *, autocommit: bool) -> AbstractContextManager[Any]:
             self.assertEqual((autocommit, held), (True, []))
@@ -359,8 +359,8 @@ class HeartTests(SynchronousTestCase):
             raise psycopg.OperationalError("it is closed")
 
         self.patch(heartbeat, "connect", connect)
-        self.patch(self.heart, "_beat_on", beat_on)
-        self.heart._end = Pauses(len(answers))
-        self.heart.runs()
+        self.patch(self.heartbeat, "_beat_on", beat_on)
+        self.heartbeat._end = Pauses(len(answers))
+        self.heartbeat.runs()
         self.assertEqual((self.told, held, answers), (["troubled"] * 3, [], []))
-        self.assertEqual(self.heart._end.seconds, [TRY_AGAIN] * 5)
+        self.assertEqual(self.heartbeat._end.seconds, [TRY_AGAIN] * 5)

@@ -127,10 +127,11 @@ class Starts(SupervisorTestCase):
     def test_what_a_handler_says_in_their_place_is_passed_over(self) -> None:
         first, second = self.spawned
         first.member.childDataReceived(SAYS, b'junk\n{"type":"Other"}\n\xff' + b"x" * 1_000 + b"\n")
+        first.member.childDataReceived(SAYS, b'{"type":"Up","url":"x","z":' + b"[" * 100_000 + b"\n")
         first.up()
         second.up()
         told = self.logged("Process said what cannot be understood")
-        self.assertEqual([one["text"][:4] for one in told], ["junk", '{"ty', "\ufffdxxx"])
+        self.assertEqual([one["text"][:4] for one in told], ["junk", '{"ty', "\ufffdxxx", '{"ty'])
         self.assertEqual(len(self.logged("Listening on {url}")), 1)
 
     def test_pure_workers_say_that_they_listen_nowhere(self) -> None:

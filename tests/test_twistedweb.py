@@ -16,7 +16,7 @@ from tests.wires import Wire
 class StockTests(ChannelContract, TestCase):
     """`--http twisted.web`."""
 
-    def front_of(self, resource: Resource) -> Any:
+    def server_of(self, resource: Resource) -> Any:
         return HttpServer(resource, LIMIT, answer_too_large)
 
 
@@ -40,9 +40,9 @@ class Accesses(SynchronousTestCase):
     def test_it_is_told_how_long_each_took_by_a_clock_that_nobody_sets(self) -> None:
         told: list[tuple[Any, ...]] = []
         clock, slow = Clock(), Slow()
-        front: Any = HttpServer(slow, LIMIT, answer_too_large, lambda *of: told.append(of), clock.seconds)
-        front.reactor = Clock()
-        left, stayed = (Wire(front).send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2))
+        server: Any = HttpServer(slow, LIMIT, answer_too_large, lambda *of: told.append(of), clock.seconds)
+        server.reactor = Clock()
+        left, stayed = (Wire(server).send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2))
         clock.advance(1.5)
         left.leave()
         clock.advance(1)

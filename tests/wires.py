@@ -58,9 +58,9 @@ class Transport(StringTransport):
 class Wire:
     """A client's connection to a server in memory."""
 
-    def __init__(self, front: Any) -> None:
+    def __init__(self, server: Any) -> None:
         self.transport = Transport()
-        self.protocol: Any = front.buildProtocol(CLIENT)
+        self.protocol: Any = server.buildProtocol(CLIENT)
         self.protocol.makeConnection(self.transport)
 
     def send(self, *pieces: bytes) -> "Wire":

@@ -1,0 +1,98 @@
+"""Tracebacks: let go of, whatever an exception is made of. What is told of them is in `tests.test_logs`."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import ref
+
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.tracebacks import let_go, stack_of, without_frames
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attribute, not even Python's own."""
+
+    why: str
+
+
+class Wild(Exception):
+    """Has code of its own wherever it can."""
+
+    def __bool__(self) -> bool:
+        raise SystemExit
+
+    def with_traceback(self, _trace: Any) -> Any:
+        raise SystemExit
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+    @property
+    def __notes__(self) -> Any:  # type: ignore[override]
+        raise SystemExit
+
+
+class Wilder(Wild):
+    """Does not even tell what it came from."""
+
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise SystemExit
+
+
+class Held:
+    """Something in a frame."""
+
+
+def failure_of(raising: Callable[[], object], holds: list[Any]) -> Failure:
+    """A failure of which a frame holds something, and the exception."""
+    held = Held()
+    holds.append(ref(held))
+    try:
+        raising()
+    except BaseException as error:
+        held.error = error  # type: ignore[attr-defined]
+        return Failure()
+    raise AssertionError
+
+
+def raising(error: BaseException, cause: BaseException | None = None) -> Callable[[], object]:
+    def fail() -> None:
+        raise error from cause
+
+    return fail
+
+
+class LettingGo(SynchronousTestCase):
+    """Nothing is held by an exception that was told."""
+
+    def setUp(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+
+    def test_frames_are_let_go_of(self) -> None:
+        holds: list[Any] = []
+        inner = failure_of(raising(KeyError("inner")), holds).value
+        for error in (ValueError("no"), Frozen("no"), Wild("no")):
+            failure = failure_of(raising(error, inner), holds)
+            let_go(failure)
+            self.assertIsNone(BaseException.__getattribute__(error, "__traceback__"))
+            del failure, error
+        del inner
+        self.assertEqual([one() for one in holds], [None] * 4)
+
+    def test_no_code_of_an_exception_s_own_comes_out(self) -> None:
+        for error in (Wild("no"), Wilder("no")):
+            failure = failure_of(raising(error), [])
+            stack_of(failure)
+            let_go(failure)
+            self.assertIs(without_frames(error), error)
+
+    def test_those_that_came_from_each_other_have_an_end(self) -> None:
+        one, other = ValueError("one"), ValueError("other")
+        one.__cause__, other.__cause__ = other, one
+        self.assertIs(without_frames(one), one)
