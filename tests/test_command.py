@@ -98,32 +98,6 @@ class StartErrorTests(CommandTestCase):
     def test_a_url_with_a_typo(self) -> None:
         self.assert_refused("--store must be a URL such as", "--store", "sqlit:///x")
 
-    def test_a_password_is_shown_to_nobody(self) -> None:
-        for given in (
-            *("postgresql+psycopg://u:hunter2@h/db", "Postgresql://u:hunter2@h/db", "u:hunter2@h/db"),
-            *(
-                "postgresql:/u:hunter2@h/db",
-                "postgresql://u:hunter2@[::1/db",
-                "postgresql://u:hunter2@h:x/db",
-            ),
-            *(
-                "postgresql://u:hunter2%zz@h/db",
-                "postgresql://u:hunter2/x@h/db",
-                "postgresql://u:hunter2 x@h/db",
-            ),
-            *(
-                "postgresql://u:x@hunter2:y@h/db",
-                "postgresql://u:x@hunter2@h/db",
-                "postgresql://u:1/hunter2@h/db",
-            ),
-            *("postgresql://h/db?password=hunter2%zz", "postgresql://h/db?password=x hunter2"),
-            *("host=h password=hunter2", "host=h password='a\\'hunter2 x'", "password=a\\ hunter2"),
-        ):
-            status, text = self.run_twistd("-n", "asynctask", "--store", given)
-            self.assertEqual((status, text.count("\n")), (1, 1), text)
-            self.assertIn("asynctask: --store ", text)
-            self.assertNotIn("hunter2", text, given)
-
     def test_secrets_that_cannot_be_read(self) -> None:
         self.assert_refused("--callback-secret none cannot be read", "--callback-secret", "none")
         (self.folder / "secrets").write_text("hunter2")
