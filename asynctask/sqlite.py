@@ -65,7 +65,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def masked(url: str) -> str:
     """What may be shown of what was given for a URL: how it begins, where it may have a password."""
-    if re.fullmatch(r"[\w./-]*", url):
+    if re.fullmatch(r"[^@=\s]*", url):
         return url
     begins = re.match(r"[A-Za-z0-9+.-]*(?::/{0,2}|=)?", url)
     return f"{begins[0] if begins else ''}…"

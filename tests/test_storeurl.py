@@ -36,7 +36,8 @@ class Wrong(SynchronousTestCase):
 
     def test_what_hides_nothing_is_shown(self) -> None:
         self.assertIn("not 'asynctask.sqlite'", self.refusal("asynctask.sqlite"))
-        self.assertIn("not 'mysql://…'", self.refusal("mysql://h/db"))
+        self.assertIn("not 'mysql://h/db'", self.refusal("mysql://h/db"))
+        self.assertIn("not 'mysql://…'", self.refusal("mysql://u@h/db"))
         self.assertIn('"foo"', self.refusal("postgresql://h/db?foo=1"))
         self.assertIn("'x'", self.refusal("postgresql://h:x/db"))
 
