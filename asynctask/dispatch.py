@@ -24,7 +24,7 @@ from werkzeug.routing import BaseConverter, RequestRedirect
 from zope.interface import implementer
 
 from asynctask.request import Request as OwnRequest
-from asynctask.tracebacks import let_go
+from asynctask.tracebacks import let_go, thrown
 
 log = Logger(namespace="asynctask.dispatch")
 
@@ -187,15 +187,18 @@ class Answering:
         while True:
             try:
                 if isinstance(result, Failure):
-                    result = self._context.run(result.throwExceptionIntoGenerator, coroutine)
+                    waits_for = self._context.run(coroutine.throw, thrown(result))
                 else:
-                    result = self._context.run(coroutine.send, result)
+                    waits_for = self._context.run(coroutine.send, result)
             except StopIteration as end:
+                result = None  # an error that was thrown in has this frame
                 self._got(end.value)
                 return
             except BaseException:
+                result = None
                 self.failed(Failure())
                 return
+            result = waits_for
             if isinstance(result, Deferred):
                 break
         self._wait(result)

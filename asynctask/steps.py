@@ -18,6 +18,7 @@ from asynctask import wire
 from asynctask.model import Progress
 from asynctask.recorder import ASYNCIO, ATTEMPT, FlightRecorder
 from asynctask.runs import Reporter, Run
+from asynctask.tracebacks import thrown
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
@@ -105,7 +106,7 @@ class Stepped(Run):
             try:
                 try:
                     if isinstance(result, Failure):
-                        waits_for = self._context.run(steps.throw, _error(result))
+                        waits_for = self._context.run(steps.throw, thrown(result))
                     else:
                         waits_for = self._context.run(steps.send, result)
                 except RuntimeError as error:
@@ -165,12 +166,6 @@ class Stepped(Run):
             with suppress(BaseException):  # a handler that waits in its ``finally`` too
                 steps.close()
         self.watcher.raised(failure)
-
-
-def _error(failure: Failure) -> BaseException:
-    """The error of a failure, with where it was raised."""
-    error: BaseException = failure.value  # type: ignore[assignment]
-    return error.with_traceback(failure.getTracebackObject())
 
 
 class Recorded(Coroutine[Any, Any, Any]):

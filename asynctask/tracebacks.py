@@ -39,6 +39,12 @@ def shortened(stack: str) -> str:
     return stack if len(stack) <= MAX_TRACEBACK else f"{stack[:half]}\n…\n{stack[-half:]}"
 
 
+def thrown(failure: Failure) -> BaseException:
+    """The error of a failure, to be thrown where it was waited for, with where it was raised."""
+    error: BaseException = failure.value  # type: ignore[assignment]
+    return BaseException.with_traceback(error, failure.tb)
+
+
 def let_go(failure: Failure) -> None:
     """Let it have no frames, see `without_frames`."""
     if failure.value is not None:

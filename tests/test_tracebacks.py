@@ -9,7 +9,7 @@ from weakref import ref
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.tracebacks import let_go, stack_of, without_frames
+from asynctask.tracebacks import let_go, stack_of, thrown, without_frames
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,15 @@ class LettingGo(SynchronousTestCase):
             stack_of(failure)
             let_go(failure)
             self.assertIs(without_frames(error), error)
+
+    def test_an_error_is_thrown_as_it_is_with_its_frames_or_without(self) -> None:
+        failure = failure_of(raising(ValueError("no")), [])
+        raised = failure.getTracebackObject()
+        self.assertIs(thrown(failure), failure.value)
+        self.assertIs(thrown(failure).__traceback__, raised)
+        failure.cleanFailure()
+        self.assertIs(thrown(failure), failure.value)
+        self.assertIsNone(thrown(failure).__traceback__)
 
     def test_those_that_came_from_each_other_have_an_end(self) -> None:
         one, other = ValueError("one"), ValueError("other")
