@@ -55,20 +55,17 @@ class Acceptance:
         if self._seats.draining:
             raise Stopping
 
-    def check_room(self, tasks: Sequence[Task], more: int = 0) -> None:
-        """Whether there is room for new tasks and so many more.
-
-        :raises Unavailable: there is none.
-        """
-        if (refusal := self._refusal(tasks, more)) is not None:
+    def check_room(self) -> None:
+        """:raises Unavailable: there is no room for one task more."""
+        if (refusal := self._full(1)) is not None:
             raise refusal
 
-    def new_tasks(self, body: Body, traceparent: str) -> list[Task]:
+    def new_tasks(self, body: Body, traceparent: Sequence[str]) -> list[Task]:
         """The tasks that a body asks for.
 
-        :param traceparent: as the client sent it; it may be anything.
+        :param traceparent: the values of that field as the client sent them; they may be anything.
         """
-        trace = headers.parse_traceparent(traceparent)
+        trace = headers.parse_traceparent(", ".join(traceparent))
         now = self._now()
         return [accept(new, self.ids.next(now, self._draw()), now, trace) for new in body.submissions]
 
@@ -137,10 +134,16 @@ class Acceptance:
         finally:  # or it would hold this frame, which holds it, until the collector comes
             del invalid
 
-    def _refusal(self, tasks: Sequence[Task], more: int = 0) -> Unavailable | None:
-        """Why there is no room, if there is none."""
-        if self._store.unfinished + len(tasks) + more > self._max_waiting:
+    def _full(self, more: int) -> Unavailable | None:
+        """Why there is no room for so many tasks more, if there is none."""
+        if self._store.unfinished + more > self._max_waiting:
             return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
+        return None
+
+    def _refusal(self, tasks: Sequence[Task]) -> Unavailable | None:
+        """Why there is no room for these tasks, if there is none."""
+        if (full := self._full(len(tasks))) is not None:
+            return full
         for place in {self._kinds[task.kind].place for task in tasks}:
             if self._seats.closed(place):
                 return Unavailable(CLOSED[place])

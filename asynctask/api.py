@@ -122,7 +122,7 @@ class Api:
         except Invalid as invalid:
             accepted = await self._acceptance.repeated(fields(request, KEY), given, dict, invalid)
         else:
-            tasks = self._acceptance.new_tasks(body, ", ".join(fields(request, TRACE)))
+            tasks = self._acceptance.new_tasks(body, fields(request, TRACE))
             first = self._acceptance.accepted(tasks[0])
             accepted = await self._acceptance.accept(fields(request, KEY), body, tasks, first)
         if seconds is None:
@@ -146,7 +146,7 @@ class Api:
         except Invalid as invalid:
             accepted = await self._acceptance.repeated(fields(request, KEY), given, list, invalid)
             return answer(request, 202, *accepted)
-        tasks = self._acceptance.new_tasks(body, ", ".join(fields(request, TRACE)))
+        tasks = self._acceptance.new_tasks(body, fields(request, TRACE))
         each = [self._acceptance.accepted(task) for task in tasks]
         wait = max(int(more["Retry-After"]) for _, more in each)
         whole = wire.batch_json([text for text, _ in each])
@@ -224,7 +224,7 @@ class Api:
     async def retry(self, request: Request, task_id: str) -> bytes:
         """Let a task begin anew."""
         self._acceptance.check_open()
-        self._acceptance.check_room([], 1)
+        self._acceptance.check_room()
         done = self._store.retry(wire.known_id(task_id), self._now())
         return self._show(request, await self._allowed(done, "retried"), 202)
 

@@ -1,4 +1,4 @@
-"""Connections on a cutoff: what takes too long is cut off, since only statements end by themselves.
+"""Cuts off what takes too long on a connection, since only statements end by themselves.
 
 No COMMIT does, nor does the silence of a server that hangs.
 """

@@ -1,6 +1,6 @@
 """The one timer of all connections: a DelayedCall for each of them would cost more than it is worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -45,6 +45,19 @@ def unsent(transport: Any) -> int:
         found += getattr(transport, "_tempDataLen", 0)
         transport = getattr(transport, "transport", None)
     return found
+
+
+def close_idle(connections: Iterable[Any]) -> int:
+    """Close those on which nothing is being answered; tell on how many something is, or has still to go
+    out."""
+    busy = 0
+    for connection in list(connections):
+        if connection.busy:
+            busy += 1
+        else:
+            busy += unsent(connection.transport) > 0
+            connection.loseConnection()
+    return busy
 
 
 class Timed(Protocol):

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from asynctask.access import Access
 from asynctask.channel import Connection
-from asynctask.deadlines import Deadlines, unsent
+from asynctask.deadlines import Deadlines, close_idle
 from asynctask.request import Request
 
 LAST_ANSWERS: Final = 2.0
@@ -59,16 +59,8 @@ class HttpServer(Deadlines[Connection], ServerFactory):
         return [b"http/1.1"]
 
     def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell on how many something is, or has
-        still to go out."""
-        busy = 0
-        for connection in list(self.connections):
-            if connection.busy:
-                busy += 1
-            else:
-                busy += unsent(connection.transport) > 0
-                connection.loseConnection()
-        return busy
+        """See `deadlines.close_idle`."""
+        return close_idle(self.connections)
 
     def log(self, connection: Connection, request: Request | None, status: int, sent: int = 0) -> None:
         """Tell `access` of a request that is over; None was none.

@@ -8,7 +8,6 @@ from contextlib import suppress
 from signal import Signals
 from typing import Any, Final, Protocol
 
-import msgspec
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -18,6 +17,7 @@ from asynctask import pipes
 from asynctask.aggregation import Families
 from asynctask.listening import Shared, reserve
 from asynctask.pipes import HEARS, LISTENS, SAYS, Downwards, Lines, Setting, Upwards
+from asynctask.wire import UNREADABLE
 
 log = Logger(namespace="asynctask.supervisor")
 
@@ -135,11 +135,8 @@ class Member(ProcessProtocol):
         """It has said a word to us."""
         try:
             word = pipes.heard_from_below(said)
-        except (
-            msgspec.MsgspecError,
-            UnicodeDecodeError,
-            RecursionError,
-        ):  # of a handler, which has the same descriptors
+        except UNREADABLE:
+            # A handler has said it, which has the same descriptors.
             log.warn(
                 "Process said what cannot be understood",
                 process=self.number,

@@ -76,7 +76,7 @@ def _check_places(known: Mapping[str, Any], url: str) -> None:
     host, database = str(known.get("host", "")), str(known.get("dbname", ""))
     # One that begins with it is an abstract socket.
     if host.find("@") > 0 or ("@" in database and "%40" not in url):
-        raise ValueError("there are more '@' than one")
+        raise ValueError("its host or its database has an @")
 
 
 def _without_secrets(text: str, url: str) -> str:

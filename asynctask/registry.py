@@ -37,6 +37,9 @@ STEP: Final = 1.0
 
 MAX_DURATION: Final = 86_400
 
+NO_HANDLER: Final = "has no handler: decorate one with @asynctask.task"
+"""What is said of a module or a package without one."""
+
 _INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), "__code__", None)
 """By which it is known what Twisted has made of a generator function."""
 
@@ -300,9 +303,6 @@ def _check_place(function: Callable[..., Any], place: str) -> None:
         except Exception as error:
             why = " ".join(text_of(error).split())
             raise UnusableError(f"no process could find it by its name: {why}") from error
-
-
-NO_HANDLER: Final = "has no handler: decorate one with @asynctask.task"
 
 
 def load(modules: Iterable[str]) -> dict[str, Kind]:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from asynctask.model import ACCEPTED, Error, FieldError, Progress, Status
+from asynctask.wire import UNREADABLE
 
 T = TypeVar("T")
 
@@ -227,7 +228,7 @@ class Answer(Struct):
         """What it means, where it is no success."""
         try:
             problem = msgspec.json.decode(self.body, type=_Problem)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             problem = _Problem()
         uncertain = self.status in (502, 504) or problem.type.endswith("/outcome-unknown")
         return _ERRORS.get(self.status, ApiError)(
@@ -247,5 +248,5 @@ def decode(text: bytes, shape: type[T], status: int = 200) -> T:
     """
     try:
         return msgspec.json.decode(text, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Unexpected(status, f"This is no answer of asynctask: {error}") from error

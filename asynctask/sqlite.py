@@ -63,7 +63,7 @@ def _beside(path: Path, suffix: str) -> Path:
     return real.with_name(real.name + suffix)
 
 
-def masked(url: str) -> str:
+def _masked(url: str) -> str:
     """What may be shown of what was given for a URL: how it begins, where it may have a password."""
     if re.fullmatch(r"[^@=\s]*", url):
         return url
@@ -78,7 +78,7 @@ def parse_url(url: str, folder: Path) -> Place:
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != "sqlite":
-        raise StartError(f"--store must be a URL such as sqlite:///asynctask.sqlite, not '{masked(url)}'")
+        raise StartError(f"--store must be a URL such as sqlite:///asynctask.sqlite, not '{_masked(url)}'")
     location, _, query = rest.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
     options = dict(given)

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.model import Progress
-from asynctask.recorder import ASYNCIO, ATTEMPT, FlightRecorder
+from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.runs import Reporter, Run
 from asynctask.tracebacks import thrown
 
@@ -203,12 +203,13 @@ class Recorded(Coroutine[Any, Any, Any]):
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
         ATTEMPT.set(self._record)
-        before = None if self._slot is None else self._recorder.swap(self._record, self._slot)
+        slot = self._slot
+        before = NOBODY if slot is None else self._recorder.swap(self._record, slot)
         try:
             return take(value)
         finally:
-            if before is not None and self._slot is not None:
-                self._recorder.swap(before, self._slot)
+            if slot is not None:
+                self._recorder.swap(before, slot)
             del value
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from asynctask.access import GONE, Access
-from asynctask.deadlines import unsent
+from asynctask.deadlines import close_idle
 
 IDLE: Final = 60
 """Seconds that a connection may stay open between requests, or stop in the middle of one."""
@@ -90,6 +90,11 @@ class LimitedRequest(Request):
 class Connection(HTTPChannel):
     """One client's connection, on its server's list while it is open."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being answered."""
+        return bool(self.requests)
+
     def connectionMade(self) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""
         self.factory.connections.add(self)
@@ -139,13 +144,5 @@ class HttpServer(Site):
             self._access(request.method, request.uri, status, request.sentLength, seconds, request.client)
 
     def close_idle(self) -> int:
-        """Close the connections on which nothing is being answered; tell on how many something is, or has
-        still to go out."""
-        busy = 0
-        for connection in list(self.connections):
-            if connection.requests:
-                busy += 1
-            else:
-                busy += unsent(connection.transport) > 0
-                connection.loseConnection()
-        return busy
+        """See `deadlines.close_idle`."""
+        return close_idle(self.connections)

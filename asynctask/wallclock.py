@@ -47,7 +47,7 @@ class WallClock:
         self.was_set: Callable[[float, float], Deferred[None]] | None = None
 
     def __call__(self) -> float:
-        """WallClock time, seconds since the epoch."""
+        """Wall time, seconds since the epoch."""
         now = self._now()
         if abs(now - self._elapsed() - self._ahead) > SET:
             self._look()

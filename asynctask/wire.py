@@ -57,6 +57,9 @@ _LETTERS: Final = ALPHABET.encode() * 8
 _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
 TASK_ID: Final = re.compile(rf"task_[0-9]{{10}}[{ALPHABET}]{{20}}")
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what was to be read."""
+
 encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 
