@@ -216,6 +216,18 @@ class TheOrder(SynchronousTestCase):
         self.assertLessEqual(set().union(*(known[name] for name in own)), needed)
         self.assertEqual([name for name in known if name not in own and known[name] & own], [])
 
+    def test_what_the_noxfile_has_a_floor_for_is_there(self) -> None:
+        noxfile = ast.parse((ROOT / "noxfile.py").read_text("utf-8"))
+        [floored] = [
+            statement.value
+            for statement in noxfile.body
+            if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "FLOORED"
+        ]
+        assert floored is not None
+        named = {node.value for node in ast.walk(floored) if isinstance(node, ast.Constant)}
+        self.assertIn("runner", named)
+        self.assertLessEqual(named, {module.name for module in MODULES})
+
     def test_the_imports_are_really_found(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         self.assertEqual(known["model"], set())
