@@ -6,6 +6,7 @@ see the example that broke one, which trial does not show:
 """
 
 import os
+import signal
 from typing import Final
 
 from hypothesis import settings
@@ -23,3 +24,7 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("asynctask")
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # As under nohup: services that tests start would inherit that, but not a handler.
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
