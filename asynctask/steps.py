@@ -162,9 +162,9 @@ class Stepped(Run):
 
     def _end(self, failure: Failure) -> None:
         steps, self._steps = self._steps, None
-        if steps is not None:
-            with suppress(BaseException):  # a handler that waits in its ``finally`` too
-                steps.close()
+        assert steps is not None
+        with suppress(BaseException):  # a handler that waits in its ``finally`` too
+            steps.close()
         self.watcher.raised(failure)
 
 

@@ -11,7 +11,8 @@ from typing import Final
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from asynctask.sqlite import Lock, Place, StartError, check, parse_url
+from asynctask import sqlite
+from asynctask.sqlite import Lock, Place, StartError, check, create, parse_url
 from asynctask.tables import APPLICATION_ID, SCHEMA
 
 FOLDER = Path("/srv/tasks")
@@ -199,6 +200,16 @@ class SoundStores(FileTestCase):
         check(self.place)
         self.assertTrue(self.path.exists())
 
+    def test_a_file_too_long_to_be_looked_through_at_a_start_is_sound(self) -> None:
+        self.make_store()
+        with closing(sqlite3.connect(self.path)) as file:
+            file.executemany(
+                "INSERT INTO task VALUES (?, '')", [(f"{number}",) for number in range(20_000)]
+            )
+            file.commit()
+        self.patch(sqlite, "CHECK", -1.0)
+        check(self.place)
+
 
 class UnsoundStores(FileTestCase):
     """What the service cannot start with; each is told in a sentence, and left as it is."""
@@ -210,6 +221,19 @@ class UnsoundStores(FileTestCase):
 
     def test_a_folder_is_no_file(self) -> None:
         self.assertIn("is a folder", self.complaint(self.folder))
+
+    def test_a_pipe_is_no_file(self) -> None:
+        os.mkfifo(self.path)
+        self.assertIn("is a device or a pipe, not a file", self.complaint())
+
+    def test_an_old_sqlite_is_told_so(self) -> None:
+        self.patch(sqlite, "OLDEST", (99, 1, 0))
+        self.assertIn("is too old: asynctask needs 99.1.0 or later", self.complaint())
+
+    def test_a_file_that_cannot_be_made_is_named(self) -> None:
+        with self.assertRaises(StartError) as raised:
+            create(Place(self.folder))
+        self.assertIn(f"cannot open {self.folder} ", str(raised.exception))
 
     def test_a_file_cannot_be_a_folder(self) -> None:
         self.path.touch()

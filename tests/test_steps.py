@@ -3,16 +3,18 @@
 import asyncio
 import gc
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from inspect import unwrap
+from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, returnValue, succeed
+from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.model import RUNNING, Task
-from asynctask.recorder import FlightRecorder, Suspect, record
+from asynctask.model import RUNNING, Progress, Task
+from asynctask.recorder import ASYNCIO, FlightRecorder, Suspect, record
 from asynctask.steps import Recorded, Stepped, Steps, WrongPlaceError
 from tests.watching import Watching
 
@@ -99,6 +101,27 @@ class Results(StepsTestCase):
             self.failureResultOf(result, CancelledError)
             self.assertEqual(len(self.seen), 1)
 
+    def test_a_cancel_after_its_end_does_nothing(self) -> None:
+        wait: Deferred[str] = Deferred()
+        result = self.run_steps(self.coroutine(wait))
+        wait.callback("done")
+        self.stepped.cancel()
+        self.assertEqual(self.successResultOf(result), "done")
+
+    def test_what_threads_tell_of_it_waits_for_the_reactor(self) -> None:
+        self.patch(threadable, "ioThread", threadable.getThreadID())
+        asked: list[Callable[[], object]] = []
+        watching = Watching()
+        report = Stepped(Task(ONE, "a", "a", RUNNING, 1, 0, 0), None, watching).reporter(asked.append)
+        told = [Progress(step, 3) for step in (1, 2, 3)]
+        thread = Thread(target=lambda: [report(progress) for progress in told])
+        thread.start()
+        thread.join()
+        self.assertEqual(watching.told, [])
+        [tell] = asked
+        tell()
+        self.assertEqual(watching.told, told)
+
     def test_steps_can_be_closed(self) -> None:
         ended: list[str] = []
 
@@ -176,7 +199,7 @@ class Results(StepsTestCase):
         self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
 
     def test_whatever_is_raised_is_its_failure(self) -> None:
-        for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):
+        for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError, RuntimeError):
 
             async def handler(error: type[BaseException] = error) -> None:
                 await succeed(None)
@@ -247,6 +270,24 @@ class Records(StepsTestCase):
             wait.errback(ValueError("no"))
             self.failureResultOf(result, ValueError)
             self.assertEqual(self.recorder.suspects(), [])
+
+    def test_steps_on_asyncio_are_named_where_there_is_room(self) -> None:
+        async def handler() -> None:
+            self.look()
+
+        for slot, seen in ((ASYNCIO, [Suspect(ONE, 1)]), (None, [])):
+            self.seen.clear()
+            steps = Recorded(handler(), self.recorder, record(ONE, 1), slot)
+            self.assertRaises(StopIteration, steps.send, None)
+            self.look()
+            self.assertEqual(self.seen, [seen, []])
+
+    def test_steps_on_asyncio_are_taken_by_their_loop_alone(self) -> None:
+        async def handler() -> None: ...
+
+        steps = Recorded(handler(), self.recorder, record(ONE, 1))
+        self.assertRaises(TypeError, steps.__await__)
+        steps.close()
 
     def test_a_step_within_a_step_is_named_and_then_the_outer_one_again(self) -> None:
         wait: Deferred[str] = Deferred()
