@@ -93,6 +93,15 @@ def _appended(entries: Any, count: Any) -> dict[Any, Any]:
     }
 
 
+def _once(chosen: Select[Any]) -> Any:
+    """Rows that are chosen and locked before the statement begins.
+
+    As a mere subquery PostgreSQL may ask for them again for each row that it looks at, where it takes the
+    table for empty: without those that are locked already, so that in the end all are taken.
+    """
+    return chosen.with_for_update(skip_locked=True).cte("chosen").prefix_with("MATERIALIZED")
+
+
 def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
     return (
         update(task)
@@ -121,15 +130,15 @@ def _entry(status: str, attempt: Any) -> Any:
     )
 
 
-CLAIM_DUE: Final = _claim(
+_due: Final = _once(
     select(task.c.task_id)
     .where(task.c.kind == bindparam("of_kind"), _WAITING, task.c.run_at <= bindparam("now"))
     .order_by(task.c.run_at, task.c.task_id)
     .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True),
-    _entry("running", task.c.attempt + 1),
-    1,
-).returning(*LISTED, task.c.input)
+)
+CLAIM_DUE: Final = _claim(select(_due.c.task_id), _entry("running", task.c.attempt + 1), 1).returning(
+    *LISTED, task.c.input
+)
 """Take due tasks, those due first, and count the attempt before it begins."""
 
 CLAIM: Final = _claim(select(_named.c.value), _entry("running", task.c.attempt + 1), 1)
@@ -216,18 +225,14 @@ CHANGE: Final = (
 
 DELETE: Final = delete(task).where(task.c.task_id == bindparam("of_task"))
 
+_old: Final = _once(
+    select(task.c.task_id)
+    .where(task.c.finished_at < bindparam("before"), task.c.callback_due.is_(None))
+    .order_by(task.c.finished_at)
+    .limit(bindparam("limit"))
+)
 FORGET_OLD: Final = (
-    delete(task)
-    .where(
-        task.c.task_id.in_(
-            select(task.c.task_id)
-            .where(task.c.finished_at < bindparam("before"), task.c.callback_due.is_(None))
-            .order_by(task.c.finished_at)
-            .limit(bindparam("limit"))
-            .with_for_update(skip_locked=True)
-        )
-    )
-    .returning(task.c.task_id, task.c.kind)
+    delete(task).where(task.c.task_id.in_(select(_old.c.task_id))).returning(task.c.task_id, task.c.kind)
 )
 """Retention: those that ended first, but none that is just retried: what was chosen without its lock is
 deleted whatever it has become. SQLite has one writer, and no such words."""
@@ -244,13 +249,13 @@ ADD_KEY: Final = text(
     "answer = excluded.answer, expires_at = excluded.expires_at WHERE idempotency.expires_at <= :now"
 )
 """Changes no row where the key is known and has not expired; many processes may try at once."""
+_expired: Final = _once(
+    select(idempotency.c.scope, idempotency.c.key)
+    .where(idempotency.c.expires_at <= bindparam("now"))
+    .limit(bindparam("limit"))
+)
 FORGET_KEYS: Final = delete(idempotency).where(
-    tuple_(idempotency.c.scope, idempotency.c.key).in_(
-        select(idempotency.c.scope, idempotency.c.key)
-        .where(idempotency.c.expires_at <= bindparam("now"))
-        .limit(bindparam("limit"))
-        .with_for_update(skip_locked=True)
-    )
+    tuple_(idempotency.c.scope, idempotency.c.key).in_(select(_expired.c.scope, _expired.c.key))
 )
 
 _upto: Final = select(event.c.upto).order_by(event.c.seq.desc()).limit(1).scalar_subquery()

@@ -28,6 +28,39 @@ FROM generate_series(1, {TASKS}) i,
 """
 
 
+class Emptied(OnServer):
+    """What takes some of the tasks takes no more of a table that the server takes for empty."""
+
+    def empty(self) -> None:
+        """As retention leaves it, and the server's own look at it afterwards."""
+        with psycopg.connect(postgres.url_of(self.database), autocommit=True) as connection:
+            connection.execute(FILL.replace(str(TASKS), "100"))
+            connection.execute("DELETE FROM task")
+            connection.execute("ANALYZE task, idempotency")
+
+    def test_a_claim_takes_as_many_as_it_may(self) -> None:
+        self.empty()
+        self.add(*[self.new() for _ in range(40)])
+        self.assertEqual([len(self.claim(limit).tasks) for limit in (1, 5)], [1, 5])
+
+    def test_retention_takes_as_many_as_it_may(self) -> None:
+        self.empty()
+        with psycopg.connect(postgres.url_of(self.database)) as connection:
+            connection.execute(FILL.replace(str(TASKS), "40"))
+            connection.execute(f"UPDATE task SET status = 'completed', finished_at = {NOW} - 1")
+            connection.execute(
+                "INSERT INTO idempotency (scope, key, digest, answer, expires_at) "
+                f"SELECT '', i::text, '', '', {NOW} FROM generate_series(1, 40) i"
+            )
+        self.assertEqual(self.wait(self.store.forget(NOW, NOW, 5)), 5)
+        with psycopg.connect(postgres.url_of(self.database)) as connection:
+            [left] = connection.execute(
+                "SELECT (SELECT count(*) FROM task WHERE status = 'completed'), "
+                "(SELECT count(*) FROM idempotency)"
+            )
+        self.assertEqual(left, (35, 35))
+
+
 class Plans(OnServer):
     """No statement on the way of a task reads all of them."""
 
