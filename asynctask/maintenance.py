@@ -34,11 +34,11 @@ class Maintenance:
 
         def run(db: Connection, news: list[News]) -> int:
             began = monotonic()
-            keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).rowcount
+            keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).all()
             old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
             news += [Deleted(row.task_id, row.kind) for row in old]
             self.forgetting = monotonic() - began
-            return max(keys, len(old))
+            return max(len(keys), len(old))
 
         return self._writer.call(run, order=AFTER_KEYS)
 

@@ -254,9 +254,12 @@ _expired: Final = _once(
     .where(idempotency.c.expires_at <= bindparam("now"))
     .limit(bindparam("limit"))
 )
-FORGET_KEYS: Final = delete(idempotency).where(
-    tuple_(idempotency.c.scope, idempotency.c.key).in_(select(_expired.c.scope, _expired.c.key))
+FORGET_KEYS: Final = (
+    delete(idempotency)
+    .where(tuple_(idempotency.c.scope, idempotency.c.key).in_(select(_expired.c.scope, _expired.c.key)))
+    .returning(idempotency.c.key)
 )
+"""SQLite's driver counts no rows of a statement that begins with its choice."""
 
 _upto: Final = select(event.c.upto).order_by(event.c.seq.desc()).limit(1).scalar_subquery()
 
