@@ -35,9 +35,11 @@ class Cutoff:
         self.is_cut = False
 
     def hold(self, connection: "psycopg.Connection[Any]") -> None:
-        """Cut this connection off from now on."""
+        """Cut this connection off from now on: it has its own time, whatever it took to open it."""
         self.let_go()
         self.is_cut = False
+        if self.since:
+            self.since = monotonic()
         # A descriptor of our own, since the number of the other may mean another socket at any time.
         self._wire = socket.socket(fileno=os.dup(connection.fileno()))
 

@@ -18,7 +18,8 @@ TRY_AGAIN: Final = 0.5
 """Seconds until a database that could not be reached is tried again by those who read."""
 
 EARLY: Final = 0.3
-"""Seconds that somebody may have waited until a connection is opened for him: that may take two more."""
+"""Seconds that somebody may have waited until a connection is opened for him: that may take two more, and
+more where one host after the other is tried."""
 
 T = TypeVar("T")
 
@@ -98,6 +99,8 @@ class Readers:
         if monotonic() - since > EARLY:
             raise Unavailable(NO_ANSWER)
         opened = self._open()
+        if monotonic() - since > LONGEST:
+            raise Unavailable(NO_ANSWER)  # the next one finds it open
         try:
             return self._run(opened, run)
         except DBAPIError:

@@ -106,14 +106,24 @@ class Postgres:
     def connect(self) -> Connection:
         """Open the connection that writes, and make sure that this process is among those alive."""
         connection = self._writing.connect()
-        if self._started and not (self._is_registered and self._is_alive(_driver_of(connection))):
-            if self._is_registered:  # else the last try to be among them has failed
-                before, self.owner = self.owner, token_hex(8)
-                self._is_registered = False
-                self.lost(before)
-            with connection.begin():
-                self.register(connection)
+        try:
+            if self._started:
+                self._be_alive(connection)
+        except BaseException:
+            # Nobody else would: there is no looking for garbage in time.
+            connection.close()
+            raise
         return connection
+
+    def _be_alive(self, connection: Connection) -> None:
+        if self._is_registered and self._is_alive(_driver_of(connection)):
+            return
+        if self._is_registered:  # else the last try to be among them has failed
+            before, self.owner = self.owner, token_hex(8)
+            self._is_registered = False
+            self.lost(before)
+        with connection.begin():
+            self.register(connection)
 
     def _is_alive(self, driver: "psycopg.Connection[Any]") -> bool:
         """Whether the others take this process for alive.
@@ -273,8 +283,10 @@ def _wrapped(what: str, driver: "psycopg.Connection[Any]") -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        known = DBAPIError.instance(what, None, error, psycopg.Error, connection_invalidated=driver.closed)
-        raise known from error
+        # In no variable: the error has this frame, and the frame would have the error.
+        raise DBAPIError.instance(
+            what, None, error, psycopg.Error, connection_invalidated=driver.closed
+        ) from error
 
 
 def _results(driver: "psycopg.Connection[Any]", statements: str) -> list[list[Any]]:

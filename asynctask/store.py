@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -113,37 +114,37 @@ class SqlStore(Hooks, Reading, Maintenance):
         """See `IStore`."""
         self._kinds = list(kinds)
         self._database.open()
-        try:
-            connection = self._database.connect()
-            with connection.begin():
-                self._database.prepare(connection)
-                upgrade(connection)
-            with connection.begin():
-                self._database.start(connection)
-                if self._database.shared:
-                    now += self.timed(connection.execute(statements.TIME).scalar_one(), time())
-                # First, since from what is told on, the other processes wait with all that they tell.
-                counted = Counter(
-                    {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
-                )
-                news: list[News] = []
-                charge(connection, self._database, list(suspects), now, news)
-                settle(connection, self._database, self._kinds, now, news)
-                self._database.tell(connection, news, now)
-                left = moved_in(news)
-                unfinished = counted - Counter(task.kind for task in left if task.status in ENDED)
-                self.outbox.open(connection)
-                self.epoch = connection.scalar(statements.EPOCH) or ""
-                self.seq = connection.scalar(statements.LAST_EVENT) or 0
-                self.newest = connection.scalar(statements.NEWEST)
-            self._database.start_reading()
-        except (UnreadableSchemaError, DBAPIError) as error:
-            self._database.close()
-            found = f"cannot be used ({why(error)})" if isinstance(error, DBAPIError) else error
-            raise StartError(f"--store {self._place.path} {found}") from None
-        except StartError:
-            self._database.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._database.close)
+            try:
+                connection = self._database.connect()
+                undo.callback(connection.close)
+                with connection.begin():
+                    self._database.prepare(connection)
+                    upgrade(connection)
+                with connection.begin():
+                    self._database.start(connection)
+                    if self._database.shared:
+                        now += self.timed(connection.execute(statements.TIME).scalar_one(), time())
+                    # First, since from what is told on, the other processes wait with all that they tell.
+                    counted = Counter(
+                        {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
+                    )
+                    news: list[News] = []
+                    charge(connection, self._database, list(suspects), now, news)
+                    settle(connection, self._database, self._kinds, now, news)
+                    self._database.tell(connection, news, now)
+                    left = moved_in(news)
+                    unfinished = counted - Counter(task.kind for task in left if task.status in ENDED)
+                    self.outbox.open(connection)
+                    self.epoch = connection.scalar(statements.EPOCH) or ""
+                    self.seq = connection.scalar(statements.LAST_EVENT) or 0
+                    self.newest = connection.scalar(statements.NEWEST)
+                self._database.start_reading()
+            except (UnreadableSchemaError, DBAPIError) as error:
+                found = f"cannot be used ({why(error)})" if isinstance(error, DBAPIError) else error
+                raise StartError(f"--store {self._place.path} {found}") from None
+            undo.pop_all()
         note(left, self._metrics)
         self.unfinished = sum(unfinished.values())
         self._writer = Writer(

@@ -1,24 +1,35 @@
 """A server that does not answer, and threads and descriptors that are not to be had."""
 
+import gc
 import socket
 import threading
 from collections.abc import Collection
 from errno import EMFILE
 from functools import partial
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from asynctask import cutoff, heartbeat, polling
-from asynctask.model import (
-    Task,
-)
+from asynctask import cutoff, heartbeat, pgreaders, polling
+from asynctask import postgres as connections
+from asynctask.cutoff import Cutoff, Cutoffs
+from asynctask.model import Task, Unavailable
+from asynctask.pgreaders import Readers
 from asynctask.pgserver import Server, connect
+from asynctask.postgres import Postgres
+from asynctask.readers import LONGEST
+from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.fault_case import PATIENCE, FaultTestCase
 from tests.store_contract import NOW
 from tests.test_postgres import BothOpen
+
+TRIES = 10
+"""More than the connections that a store opens beside."""
 
 
 class Deaf(BothOpen, FaultTestCase):
@@ -89,6 +100,77 @@ class NoAnswer(FaultTestCase):
             patched.restore()
         self.assertIn("Store takes too long, and was cut off", lines)
         self.until(lambda: len(due) > 3)
+
+
+class ComingBack(FaultTestCase):
+    """A server that can be reached, but does not do what is needed."""
+
+    def ours(self) -> int:
+        """Connections of this process to its database."""
+        found: int = self.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'asynctask'"
+        )[0]
+        return found
+
+    def test_tries_that_fail_leave_no_connections(self) -> None:
+        database = Postgres(Server(postgres.url_of(self.database)))
+        database.open()
+        self.addCleanup(database.close)
+        with database.connect() as first, first.begin():
+            database.start(first)
+        self.patch(connections, "_PATIENT", "BEGIN; SET LOCAL statement_timeout = 50")
+        gc.disable()
+        self.addCleanup(gc.enable)
+        before = self.ours()
+        with self.outside() as other:
+            other.execute("SELECT 1 FROM process FOR UPDATE")
+            for _ in range(TRIES):
+                self.assertRaises(DBAPIError, database.connect)
+            self.until(lambda: self.ours() < before + TRIES)
+
+    def test_a_start_that_fails_leaves_no_connection(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        before = self.ours()
+        self.execute("ALTER TABLE meta RENAME TO hidden")
+        self.addCleanup(self.execute, "ALTER TABLE hidden RENAME TO meta")
+        for _ in range(TRIES):
+            self.assertRaises(StartError, self.open)
+        self.until(lambda: self.ours() < before + TRIES)
+
+    def test_it_has_its_time_however_long_a_host_before_it_was_waited_for(self) -> None:
+        one, other = socket.socketpair()
+        self.addCleanup(one.close)
+        self.addCleanup(other.close)
+        waits = Cutoff()
+        self.addCleanup(waits.let_go)
+        with waits.waiting(monotonic() - 2 * LONGEST):
+            waits.hold(cast(Any, one))
+            waits.look(monotonic())
+            self.assertFalse(waits.is_cut)
+            waits.look(monotonic() + 2 * LONGEST)
+            self.assertTrue(waits.is_cut)
+
+    def test_who_waited_too_long_for_a_connection_is_refused_and_the_next_finds_it_open(self) -> None:
+        late: list[Any] = []
+
+        def slowly(cutoff: Cutoff) -> "psycopg.Connection[Any]":
+            late.append(self.patch(pgreaders, "LONGEST", -1.0))
+            connection = connect(postgres.url_of(self.database), autocommit=True)
+            cutoff.hold(connection)
+            return connection
+
+        readers = Readers(Cutoffs(), slowly, lambda _connection: None)
+        self.addCleanup(readers.stop)
+
+        def read(connection: Connection) -> Any:
+            return connection.exec_driver_sql("SELECT 1").scalar_one()
+
+        self.assertRaises(Unavailable, readers.read, read, monotonic())
+        late[0].restore()
+        self.assertEqual(readers.read(read, monotonic()), 1)
+        self.assertEqual(len(late), 1)
 
 
 class Descriptors(FaultTestCase):
