@@ -4,6 +4,7 @@ import atexit
 import pickle
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from operator import attrgetter
 from threading import Event, Lock
@@ -111,6 +112,8 @@ class Processes:
     ) -> None:
         self.from_thread = from_thread
         self._threads = Threads(size, from_thread, seconds)
+        # A process dies with the thread that has started it (PR_SET_PDEATHSIG), which may be given up.
+        self._starter = ThreadPoolExecutor(1, "asynctask-starter")
         self._lock = Lock()
         self._all: set[Spawned] = set()
         self._idle: list[Spawned] = []
@@ -145,6 +148,7 @@ class Processes:
             self._is_at_exit = False
         atexit.unregister(self.stop)
         self._threads.stop()
+        self._starter.shutdown(wait=False)
 
     def take(self) -> Spawned:
         """A process for one call.
@@ -158,7 +162,7 @@ class Processes:
                     return worker
                 self._all.discard(worker)
         try:
-            worker = Spawned()
+            worker = self._starter.submit(Spawned).result()
         except (OSError, RuntimeError) as error:
             raise NotStartedError(str(error)) from error
         with self._lock:

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from errno import EMFILE
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,9 +26,10 @@ from asynctask.context import Facts, Permanent
 from asynctask.inputs import read_signature
 from asynctask.model import Progress
 from asynctask.processes import ProcessDiedError, Processes
+from asynctask.spawned import Spawned
 from asynctask.threads import NotStartedError
 from asynctask.wire import NotSerializable, ResultTooLarge
-from asynctask.worker import Raised
+from asynctask.worker import Call, Raised, Returned
 from tests import handlers
 from tests.turns import PATIENCE, Turns
 
@@ -436,6 +439,24 @@ class TheEnd(ProcessesTestCase):
             self.assertEqual(parent.wait(PATIENCE), 0)
         for pid in pids:
             self.wait_until_gone(pid)
+
+    def test_it_outlives_the_thread_that_has_asked_for_it(self) -> None:
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        taken: list[Spawned] = []
+
+        def take() -> None:
+            taken.append(processes.take())
+            taken[0].begin(lambda: False)
+
+        thread = Thread(target=take)
+        thread.start()
+        thread.join()
+        [worker] = taken
+        time.sleep(0.1)  # Python's thread ends before the system's
+        worker.ask(pickle.dumps(Call(handlers.add, {"one": 1, "two": 2}, None, FACTS)))
+        self.assertEqual(worker.hear(), Returned("3"))
+        processes.give_back(worker, lives=True)
 
 
 class WithoutPebble(ProcessesTestCase):
