@@ -137,7 +137,8 @@ class Supervisor(Service):
 
     def _serving(self) -> None:
         for member in self._members:
-            self._start(member)
+            if not self._is_ending:  # one before it could not be started
+                self._start(member)
 
     def _start(self, member: Member) -> None:
         self._starts.pop(member.number, None)

@@ -180,6 +180,21 @@ class Starts(SupervisorTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.supervisor.failed, "")
 
+    def test_after_one_that_could_not_be_started_there_is_no_other(self) -> None:
+        begun: list[Process] = []
+
+        def spawn(member: Member) -> None:
+            if member.number == 2:
+                raise OSError(11, "Resource temporarily unavailable")
+            begun.append(Process(member, 100))
+
+        supervisor = Failed(4, lambda: None, spawn, self.lines.append, self.clock, self.clock, GRACE)
+        supervisor.startService()
+        [first] = begun
+        self.assertEqual((supervisor.failed, first.signals), ("", ["KILL"]))
+        first.end(signal=9)
+        self.assertIn("Resource temporarily unavailable", supervisor.failed)
+
 
 class Restarts(SupervisorTestCase):
     """What dies later."""
