@@ -165,9 +165,8 @@ class Sharing:
         except Exception:
             self._settle_at = self._polls + SETTLE_AGAIN
             raise
-        finally:
-            self._store.orphaned()
-            self._store.due(self._kinds)
+        self._store.orphaned()
+        self._store.due(self._kinds)
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
         task = await self._store.get(task_id)

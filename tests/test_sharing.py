@@ -181,12 +181,15 @@ class SharingTests(SynchronousTestCase):
         last.callback(False)
         self.assertEqual((self.asked("orphaned"), self.store.looked_for), (1, [[*KINDS]]))
 
-    def test_a_settling_that_fails_is_made_again_after_some_polls(self) -> None:
+    def test_a_settling_that_fails_is_made_again_after_some_polls_and_nothing_goes_on_before(self) -> None:
         self.store.left = [fail(Unavailable("Not now")), fail(ValueError("a bug"))]
-        for polls, times in ((1, 1), (SETTLE_AGAIN - 1, 1), (1, 2), (SETTLE_AGAIN, 3), (SETTLE_AGAIN, 3)):
+        for polls, times, gone_on in (
+            *((1, 1, 0), (SETTLE_AGAIN - 1, 1, 0), (1, 2, 0)),
+            *((SETTLE_AGAIN, 3, 1), (SETTLE_AGAIN, 3, 1)),
+        ):
             for _ in range(polls):
                 self.look(polled=True)
-            self.assertEqual((self.asked("settle"), self.asked("orphaned")), (times, times))
+            self.assertEqual((self.asked("settle"), self.asked("orphaned")), (times, gone_on))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_a_cancel_reaches_its_attempt_once_and_again_at_each_poll(self) -> None:
