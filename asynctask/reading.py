@@ -104,10 +104,6 @@ class Reading:
             return succeed([(seq, self._large[seq])])
 
         def read(db: Connection) -> list[tuple[int, str]] | None:
-            last = db.scalar(statements.LAST_EVENT) or 0
-            first = db.scalar(statements.FIRST_EVENT) or last + 1
-            if not first <= seq <= last + 1 and not (0 < seq < first and _is_whole(db)):
-                return None
             found, size = [], 0
             with db.execute(statements.EVENTS, {"from_seq": seq, "limit": limit}) as rows:
                 for number, body in rows:
@@ -115,7 +111,11 @@ class Reading:
                     size += len(body)
                     if size > PAGE:
                         break
-            return found
+            # Afterwards: some may be forgotten between two statements.
+            last = db.scalar(statements.LAST_EVENT) or 0
+            first = db.scalar(statements.FIRST_EVENT) or last + 1
+            is_whole = first <= seq <= last + 1 or (0 < seq < first and _is_whole(db))
+            return found if is_whole else None
 
         def decode(found: list[tuple[int, str]] | None) -> list[tuple[int, list[News]]] | None:
             if found is None:

@@ -9,7 +9,7 @@ from threading import Event
 from time import monotonic, sleep
 
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog
@@ -128,6 +128,32 @@ class WriterTests(OnFile):
         self.assertEqual(self.told_since(before), [["completed"] * FEWEST])
         for one in ends:
             self.wait(one)
+
+
+class EventTests(OnFile):
+    """Events are read while others are forgotten."""
+
+    def test_what_is_forgotten_in_the_middle_of_a_read_is_not_passed_over_in_silence(self) -> None:
+        left = 0
+
+        def forget(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            nonlocal left
+            left -= "FROM event" in statement
+            if left == 0:
+                with closing(sqlite3.connect(self.path)) as other:
+                    other.execute("DELETE FROM event WHERE seq < (SELECT max(seq) - 1 FROM event)")
+                    other.commit()
+
+        for after in (1, 2, 3):
+            for _ in range(5):
+                self.add(self.new())
+            last = self.commits[-1][0]
+            left = after
+            event.listen(Engine, "after_cursor_execute", forget)
+            found = self.wait(self.store.events(last - 3, 9))
+            event.remove(Engine, "after_cursor_execute", forget)
+            self.assertLess(left, 1)
+            self.assertIn(found and [seq for seq, _ in found], (None, [*range(last - 3, last + 1)]))
 
 
 class SqliteFileTests(OnFile):
