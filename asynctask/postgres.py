@@ -27,6 +27,10 @@ not hold up all others."""
 MIGRATING: Final = 0x61746B6D
 """The lock under which the schema is brought up: many processes may start at once ("atkm")."""
 
+UNREPLICATED: Final = ("01000", "57P01")
+"""SQLSTATEs of the warnings of a COMMIT that is on the server's disk and has not waited for its replicas:
+somebody has cancelled it, or ends the connection."""
+
 _ROOM: Final = (
     "SAVEPOINT room",
     "INSERT INTO event (at, upto, body) SELECT 0, 0, string_agg(md5(random()::text), '') "
@@ -71,7 +75,7 @@ class Postgres:
         self._cutoff = self.cutoffs.new()
         self._writing = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: self._open(self._cutoff),
+            creator=self._open_writing,
             poolclass=NullPool,
             pool_reset_on_return=None,
         )
@@ -83,12 +87,16 @@ class Postgres:
     def _open(self, cutoff: Cutoff) -> "psycopg.Connection[Any]":
         """Open a connection that begins its transactions itself, since it has more to say then."""
         driver = connect(self._server.url, autocommit=True)
-        driver.add_notice_handler(self._notice)
         cutoff.hold(driver)
         return driver
 
+    def _open_writing(self) -> "psycopg.Connection[Any]":
+        driver = self._open(self._cutoff)
+        driver.add_notice_handler(self._notice)
+        return driver
+
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
-        if notice.severity_nonlocalized == "WARNING":
+        if notice.severity_nonlocalized == "WARNING" and notice.sqlstate in UNREPLICATED:
             self._warned = notice.message_primary or "a warning"
 
     def open(self) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Final
 
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, gatherResults
@@ -43,6 +44,8 @@ from tests.faults.proxy import Proxy
 from tests.store_contract import NOW
 from tests.test_postgres import BothOpen
 from tests.turns import Turns
+
+WARN: Final = "DO $$ BEGIN RAISE WARNING 'deprecated'; END $$"
 
 
 class Collisions(FaultTestCase):
@@ -374,6 +377,18 @@ class Troubles(FaultTestCase):
         waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
         self.until(lambda: self.execute(f"SELECT pg_cancel_backend(pid) {waiting}"))
         self.assertIsInstance(self.refused(lambda: added), OutcomeUnknown)
+
+    def test_what_a_reader_is_warned_of_while_somebody_commits_is_nothing_to_him(self) -> None:
+        database: Any = self.store._database
+        run = database._run
+
+        def warned(connection: Connection, *statements: str) -> Any:
+            if "COMMIT" in statements:
+                database.read(lambda db: db.exec_driver_sql(WARN).close(), time.monotonic())
+            return run(connection, *statements)
+
+        self.patch(database, "_run", warned)
+        self.add(self.new())
 
     def wait_for_replicas(self, names: str) -> None:
         if names:
