@@ -83,9 +83,12 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="asynctask-heartbeat", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """Beat no more; the lease ends with the process's row."""
         self._end.set()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, but not for a server that hangs."""
         self._thread.join(2 * PATIENCE)
 
     def _run(self) -> None:

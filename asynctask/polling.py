@@ -114,10 +114,13 @@ class Poller:
             self._wanted = True
             self._ring()
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """Look no more."""
         self._ending = True
         self._ring()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, but not for a server that hangs."""
         self._thread.join(2 * PATIENCE)
 
     def _ring(self) -> None:

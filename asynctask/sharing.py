@@ -112,8 +112,11 @@ class Sharing:
     def stop(self) -> None:
         """Look no more."""
         self._stopped = True
-        self._poller.stop()
-        self._heartbeat.stop()
+        threads = (self._poller, self._heartbeat)
+        for thread in threads:  # before any is waited for
+            thread.end()
+        for thread in threads:
+            thread.join()
 
     def committed(self, seq: int, news: Sequence[News]) -> None:
         """A commit of our own has changed tasks."""

@@ -286,7 +286,8 @@ class HeartTests(SynchronousTestCase):
             lambda: self.told.append("reaped"),
             lambda theirs, ours: self.times.append((theirs, ours)),
         )
-        self.heartbeat.stop()
+        self.heartbeat.end()
+        self.heartbeat.join()
 
     def beat(self, pause: float = 0, *, heard: bool = False) -> int:
         """Beat after a pause, in which the others may have done so too; tell how often one was reaped."""
