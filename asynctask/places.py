@@ -13,6 +13,7 @@ from asynctask import wire
 from asynctask.loop import AsyncioLoop
 from asynctask.model import Progress, Task
 from asynctask.processes import Processes
+from asynctask.pythonlog import TRACE
 from asynctask.recorder import ATTEMPT, FlightRecorder
 from asynctask.registry import Kind
 from asynctask.runs import Elsewhere, Reporter, Run, Watcher
@@ -101,6 +102,7 @@ class Places:
         def call() -> str:
             slot = self._recorder.hold(run.record)
             context.run(ATTEMPT.set, run.record)
+            context.run(TRACE.set, run.traceparent)
             try:
                 return context.run(lambda: wire.dump_result(kind.function(**given)))
             finally:
@@ -112,6 +114,7 @@ class Places:
         given = run.with_context(kind, None, self._reporter(run, kind))
 
         async def call() -> str:
+            TRACE.set(run.traceparent)
             return wire.dump_result(await kind.function(**given))
 
         run.follow(self._loop.run(lambda slot: Recorded(call(), self._recorder, run.record, slot)))

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Final
 
 from twisted.logger import Logger, LogLevel
@@ -24,6 +25,9 @@ LEVELS: Final = (
     (logging.WARNING, LogLevel.warn),
     (logging.INFO, LogLevel.info),
 )
+
+TRACE: Final[ContextVar[str | None]] = ContextVar("asynctask.traceparent", default=None)
+"""The trace that a handler's code belongs to, where its task has one."""
 
 
 class _Ear(logging.Handler):
@@ -58,6 +62,8 @@ class _Ear(logging.Handler):
         fields: dict[str, Any] = {"log_text": record.getMessage(), "logger": record.name}
         if task_id := self._task_id():
             fields["task_id"] = task_id
+        if (trace := TRACE.get()) is not None:
+            fields["traceparent"] = trace
         if record.exc_info and record.exc_info[1] is not None:
             fields["log_stack"] = _FORMATTER.formatException(record.exc_info)
         elif record.stack_info:

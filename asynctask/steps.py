@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.model import Progress
+from asynctask.pythonlog import TRACE
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.runs import Reporter, Run
 from asynctask.tracebacks import thrown
@@ -78,6 +79,8 @@ class Stepped(Run):
         self._steps = steps
         self._recorder = recorder
         self._context = copy_context()
+        if self.task.traceparent is not None:
+            self._context.run(TRACE.set, self.task.traceparent)
         self._waits = None
         self._go(None)
 

@@ -145,7 +145,7 @@ def _input(
     if duration is not None and kind.name != "simulate":
         detail = f"Field 'duration' belongs to kind 'simulate', not to '{kind.name}'"
         errors.append(FieldError(detail, pointer(*path, "duration")))
-    if duration is not None and given is not None and kind.name == "simulate":
+    elif duration is not None and fields.get("input", {}) is not None:
         detail = "Field 'duration' is the input of simulate; give one of the two"
         errors.append(FieldError(detail, pointer(*path, "duration")))
     if "input" not in fields:  # of which it is known what is wrong

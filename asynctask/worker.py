@@ -161,6 +161,7 @@ def _answer(asked: bytes, mouth: _Mouth) -> Returned | Raised:
         # Of its own: what it sets there is not for the next call.
         context = copy_context()
         context.run(ATTEMPT.set, record(call.facts.task_id, call.facts.attempt))
+        context.run(pythonlog.TRACE.set, call.facts.traceparent)
         result = context.run(call.function, **given)
         if not mouth.is_ours():
             leave()

@@ -88,16 +88,18 @@ class RunnerTestCase(SynchronousTestCase):
         delay: float = 0,
         starts: bool = True,
         name: str = "a",
+        trace: str | None = None,
         **wanted: Any,
     ) -> str:
         """Accept a task, and let it start unless it is to wait in the store.
 
         :param duration: its input; None for one without any.
+        :param trace: its traceparent.
         :param wanted: its timeout and retries.
         """
         given = {} if duration is None else {"duration": duration}
         new = Submission(name, "simulate", dump(given), delay, **wanted)
-        task = accept(new, self.ids.next(self.now(), bytes(16)), self.now())
+        task = accept(new, self.ids.next(self.now(), bytes(16)), self.now(), trace)
         if starts:
             self.seats.reserve(self.kinds["simulate"], 1)
         self.turns.outcome(self.store.add([] if starts else [task], [task] if starts else []))

@@ -168,11 +168,14 @@ class Tasks(EndsTestCase):
 
         for place in ("reactor", "asyncio", "thread"):
             self.with_handler(in_thread if place == "thread" else on_loop, place=place)
-            self.until_ended(task_id := self.submit(None))
-            self.assertEqual([event.get("task_id") for event in ears.heard], [task_id])
-            ears.events.clear()
+            for trace in (FACTS.traceparent, None):
+                self.until_ended(task_id := self.submit(None, trace=trace))
+                told = [(event.get("task_id"), event.get("traceparent")) for event in ears.heard]
+                self.assertEqual(told, [(task_id, trace)])
+                ears.events.clear()
         SAID.warning("by nobody")
         self.assertNotIn("task_id", ears.heard[0])
+        self.assertNotIn("traceparent", ears.heard[0])
 
     def test_another_thread_does_not_speak_for_the_reactors_task(self) -> None:
         ears = Ears(self, lambda: "task_1")
@@ -194,6 +197,7 @@ class InProcesses(ProcessesTestCase):
         self.assertEqual((warned["log_level"].name, formatEvent(warned)), ("warn", "7 {said}"))
         self.assertEqual((failed["log_level"].name, formatEvent(failed)), ("error", "It failed"))
         self.assertEqual({warned["task_id"], failed["task_id"]}, {FACTS.task_id})
+        self.assertEqual({warned["traceparent"], failed["traceparent"]}, {FACTS.traceparent})
         self.assertIn("\n  ValueError: no", logs.text_line(failed))
 
     def test_a_child_that_was_forked_says_it_to_standard_output_as_ever(self) -> None:

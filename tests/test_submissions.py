@@ -99,6 +99,10 @@ class OneTests(SubmissionTestCase):
             )
         self.assertEqual(self.one(kind="duration", input={"duration": 5}).input, '{"duration":5}')
 
+    def test_it_is_told_beside_an_input_that_is_wrong_itself(self) -> None:
+        given = self.refused({"name": "a", "input": [], "duration": 1})
+        self.assertEqual([field for field, _ in given], ["/input", "/duration"])
+
     def test_the_input_is_checked_against_the_signature(self) -> None:
         found = self.one(kind="resize", input={"size": {"width": 2.0, "height": 3}, "url": "é"})
         self.assertEqual(json.loads(found.input), {"url": "é", "size": {"width": 2, "height": 3}})
