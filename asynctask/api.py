@@ -180,11 +180,8 @@ class Api:
         """List tasks, newest first."""
         query = wire.parse_query(request.uri.partition(b"?")[2])
         tasks, following = await self._store.list(query)
-        if not tasks and query.kind is not None and query.kind not in self._kinds:
-            # There may be tasks whose handler is gone.
-            of_kind, _ = await self._store.list(Query(kind=query.kind, limit=1))
-            if not of_kind:
-                raise Invalid(f"Parameter 'kind': {wire.unknown('kind', query.kind, self._kinds)}")
+        if not tasks:
+            await self._check_kind(query.kind)
         return answer(request, 200, wire.list_json(tasks, following))
 
     @app.route("/api/tasks/<task_id>", methods=["GET"])
@@ -235,6 +232,16 @@ class Api:
             raise NotFound(wire.NO_TASK)
         return answer(request, 204, b"")
 
+    async def _check_kind(self, kind: str | None) -> None:
+        """Refuse a kind that there never was; of others whose handler is gone, tasks may be left.
+
+        :raises Invalid: it is most likely a typo.
+        """
+        if kind is not None and kind not in self._kinds:
+            of_kind, _ = await self._store.list(Query(kind=kind, limit=1))
+            if not of_kind:
+                raise Invalid(f"Parameter 'kind': {wire.unknown('kind', kind, self._kinds)}")
+
     async def _allowed(self, done: Deferred[Task | None], what: str) -> Task | None:
         try:
             return await done
@@ -245,6 +252,7 @@ class Api:
     async def events(self, request: Request) -> bytes:
         """Tell what happens to all tasks from now on, or from where the client was."""
         query = wire.parse_filter(request.uri.partition(b"?")[2])
+        await self._check_kind(query.kind)
         of, given = Filter(query.kind, query.statuses), headers.parse_last_event_id(fields(request, LAST))
         position = self._feed.now if given is None else sse.parse_position(given, self._feed.epoch)
         return await self._follow(

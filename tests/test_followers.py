@@ -418,6 +418,9 @@ class AllTests(FollowTestCase):
         ):
             self.assert_problem(self.get("/api/events" + query), 400, sentence)
         self.assertEqual(self.get("/api/events?status=done").status, 400)
+        answer = self.get("/api/events?kind=simulat")
+        self.assertEqual(answer.status, 400)
+        self.assertIn(b"did you mean 'simulate'?", answer.body)
 
     def test_a_comment_comes_every_15_seconds_whatever_else_is_told(self) -> None:
         following = self.follow_all()
