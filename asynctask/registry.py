@@ -5,6 +5,7 @@ import inspect
 import os
 import pickle
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
@@ -12,7 +13,7 @@ from inspect import getattr_static
 from math import isfinite
 from traceback import walk_tb
 from types import ModuleType
-from typing import Annotated, Any, Final, TypeVar, overload
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, overload
 
 from msgspec import Meta, Struct, json
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -42,6 +43,18 @@ NO_HANDLER: Final = "has no handler: decorate one with @asynctask.task"
 
 _INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), "__code__", None)
 """By which it is known what Twisted has made of a generator function."""
+
+
+class _Definition(NamedTuple):
+    """Where in a module a function is written."""
+
+    module: str
+    name: str
+    line: int
+
+
+_MARKED: Final[defaultdict[str, set[tuple[str, _Definition]]]] = defaultdict(set)
+"""By module, the kinds that `task` was asked for at its import, and of which functions."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Backoff = Callable[[int], float]
@@ -173,9 +186,20 @@ def task(
         )
         others = [one for one in _marks(marked) if one.name != settings.name]
         marked.__asynctask__ = (*others, settings)  # type: ignore[attr-defined]
+        if (defined := _defined(marked)) is not None:
+            _MARKED[defined.module].add((settings.name, defined))
         return marked
 
     return mark if function is None else mark(function)
+
+
+def _defined(function: Callable[..., Any]) -> _Definition | None:
+    """Where the function is written, without its decorators; None for one that another function makes."""
+    inner = inspect.unwrap(function)
+    code, name = getattr(inner, "__code__", None), getattr(inner, "__qualname__", "<locals>")
+    if code is None or "<locals>" in name:
+        return None
+    return _Definition(inner.__module__, name, code.co_firstlineno)
 
 
 def _check_settings(
@@ -315,19 +339,30 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
     _collect(found, [simulate], "asynctask")
     for entry_point in entry_points(group=GROUP):
         source = f"entry point {entry_point.name} = {entry_point.value}"
-        handlers = _handlers(_imported(source, entry_point.load))
+        handlers = _found(source, _imported(source, entry_point.load))
         if not handlers:
             raise RegistryError(f"{source} {NO_HANDLER}")
         _collect(found, handlers, source)
     for name in modules:
         source = f"--tasks {name}"
-        handlers = _handlers(_imported(source, partial(importlib.import_module, name)))
+        _check_module(name)
+        handlers = _found(source, _imported(source, partial(importlib.import_module, name)))
         if not handlers:
             # Of several modules of that name it may be another one than was meant.
             file = getattr(sys.modules.get(name), "__file__", None)
             raise RegistryError(f"{source} ({file}) {NO_HANDLER}")
         _collect(found, handlers, source)
     return {name: kind for name, (kind, _) in found.items()}
+
+
+def _check_module(name: str) -> None:
+    """Refuse what cannot be the name of a module; `importlib` would say it in other words."""
+    if not all(name.split(".")) or name.endswith(".py") or set(name) & {"/", ","}:
+        path = name.removeprefix("./").removesuffix(".py").replace("/", ".")
+        such_as = f" such as {path}" if all(path.split(".")) and "," not in path else ""
+        raise RegistryError(
+            f"--tasks takes the name of a module, as an import has it{such_as}, not '{name}'"
+        )
 
 
 def _imported(source: str, run: Callable[[], Any]) -> Any:
@@ -345,6 +380,22 @@ def _where(error: BaseException) -> str:
     lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     theirs = [f"{file}, line {line}" for file, line in lines if not file.startswith(("<", *NOT_THEIRS))]
     return f"{text} ({theirs[-1]})" if theirs else text
+
+
+def _found(source: str, loaded: Any) -> list[Callable[..., Any]]:
+    """The handlers of a module, or of whatever else an entry point names.
+
+    :raises RegistryError: one that the module had marked is not to be found in it.
+    """
+    handlers = _handlers(loaded)
+    if isinstance(loaded, ModuleType):
+        there = {(one.name, _defined(handler)) for handler in handlers for one in handler.__asynctask__}  # type: ignore[attr-defined]
+        for kind, lost in sorted(_MARKED[loaded.__name__] - there):
+            raise RegistryError(
+                f"{source}: handler '{kind}' ({lost.name}, line {lost.line}) is not there when the module "
+                "has been imported: give each a name of its own in it, outside of any class"
+            )
+    return handlers
 
 
 def _handlers(loaded: Any) -> list[Callable[..., Any]]:

@@ -168,8 +168,40 @@ class Refusals(LoadingTestCase):
         )
 
     def test_a_name_that_is_none(self) -> None:
-        for name, why in (("", "Empty module name"), (".jobs", "relative import"), ("a..b", "named 'a'")):
-            self.assertIn(why, self.refusal(name))
+        for name, such_as in (
+            *(("", ""), (".jobs", ""), ("a..b", ""), ("a,b", ""), ("../jobs.py", "")),
+            *(("jobs/mine.py", " such as jobs.mine"), ("./mine", " such as mine")),
+        ):
+            self.assertEqual(
+                self.refusal(name),
+                f"--tasks takes the name of a module, as an import has it{such_as}, not '{name}'",
+            )
+
+    def test_one_that_cannot_be_found_any_more(self) -> None:
+        for lines, kind, where in (
+            (GOOD + GOOD, "thumbnail", "thumbnail, line 4"),
+            (
+                f"{HEAD}for number in range(2):\n    @task(name=f'kind{{number}}')\n"
+                "    def _() -> None: ...\n    number = None\n",
+                "kind0",
+                "_, line 6",
+            ),
+            (f"{HEAD}class Jobs:\n    @task\n    def one(self) -> None: ...\n", "one", "Jobs.one, line 6"),
+            (
+                f"{HEAD}def hides(_):\n    return lambda: None\n@hides\n@task\ndef f() -> None: ...\n",
+                "f",
+                "f, line 7",
+            ),
+        ):
+            self.assertEqual(
+                self.refused(lines),
+                f": handler '{kind}' ({where}) is not there when the module has been imported: "
+                "give each a name of its own in it, outside of any class",
+            )
+
+    def test_one_that_a_function_makes_may_go(self) -> None:
+        lines = "def make():\n    @task(name='one')\n    def f() -> None: ...\n    return f\n"
+        self.assertEqual(list(self.load(f"{HEAD}{lines}make()\nf = make()\n")), ["simulate", "one"])
 
     def test_a_module_that_imports_what_is_not_there(self) -> None:
         self.assertEqual(
