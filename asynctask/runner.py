@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import model, wire
-from asynctask.attempts import Attempt
+from asynctask.attempts import Attempt, error_of
 from asynctask.claims import Claims
 from asynctask.istore import IStore
 from asynctask.logqueue import Line
@@ -26,7 +26,7 @@ from asynctask.registry import Kind
 from asynctask.runs import Run
 from asynctask.seats import Seats
 from asynctask.threads import NotStartedError
-from asynctask.tracebacks import let_go
+from asynctask.tracebacks import let_go, place_of
 
 log = Logger("asynctask.task")
 
@@ -54,6 +54,13 @@ BLOCKING: Final = 50.0
 
 LONGEST_TIMER: Final = 31_536_000.0
 """Seconds that a timer is set for at most: the reactor cannot wait for every number."""
+
+CANCELLED_ERRORS: Final = (
+    "twisted.internet.defer.CancelledError",
+    "asyncio.exceptions.CancelledError",
+    "concurrent.futures._base.CancelledError",
+)
+"""By their names, of which two may never have been imported: by what a handler ends that was asked to."""
 
 
 class Running(Attempt):
@@ -272,7 +279,11 @@ class Runner:
         after = running.failed(failure, self._now(), partial(self._backoff, running))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
-        # Only the last one is told: thousands may fail at once.
+        if running.is_to_end and not failure.check(*CANCELLED_ERRORS):
+            told = error_of(failure)
+            error, place = f"{told.type}: {told.message}", place_of(failure)
+            log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)
+        # Only the last one is told whole: thousands may fail at once.
         is_told = after.status is FAILED and not running.is_to_end
         self._end(running, after, failure if is_told else None)
         if not is_told:

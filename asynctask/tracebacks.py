@@ -26,6 +26,14 @@ def stack_of(failure: Failure) -> str:
     return shortened(told or failure.getTraceback())
 
 
+def place_of(failure: Failure) -> str:
+    """The file and the line where an exception was raised, nothing if that is not known."""
+    place = ""
+    for frame, line in traceback.walk_tb(failure.getTracebackObject()):
+        place = f"{frame.f_code.co_filename}:{line}"
+    return place
+
+
 def _has_more(error: BaseException) -> bool:
     """Whether there is something that a Failure would leave out."""
     came_from = error.__context__ is not None and not error.__suppress_context__

@@ -50,6 +50,28 @@ class Timeouts(EndsTestCase):
         self.assertEqual((self.free, task.cancel_requested), (100, False))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_what_its_clean_up_raises_is_logged(self) -> None:
+        async def handler() -> None:
+            try:
+                await Deferred()
+            finally:
+                raise KeyError("bug")
+
+        async def waits() -> None:
+            await Deferred()
+
+        for function, told in ((handler, ["KeyError: 'bug'"]), (waits, [])):
+            self.with_handler(function)
+            for _ in range(2):
+                task_id = self.submit(None, timeout=3.0)
+                self.advance(3)
+                self.assertEqual(self.outcome(task_id), (FAILED, "Timeout", 1))
+            logged = [one for one in self.events if one["log_format"] == "Task raised as it was to end"]
+            self.assertEqual([one["error"] for one in logged], told * 2)
+            for one in logged:
+                self.assertRegex(one["place"], r"test_timeouts\.py:\d+$")
+            self.events.clear()
+
     def test_a_timeout_may_be_retried_and_each_attempt_has_its_own(self) -> None:
         self.with_waiting()
         task_id = self.submit(None, timeout=1.0, retries=1)
