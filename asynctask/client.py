@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from secrets import token_hex
-from typing import Any, Self
+from typing import Any, Self, overload
 from urllib.parse import quote, urlencode
 
 from twisted.internet import defer
@@ -103,6 +103,40 @@ class Client:
         """Hang up; calls under way, and later ones, end in `CancelledError`."""
         await self._sender.close()
 
+    @overload
+    async def submit(
+        self,
+        name: str,
+        kind: str = "simulate",
+        *,
+        duration: int | None = None,
+        input: Mapping[str, Any] | None = None,
+        delay: float = 0,
+        timeout: float | None = None,  # noqa: ASYNC109
+        retries: int | None = None,
+        callback_url: str | None = None,
+        wait: None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Accepted: ...
+
+    @overload
+    async def submit(
+        self,
+        name: str,
+        kind: str = "simulate",
+        *,
+        duration: int | None = None,
+        input: Mapping[str, Any] | None = None,
+        delay: float = 0,
+        timeout: float | None = None,  # noqa: ASYNC109
+        retries: int | None = None,
+        callback_url: str | None = None,
+        wait: int,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Accepted | Task: ...
+
     async def submit(
         self,
         name: str,
@@ -123,7 +157,10 @@ class Client:
         :param delay: seconds before it may start.
         :param timeout: seconds that one attempt of the task may take.
         :param wait: seconds, at most 50, to wait for its end; the answer is the `Task` where it came.
+        :raises ValueError: ``wait`` is no whole number of seconds.
         """
+        if wait is not None and (type(wait) is not int or wait < 0):
+            raise ValueError(f"wait is a whole number of seconds from 0, not {wait!r}")
         body = {
             "name": name,
             "kind": kind,

@@ -13,7 +13,7 @@ from inspect import getattr_static
 from math import isfinite
 from traceback import walk_tb
 from types import ModuleType
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, overload
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args, overload
 
 from msgspec import Meta, Struct, json
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -26,7 +26,8 @@ from asynctask.wire import LABEL, MAX_NAME, text_of
 GROUP: Final = "asynctask.tasks"
 """The entry points by which an installed package brings handlers."""
 
-PLACES: Final = ("reactor", "thread", "asyncio", "process")
+Where = Literal["reactor", "thread", "asyncio", "process"]
+PLACES: Final = get_args(Where)
 
 MAX_RETRIES: Final = 100
 
@@ -135,7 +136,7 @@ def task(
     timeout: float | None = None,
     concurrency: int | None = None,
     concurrency_total: int | None = None,
-    place: str | None = None,
+    place: Where | None = None,
     backoff: Backoff | None = None,
     name: str | None = None,
 ) -> Callable[[F], F]: ...
@@ -149,7 +150,7 @@ def task(
     timeout: float | None = None,
     concurrency: int | None = None,
     concurrency_total: int | None = None,
-    place: str | None = None,
+    place: Where | None = None,
     backoff: Backoff | None = None,
     name: str | None = None,
 ) -> F | Callable[[F], F]:

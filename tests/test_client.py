@@ -68,7 +68,8 @@ class InMemoryTests(ApiTestCase):
         return outcome
 
     def submit_one(self, **given: Any) -> str:
-        return self.run_until(self.client.submit("a", **given)).task_id
+        accepted: api.Accepted = self.run_until(self.client.submit("a", **given))
+        return accepted.task_id
 
     def test_a_task_is_accepted_and_waited_for(self) -> None:
         accepted = self.run_until(self.client.submit("report", duration=2, retries=1, timeout=9.5))
@@ -258,6 +259,13 @@ class BaseUrlTests(SocketTestCase):
                 given: Any = {name: value}
                 with self.assertRaisesRegex(ValueError, f"^{name} is a "):
                     api.Client("http://localhost:8080", **given)
+
+    def test_only_whole_seconds_can_be_waited_for(self) -> None:
+        client = api.Client("http://localhost:8080")
+        for wait in (2.5, 2.0, True, -1, "3"):
+            given: Any = {"wait": wait}
+            failure = self.failureResultOf(ensureDeferred(client.submit("a", **given)), ValueError)
+            self.assertIn("wait is a whole number of seconds", str(failure.value))
 
     def test_a_name_that_is_no_ascii_is_taken(self) -> None:
         self.assertEqual(api.Client("http://bücher.example/")._sender._base, "http://xn--bcher-kva.example")

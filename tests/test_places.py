@@ -17,7 +17,7 @@ from asynctask.context import Context
 from asynctask.model import Progress, Submission, accept, start
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder, Suspect
-from asynctask.registry import kinds_of, task
+from asynctask.registry import Where, kinds_of, task
 from asynctask.runs import UNTOLD, Reporter, Run, Watcher
 from tests.turns import PATIENCE, Turns
 from tests.watching import Watching
@@ -36,7 +36,7 @@ class PlacesTests(SynchronousTestCase):
         self.addCleanup(self.places.stop)
         self.watching = Watching()
 
-    def start(self, function: Callable[..., Any], place: str, given: str = "{}") -> Run:
+    def start(self, function: Callable[..., Any], place: Where, given: str = "{}") -> Run:
         kind = kinds_of(task(place=place)(function))[-1]
         accepted = accept(Submission("a", kind.name, given), TASK, 100.0)
         self.watching = Watching()
@@ -62,11 +62,12 @@ class PlacesTests(SynchronousTestCase):
 
         def plain() -> None: ...
 
-        for function, place, steps in (
+        cases: list[tuple[Callable[..., Any], Where, int]] = [
             (handler, "asyncio", 0),
             (plain, "thread", 0),
             (handler, "reactor", 1),
-        ):
+        ]
+        for function, place, steps in cases:
             self.start(function, place)
             self.turns.outcome(self.watching.outcome)
             self.assertEqual(len(self.watching.steps), steps)
