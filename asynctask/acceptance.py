@@ -7,7 +7,7 @@ from typing import Final
 
 from asynctask import headers, wire
 from asynctask.istore import IStore, Key, Known
-from asynctask.model import Invalid, Mismatch, Stopping, Task, Unavailable, accept
+from asynctask.model import KEY_KEPT, Invalid, Mismatch, Stopping, Task, Unavailable, accept
 from asynctask.registry import Kind
 from asynctask.seats import Seats
 from asynctask.submissions import Body, digest_of
@@ -103,7 +103,7 @@ class Acceptance:
             await self._keep(tasks, None)
             return accepted
         text = wire.dump([accepted[0].decode(), accepted[1]])
-        expires_at = tasks[0].accepted_at + headers.KEY_KEPT
+        expires_at = tasks[0].accepted_at + KEY_KEPT
         # Where there is no room, what was accepted before is answered all the same.
         new = tasks if refusal is None else []
         known = await self._keep(new, Key(key, body.digest, text, expires_at))

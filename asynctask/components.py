@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from asynctask import wire
 from asynctask.answers import JSON, MAX_BODY, PROBLEM
 from asynctask.deadlines import BODY_TIME, HEAD_TIME
-from asynctask.headers import KEY_KEPT, MAX_KEY, MAX_WAIT
+from asynctask.headers import MAX_KEY, MAX_WAIT
 from asynctask.heads import MAX_HEAD
 from asynctask.incoming import too_large
 from asynctask.model import (
+    KEY_KEPT,
     Conflict,
     ExpectationFailed,
     FieldError,

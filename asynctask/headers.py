@@ -8,9 +8,6 @@ from typing import Final
 from asynctask.model import Invalid
 
 MAX_KEY: Final = 255
-KEY_KEPT: Final = 86_400
-"""Seconds for which an Idempotency-Key is remembered: a day of retries."""
-
 MAX_WAIT: Final = 50
 """Seconds that a client may wait: less than the minute after which proxies give up."""
 

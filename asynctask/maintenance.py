@@ -1,5 +1,6 @@
 """What is done to the store now and then: it forgets what is old, and follows a clock that was set."""
 
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -17,16 +18,21 @@ log = Logger(namespace="asynctask.store")
 AFTER_KEYS: Final = "keys"
 """The order of a call that locks keys, any of them, and so comes after those that lock one."""
 
+BEHIND: Final = 60.0
+"""Seconds by which the clock may be behind the last change at a start, and still be right."""
+
 
 class Maintenance:
     """The part of a store that nobody asks for by name.
 
     :ivar forgetting: see `IStore`.
+    :ivar _told_at: when the last change was told before the start, where the clock is still behind that.
     """
 
     _database: Database
     _writer: Writer
     _clocks = 0
+    _told_at: float | None = None
     forgetting: float
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
@@ -54,19 +60,33 @@ class Maintenance:
 
         return self._writer.call(run)
 
+    def note_clock(self, now: float, told_at: float | None) -> None:
+        """At the start, see whether the clock is right.
+
+        :param told_at: when the last change was told, by the clock of that time.
+        """
+        if told_at is not None and now < told_at - BEHIND:
+            self._told_at = told_at
+            log.warn("The clock is behind the store's last change", seconds=round(told_at - now, 1))
+
     def clock_was_set(self, before: float, now: float) -> Deferred[None]:
         """See `IStore`."""
-        given = {"before": before, "now": now, "least": min(before, now)}
+        # A clock that is set right at last moves nothing that was written when it had been right.
+        written = before if self._told_at is not None and before < now else inf
+        given = {"before": before, "now": now, "least": min(before, now), "written": written}
         # Asked for again, it is not done twice, should the COMMIT that failed have come back.
         this = {"time": f"{self._database.owner} {self._clocks}"}
 
         def run(db: Connection, _news: list[News]) -> int:
             if not db.execute(statements.CLOCK, this).rowcount:
                 return 0
+            db.execute(statements.SET_CLOCK_OF_KEYS, given)
             return sum(db.execute(statement, given).rowcount for statement in statements.SET_CLOCK)
 
         def tell(moved: int) -> None:
             self._clocks += 1
+            if self._told_at is not None and now >= self._told_at - BEHIND:
+                self._told_at = None
             log.warn(
                 "The clock was set; what waits follows it", seconds=round(now - before, 3), tasks=moved
             )

@@ -49,19 +49,21 @@ _PARAMETER: Final = re.compile(r"<(?:[^<>]*:)?(\w+)>")
 class OfKind:
     """The numbers of one kind, bound to its labels."""
 
-    __slots__ = ("became", "blocked", "ran", "started", "waited")
+    __slots__ = ("became", "blocked", "held", "ran", "started", "waited")
 
     def __init__(
         self,
         became: dict[Status, Count],
         started: Count,
         blocked: Count,
+        held: Callable[[float], object],
         waited: Observe,
         ran: Observe,
     ) -> None:
         self.became = became
         self.started = started
         self.blocked = blocked
+        self.held = held
         self.waited = waited
         self.ran = ran
 
@@ -167,9 +169,11 @@ class Metrics:
         self._of(kind).ran(max(0.0, seconds))
         self._in_flight[place] -= 1
 
-    def blocked(self, kind: str) -> None:
+    def blocked(self, kind: str, seconds: float) -> None:
         """A step of a handler has held the reactor for too long."""
-        self._of(kind).blocked()
+        of_kind = self._of(kind)
+        of_kind.blocked()
+        of_kind.held(seconds)
 
     def stored(self, rows: int, seconds: float) -> None:
         """A transaction was committed; called in the writer's thread."""
@@ -223,6 +227,7 @@ class Metrics:
         started = self._counter("attempts_started", "Attempts begun.", ("kind",))
         ended = self._counter("tasks_ended", "Tasks ended, and how.", ("kind", "status"))
         blocked = self._counter("blocked_steps", "Steps that held the reactor over 50 ms.", ("kind",))
+        held = self._counter("blocked_seconds", "For how long these steps held it.", ("kind",))
         waited = self._histogram(
             "task_waiting", "From when it might start until it did.", ("kind",), buckets=LONG
         )
@@ -235,6 +240,7 @@ class Metrics:
                 },
                 started.labels(kind).inc,
                 blocked.labels(kind).inc,
+                held.labels(kind).inc,
                 waited.labels(kind).observe,
                 ran.labels(kind).observe,
             )

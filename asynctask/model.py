@@ -48,6 +48,9 @@ TRANSITIONS: Final = {
 WAITING: Final = frozenset(before for before, move in TRANSITIONS if move is START)
 ENDED: Final = frozenset(Status) - WAITING - {RUNNING}
 
+KEY_KEPT: Final = 86_400
+"""Seconds for which an Idempotency-Key is remembered: a day of retries."""
+
 LONGEST_BACKOFF: Final = 3_600.0
 """Seconds between two attempts at most."""
 

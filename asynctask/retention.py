@@ -28,6 +28,12 @@ PAUSE: Final = 0.02
 IDLE: Final = 60.0
 """Seconds between two looks when there is none."""
 
+HOLD: Final = 3_600.0
+"""Seconds for which nothing is forgotten once the clock was set forward by more than `LONG_STEP`."""
+
+LONG_STEP: Final = 3_600.0
+"""Seconds by which a clock is set forward, so that what has just ended might be old by it."""
+
 DAY: Final = 86_400.0
 
 EVENTS_KEPT: Final = DAY
@@ -52,11 +58,17 @@ class Retention:
         self._next: IDelayedCall | None = None
         self._stopped = True
         self._batch = FEWEST
+        self._held_until = 0.0
 
     def start(self) -> None:
         """Look now and then."""
         self._stopped = False
         self._plan(PAUSE)
+
+    def hold(self) -> None:
+        """The clock was set forward: forget nothing for a while, in which it may be set right again."""
+        self._held_until = self._clock.seconds() + HOLD
+        log.warn("Nothing is forgotten for a while, since the clock was set forward", seconds=HOLD)
 
     def stop(self) -> None:
         """Forget no more."""
@@ -73,6 +85,8 @@ class Retention:
 
     async def _forget(self) -> float:
         """Forget some; how long to wait for the next look."""
+        if self._clock.seconds() < self._held_until:
+            return IDLE
         now, began, batch = self._now(), self._clock.seconds(), self._batch
         most = await self._store.forget(now - self._keep, now, batch)
         took = self._store.forgetting

@@ -228,7 +228,7 @@ class Runner:
 
     def note_block(self, task: Task, milliseconds: float) -> None:
         """A step on the reactor took so long that others had to wait."""
-        self._metrics.blocked(task.kind)
+        self._metrics.blocked(task.kind, milliseconds / 1_000)
         self._metrics.longest_step = max(self._metrics.longest_step, milliseconds / 1_000)
         log.warn("Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds))
 

@@ -35,7 +35,7 @@ from asynctask.posting import Poster
 from asynctask.recorder import FlightRecorder, abandoned
 from asynctask.registry import KINDS, Kind, RegistryError, load
 from asynctask.resolver import Resolver
-from asynctask.retention import Retention
+from asynctask.retention import LONG_STEP, Retention
 from asynctask.runner import Runner
 from asynctask.seats import Seats
 from asynctask.signing import SecretError, Signer, read_secrets
@@ -145,7 +145,7 @@ class AsyncTask(Service):
             random,
             metrics=metrics,
         )
-        self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, clock.wake)
+        self._watchdog = Watchdog(reactor.callFromThread, self._recorder.stepped, metrics.lag, self._beat)
         self._watch()
         api = self._api = Api(
             self._store,
@@ -221,7 +221,13 @@ class AsyncTask(Service):
         self._callbacks.start()
         self._reactor.callWhenRunning(self._serving)
 
+    def _beat(self) -> None:
+        self._clock.wake()
+        self._now()  # hears of a clock that was set while nobody asks for the time
+
     def _clock_was_set(self, before: float, now: float) -> Deferred[None]:
+        if now - before > LONG_STEP:
+            self._retention.hold()
         return self._store.clock_was_set(before, now).addCallback(lambda _: self._callbacks.look())
 
     def _open_recorder(self) -> None:

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
+from asynctask.model import KEY_KEPT
 from asynctask.tables import event, idempotency, meta, process, task
 
 KEPT_CHANGES: Final = 1_000
@@ -271,6 +272,7 @@ EVENTS: Final = (
 )
 EPOCH: Final = select(meta.c.value).where(meta.c.key == "epoch")
 FIRST_EVENT: Final = select(func.min(event.c.seq))
+TOLD_AT: Final = select(event.c.at).order_by(event.c.seq.desc()).limit(1)
 LAST_EVENT: Final = select(func.max(event.c.seq))
 EARLIEST: Final = select(event.c.upto, event.c.body).order_by(event.c.seq).limit(1)
 
@@ -438,10 +440,11 @@ BLAMED: Final = (
 """A task in whose attempt a process died, and with which others have gone on since."""
 
 
-def _moved(column: str, which: str) -> Any:
+def _moved(table: str, column: str, which: str, written: str) -> Any:
+    """:param written: when that was written, at the latest."""
     return text(
-        f"UPDATE task SET {column} = CASE WHEN {column} > :before THEN {column} + (:now - :before) "  # noqa: S608
-        f"ELSE :now END WHERE {which} AND {column} > :least"
+        f"UPDATE {table} SET {column} = CASE WHEN {column} > :before THEN {column} + (:now - :before) "  # noqa: S608
+        f"ELSE :now END WHERE {which} AND {column} > :least AND {written} <= :written"
     )
 
 
@@ -452,7 +455,10 @@ CLOCK: Final = text(
 """That the time with this name was followed; no row if it was before."""
 
 SET_CLOCK: Final = (
-    _moved("run_at", "status IN ('accepted', 'retrying')"),
-    _moved("callback_due", "callback_due IS NOT NULL"),
+    _moved("task", "run_at", "status IN ('accepted', 'retrying')", "accepted_at"),
+    _moved("task", "callback_due", "callback_due IS NOT NULL", "accepted_at"),
 )
 """For a clock that was set: what was not due is due after as long as before, and what was due, is."""
+
+SET_CLOCK_OF_KEYS: Final = _moved("idempotency", "expires_at", "TRUE", f"expires_at - {KEY_KEPT}")
+"""The same for keys: they are known for as long as was promised."""

@@ -126,6 +126,8 @@ class SqlStore(Hooks, Reading, Maintenance):
                     self._database.start(connection)
                     if self._database.shared:
                         now += self.timed(connection.execute(statements.TIME).scalar_one(), time())
+                    else:
+                        self.note_clock(self._now(), connection.scalar(statements.TOLD_AT))
                     # First, since from what is told on, the other processes wait with all that they tell.
                     counted = Counter(
                         {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}

@@ -10,13 +10,14 @@ from sqlalchemy.exc import IntegrityError
 from twisted.logger import capturedLogs
 
 from asynctask.deliveries import NoAnswer, judge
-from asynctask.istore import ToTell
+from asynctask.istore import Known, ToTell
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
     COMPLETED,
     CRASHES_ALLOWED,
     FAILED,
+    KEY_KEPT,
     RETRYING,
     RUNNING,
     Error,
@@ -135,6 +136,15 @@ class ChangesContract(Base):
         before = self.get(done), self.get(running)
         self.set_clock(-3_600)
         self.assertEqual((self.get(done), self.get(running)), before)
+
+    def test_keys_follow_the_clock(self) -> None:
+        self.wait(self.add_with_key([self.new("a")], expires_at=NOW + KEY_KEPT))
+        wrong = NOW + 9 * KEY_KEPT
+        for before, now in ((NOW + 5, wrong), (wrong + 5, NOW + 10)):
+            self.wait(self.store.clock_was_set(before, now))
+            self.assertEqual(self.wait(self.store.forget(0, now, 9)), 0)
+            again = self.add_with_key([self.new("b")], now=now, expires_at=now + KEY_KEPT)
+            self.assertEqual(self.wait(again), Known("d", "first"))
 
     def test_callbacks_follow_the_clock(self) -> None:
         told = self.ended(COMPLETED, callback_url="http://a/")

@@ -33,6 +33,7 @@ FAMILIES = {
     "attempts_started": ("counter", {"kind"}),
     "tasks_ended": ("counter", {"kind", "status"}),
     "blocked_steps": ("counter", {"kind"}),
+    "blocked_seconds": ("counter", {"kind"}),
     "task_waiting_seconds": ("histogram", {"kind"}),
     "attempt_duration_seconds": ("histogram", {"kind"}),
     "tasks_not_ended": ("gauge", set()),
@@ -241,6 +242,9 @@ class TaskTests(MetricsTestCase):
         self.assertGreater(longest, 0)
         self.submit(kind="holds")
         self.assertEqual(self.value("blocked_steps_total", kind="holds"), 1)
+        held = self.value("blocked_seconds_total", kind="holds")
+        assert held is not None
+        self.assertGreaterEqual(held, 0.06)
         longest = self.value("longest_step_seconds")
         assert longest is not None
         self.assertGreaterEqual(longest, 0.06)

@@ -6,6 +6,7 @@ from typing import cast
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
@@ -25,7 +26,7 @@ from asynctask.model import (
     complete,
     start,
 )
-from asynctask.retention import BATCH, DAY, FEWEST, IDLE, LONG, PAUSE, Retention
+from asynctask.retention import BATCH, DAY, FEWEST, HOLD, IDLE, LONG, PAUSE, Retention
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
@@ -80,6 +81,22 @@ class RetentionTests(SynchronousTestCase):
         self.assertEqual(len(self.kept()), 1)
         self.advance(IDLE)
         self.assertIsNone(self.turns.outcome(self.store.get(task.task_id)))
+
+    def test_nothing_is_forgotten_for_an_hour_after_the_clock_was_set_forward(self) -> None:
+        self.keep()
+        self.retention.start()
+        self.retention._now = lambda: self.now() + 8 * DAY
+        with capturedLogs() as logged:
+            self.retention.hold()
+        self.assertEqual(
+            [(one["log_format"], one["seconds"]) for one in logged],
+            [("Nothing is forgotten for a while, since the clock was set forward", HOLD)],
+        )
+        for _ in range(int(HOLD / IDLE) - 1):
+            self.advance(IDLE)
+        self.assertEqual(len(self.kept()), 1)
+        self.advance(IDLE)
+        self.assertEqual(self.kept(), [])
 
     def test_whatever_the_end_a_task_is_forgotten(self) -> None:
         failed, cancelled = self.new(), self.new()

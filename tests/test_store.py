@@ -15,9 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import backlog
 from asynctask.backlog import FEWEST, LONGEST_WAIT
 from asynctask.database import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
+from asynctask.istore import Known
 from asynctask.live import Live
 from asynctask.migrations import upgrade
 from asynctask.model import (
+    KEY_KEPT,
     RUNNING,
     Deleted,
     News,
@@ -34,6 +36,8 @@ from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract
 from tests.store_keys_contract import KeysContract
 from tests.turns import PATIENCE
+
+YEAR = 365 * 86_400.0
 
 
 class SqliteStore(StoreContract, ChangesContract, KeysContract, EventsContract, OnFile):
@@ -154,6 +158,44 @@ class EventTests(OnFile):
             event.remove(Engine, "after_cursor_execute", forget)
             self.assertLess(left, 1)
             self.assertIn(found and [seq for seq, _ in found], (None, [*range(last - 3, last + 1)]))
+
+
+class ClockTests(OnFile):
+    """A machine that does not know the time when it starts."""
+
+    time = NOW
+
+    def open_store(self) -> SqlStore:
+        store = super().open_store()
+        store._now = lambda: self.time
+        return store
+
+    def set_clock(self, to: float) -> None:
+        before, self.time = self.time, to
+        self.wait(self.store.clock_was_set(before, to))
+
+    def test_a_clock_that_is_set_right_moves_nothing_that_was_written_when_it_had_been_right(self) -> None:
+        stored = self.new(delay=99)
+        self.wait(self.add_with_key([stored], expires_at=NOW + KEY_KEPT))
+        self.time = wrong = NOW - 5 * YEAR
+        self.reopen(now=wrong)
+        meanwhile = self.new(now=wrong, delay=99)
+        self.wait(self.add_with_key([meanwhile], key="l", now=wrong, expires_at=wrong + KEY_KEPT))
+        self.set_clock(NOW + 60)
+        self.assertEqual([self.get(one).run_at for one in (stored, meanwhile)], [NOW + 99, NOW + 159])
+        for key in ("k", "l"):
+            again = self.add_with_key([self.new()], key=key, now=NOW + KEY_KEPT - 1)
+            self.assertEqual(self.wait(again), Known("d", "first"))
+        self.assertIsNone(self.wait(self.add_with_key([self.new()], now=NOW + KEY_KEPT)))
+
+    def test_once_it_is_right_all_that_waits_follows_it_again(self) -> None:
+        stored = self.new(delay=99)
+        self.add(stored)
+        self.time = NOW - YEAR
+        self.reopen(now=self.time)
+        self.set_clock(NOW)
+        self.set_clock(NOW + 3_600)
+        self.assertEqual(self.get(stored).run_at, NOW + 3_699)
 
 
 class SqliteFileTests(OnFile):
