@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from twisted.logger import Logger
 
-from asynctask.pgserver import PATIENCE, Server, connect, why
+from asynctask.pgserver import PATIENCE, STAY, Server, connect, why
 from asynctask.postgres import SECONDS, Postgres
 
 log = Logger(namespace="asynctask.store")
@@ -76,6 +76,7 @@ class Heartbeat:
         self._reaped = reaped
         self._timed = timed
         self._cutoff = database.cutoffs.new()
+        self._failing = False
         self._steady: float | None = None
         self._last = 0.0
         self._heard: dict[str, tuple[float, float, bool]] = {}
@@ -92,27 +93,28 @@ class Heartbeat:
         self._thread.join(2 * PATIENCE)
 
     def _run(self) -> None:
-        failing = False
         while not self._end.is_set():
             try:
                 with connect(self._server.url, autocommit=True) as connection:
                     self._cutoff.hold(connection)
-                    failing = False
                     self._beat_on(connection)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
-                if not failing:
+                if not self._failing:
                     log.warn("Store does not answer the heartbeat", error=why(error))
                     self._troubled()
-                failing = True
+                self._failing = True
             finally:
                 self._cutoff.let_go()
             self._end.wait(TRY_AGAIN)
 
     def _beat_on(self, connection: "psycopg.Connection[Any]") -> None:
         pause = self._server.lease / BEATS
+        with self._cutoff.waiting():
+            connection.execute(STAY)
         while not self._end.is_set():
             with self._cutoff.waiting():
                 self._beat(connection)
+            self._failing = False
             self._end.wait(pause)
 
     def _beat(self, connection: "psycopg.Connection[Any]") -> None:

@@ -18,6 +18,13 @@ PATIENCE: Final = 1.5
 CONNECT: Final = 2
 """Seconds for a new connection, the least that libpq can count."""
 
+STAY: Final = (
+    b"SELECT set_config('idle_session_timeout', '0', false) "
+    b"WHERE EXISTS (SELECT 1 FROM pg_settings WHERE name = 'idle_session_timeout')"
+)
+"""Keeps an idle connection: a role or a database may have a limit, which the first POST after a quiet time
+would meet. There is none before PostgreSQL 14."""
+
 
 class Server(Struct, frozen=True):
     """Where a PostgreSQL store is.
@@ -37,7 +44,12 @@ class Server(Struct, frozen=True):
     def path(self) -> str:
         """How it is named to people, without a password."""
         known = conninfo_to_dict(self.url)
-        return f"postgresql://{known.get('host', '')}/{known.get('dbname', '')}"
+        hosts = str(known.get("host", "")).split(",")
+        ports = str(known.get("port", "")).split(",")
+        if len(ports) < len(hosts):
+            ports = ports[:1] * len(hosts)
+        places = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=False)]
+        return f"postgresql://{','.join(places)}/{known.get('dbname', '')}"
 
     @property
     def recorder_path(self) -> Path:

@@ -17,7 +17,7 @@ import psycopg
 from msgspec import Struct
 from twisted.logger import Logger
 
-from asynctask.pgserver import PATIENCE, Server, connect, why
+from asynctask.pgserver import PATIENCE, STAY, Server, connect, why
 from asynctask.postgres import Postgres
 
 log = Logger(namespace="asynctask.store")
@@ -92,7 +92,7 @@ class Poller:
         self._ending = False
         self._wanted = False
         self._hinted = 0.0
-        self._deaf = False
+        self._deaf = self._failing = False
         self._listening: psycopg.Connection[Any] | None = None
         self._cutoff = database.cutoffs.new()
         self._listening_cutoff = database.cutoffs.new()
@@ -128,23 +128,23 @@ class Poller:
             self._rope.send(b"\0")
 
     def _run(self) -> None:
-        failing = False
         while not self._ending:
             try:
                 with connect(self._server.url, autocommit=True) as looking:
                     self._cutoff.hold(looking)
-                    failing = False
                     self._watch(looking)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
-                if not failing:
+                if not self._failing:
                     log.warn("Store does not tell what others do", error=why(error))
-                failing = True
+                self._failing = True
                 self._wait([], TRY_AGAIN)
             finally:
                 self._stop_listening()
                 self._cutoff.let_go()
 
     def _watch(self, looking: "psycopg.Connection[Any]") -> None:
+        with self._cutoff.waiting():
+            looking.execute(STAY)
         listen = poll = look = monotonic()
         while not self._ending:
             now = monotonic()
@@ -156,6 +156,7 @@ class Poller:
             if now >= look:
                 with self._cutoff.waiting():
                     self._look(looking, polled=now >= poll)
+                self._failing = False
                 if now >= poll:
                     poll = now + POLL
                 look = poll
@@ -175,6 +176,7 @@ class Poller:
             self._listening_cutoff.hold(self._listening)
             with self._listening_cutoff.waiting():  # a pooler may have no connection to a server for us
                 self._listening.execute(f"LISTEN {CHANNEL}".encode())
+                self._listening.execute(STAY)
             self._deaf = False
         except psycopg.errors.FeatureNotSupported:
             log.info("Store has no LISTEN; others are heard of within {seconds} s", seconds=POLL)

@@ -18,7 +18,7 @@ from asynctask.cutoff import Cutoff, Cutoffs
 from asynctask.migrations import UnreadableSchemaError
 from asynctask.model import News, Status
 from asynctask.pgreaders import Readers
-from asynctask.pgserver import PATIENCE, Server, connect
+from asynctask.pgserver import PATIENCE, STAY, Server, connect
 
 IDLE: Final = 1.0
 """Seconds that a transaction may rest between two statements: whoever is frozen in the middle of one must
@@ -88,6 +88,11 @@ class Postgres:
         """Open a connection that begins its transactions itself, since it has more to say then."""
         driver = connect(self._server.url, autocommit=True)
         cutoff.hold(driver)
+        try:
+            driver.execute(STAY)
+        except BaseException:
+            driver.close()
+            raise
         return driver
 
     def _open_writing(self) -> "psycopg.Connection[Any]":

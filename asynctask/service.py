@@ -40,7 +40,7 @@ from asynctask.runner import Runner
 from asynctask.seats import Seats
 from asynctask.signing import SecretError, Signer, read_secrets
 from asynctask.spawned import starter
-from asynctask.sqlite import Place, StartError
+from asynctask.sqlite import Place, StartError, is_missing
 from asynctask.store import SqlStore
 from asynctask.timers import Wheel
 from asynctask.wallclock import WallClock
@@ -206,9 +206,14 @@ class AsyncTask(Service):
     def _begin(self) -> None:
         self._listen()
         storeurl.check(self._place)
+        if isinstance(self._place, Place) and is_missing(self._place):
+            log.warn(
+                "The store has been here, and its file is gone: it is made anew", path=self._place.path
+            )
         self._open_recorder()
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
         self._recorder.clear()
+        log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
         if not self._seats.shared:  # which has a clock of its own
             self._now.was_set = self._clock_was_set
         self._feed.begin(self._store.epoch, self._store.seq)

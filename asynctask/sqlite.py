@@ -180,6 +180,12 @@ def _check_file(path: Path) -> None:
         raise StartError(f"--store {path} is damaged ({' '.join(found.split())})")
 
 
+def is_missing(place: Place) -> bool:
+    """Whether the file is not there, though what lies beside it since an earlier start is."""
+    recorder = place.recorder_path
+    return place.path is not None and recorder is not None and recorder.exists() and not place.path.exists()
+
+
 def create(place: Place) -> None:
     """Make a new file that only this user can read; SQLite gives those beside it the same mode.
 

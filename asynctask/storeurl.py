@@ -30,7 +30,7 @@ def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> Pl
         from asynctask import pgserver
     except ImportError:
         raise StartError(
-            "--store postgresql://… needs a driver: pip install 'psycopg[binary]>=3.2'"
+            "--store postgresql://… needs a driver: pip install 'psycopg[binary]>=3.3'"
         ) from None
     return pgserver.parse_url(url, folder, lease, listen)
 

@@ -360,6 +360,7 @@ class HeartTests(SynchronousTestCase):
 
         def beat_on(connection: object) -> None:
             self.assertEqual(held, [connection])
+            self.heartbeat._failing = False  # it has beaten for a while
             raise psycopg.OperationalError("it is closed")
 
         self.patch(heartbeat, "connect", connect)

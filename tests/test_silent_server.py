@@ -4,10 +4,11 @@ import gc
 import socket
 import threading
 from collections.abc import Collection
+from contextlib import nullcontext
 from errno import EMFILE
 from functools import partial
-from time import monotonic
-from typing import Any, cast
+from time import monotonic, sleep
+from typing import Any, Self, cast
 
 import psycopg
 from sqlalchemy import Connection
@@ -171,6 +172,56 @@ class ComingBack(FaultTestCase):
         late[0].restore()
         self.assertEqual(readers.read(read, monotonic()), 1)
         self.assertEqual(len(late), 1)
+
+
+class Limited(FaultTestCase):
+    """A database that ends sessions which are idle."""
+
+    def test_ours_are_not_ended(self) -> None:
+        self.execute(f"ALTER DATABASE {self.database} SET idle_session_timeout = '100ms'")
+        self.wait(self.store.close())
+        self.store = self.open()
+        self.until_it_has_looked(self.store)
+        task = self.new()
+        self.add(task)
+        self.get(task)
+        with self.logged() as lines:
+            sleep(0.5)
+            self.add(self.new())
+            self.get(task)
+        self.assertEqual(lines, [])
+
+
+class Refusing(FaultTestCase):
+    """A server that takes connections, and no statement."""
+
+    def test_that_is_told_once(self) -> None:
+        asked = threading.Semaphore(0)
+
+        class Refused(Mute):
+            def __enter__(self) -> Self:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self.close()
+
+            def execute(self, _statement: object, _given: object = None) -> None:
+                asked.release()
+                raise psycopg.OperationalError("not now")
+
+            transaction = nullcontext
+
+        for module in (heartbeat, polling):
+            self.patch(module, "TRY_AGAIN", 0.01)
+            self.patch(module, "connect", lambda *_, **__: Refused())
+        with self.logged() as lines:
+            store = self.open()
+            self.addCleanup(lambda: self.wait(store.close()))
+            for _ in range(20):
+                asked.acquire(timeout=PATIENCE)
+            self.turns.catch_up()
+        for message in ("Store does not tell what others do", "Store does not answer the heartbeat"):
+            self.assertEqual(len([line for line in lines if line.startswith(message)]), 1, lines)
 
 
 class Descriptors(FaultTestCase):

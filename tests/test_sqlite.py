@@ -12,7 +12,7 @@ from typing import Final
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask import sqlite
-from asynctask.sqlite import Lock, Place, StartError, check, create, parse_url
+from asynctask.sqlite import Lock, Place, StartError, check, create, is_missing, parse_url
 from asynctask.tables import APPLICATION_ID, SCHEMA
 
 FOLDER = Path("/srv/tasks")
@@ -229,6 +229,15 @@ class UnsoundStores(FileTestCase):
     def test_an_old_sqlite_is_told_so(self) -> None:
         self.patch(sqlite, "OLDEST", (99, 1, 0))
         self.assertIn("is too old: asynctask needs 99.1.0 or later", self.complaint())
+
+    def test_a_file_that_is_gone_is_noticed_by_what_lies_beside_it(self) -> None:
+        self.assertFalse(is_missing(Place(None)))
+        self.assertFalse(is_missing(self.place))
+        assert self.place.recorder_path is not None
+        self.place.recorder_path.touch()
+        self.assertTrue(is_missing(self.place))
+        self.path.touch()
+        self.assertFalse(is_missing(self.place))
 
     def test_a_file_that_cannot_be_made_is_named(self) -> None:
         with self.assertRaises(StartError) as raised:

@@ -46,6 +46,20 @@ class Wrong(SynchronousTestCase):
             storeurl.parse(url, FOLDER, 15.0)
 
 
+class Names(SynchronousTestCase):
+    """How a database is named to people."""
+
+    def test_its_hosts_and_ports_are_shown_and_nothing_secret(self) -> None:
+        for url, name in (
+            ("postgresql://u:hunter2@h/db", "postgresql://h/db"),
+            ("postgresql://h:5433/db", "postgresql://h:5433/db"),
+            ("postgresql://a:1,b:2/db", "postgresql://a:1,b:2/db"),
+            ("postgresql:///db?host=a,b&port=5433&password=hunter2", "postgresql://a:5433,b:5433/db"),
+            ("postgresql:///db?host=/run/postgresql", "postgresql:///run/postgresql/db"),
+        ):
+            self.assertEqual(storeurl.parse(url, FOLDER, 15.0).path, name)
+
+
 class Recorders(SynchronousTestCase):
     """The flight recorders of a database."""
 
