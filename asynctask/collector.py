@@ -14,7 +14,7 @@ from contextlib import suppress
 from math import inf, isfinite
 from pathlib import Path
 from resource import getpagesize
-from typing import Final
+from typing import ClassVar, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -102,6 +102,9 @@ class Collector:
     :param trim: gives free memory back to the system.
     """
 
+    _started: ClassVar[list["Collector"]] = []
+    _before: ClassVar[tuple[int, int, int]]
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -115,7 +118,6 @@ class Collector:
         self._resident = resident
         self._descriptors = descriptors
         self._trim = trim
-        self._before = gc.get_threshold()
         self._collected_at = -REST
         self._kept = 0
         self._kept_bytes = 0
@@ -127,6 +129,9 @@ class Collector:
 
     def start(self) -> None:
         """From now on the collector is ours."""
+        if not self._started:  # several services may be in one program
+            Collector._before = gc.get_threshold()
+        self._started.append(self)
         gc.set_threshold(THRESHOLD, *self._before[1:])
         self._freeze()
         self._keep()
@@ -134,12 +139,15 @@ class Collector:
         self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
 
     def stop(self) -> None:
-        """Leave it as it was."""
+        """Leave it as it was, unless another service needs it."""
         for call in (self._frozen, self._looked, self._looked_at_memory):
             if call is not None and call.active():
                 call.cancel()
-        gc.unfreeze()
-        gc.set_threshold(*self._before)
+        if self in self._started:
+            self._started.remove(self)
+            if not self._started:
+                gc.unfreeze()
+                gc.set_threshold(*self._before)
 
     def _freeze(self) -> None:
         gc.freeze()

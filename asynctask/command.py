@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+from weakref import WeakSet
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import inlineCallbacks
@@ -56,6 +57,7 @@ class OfCommand(Service):
     observer: LogQueue | None = None
     pid_file: Path | None = None
     _process = 0
+    _ours: ClassVar[WeakSet[Callable[[int, FrameType | None], object]]] = WeakSet()
     _stepped: pythonlog.Stepped = staticmethod(pythonlog.nobody)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -166,19 +168,25 @@ class OfCommand(Service):
         if supervised:  # it is the supervisor's to decide upon, which may be under nohup
             self._hear(signal.SIGHUP, lambda *_: None)
         # Not under nohup: the terminal was closed.
-        elif callable(terminate) and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        elif callable(terminate) and self._is_free(signal.SIGHUP):
             watch(signal.SIGHUP, hang_up)
         watch(signal.SIGTERM, terminate)
         watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
         for unused in (signal.SIGUSR1, signal.SIGUSR2):
-            if signal.getsignal(unused) is signal.SIG_DFL:
+            if self._is_free(unused):
                 # By the first, twistd's own log is rotated; ours does that itself, and neither is to kill
                 # anybody. A function, since the programs that a handler starts would inherit SIG_IGN.
                 self._hear(unused, lambda *_: None)
         if supervised:
             self._hear(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
 
+    def _is_free(self, number: int) -> bool:
+        """Whether a signal is nobody's; or another service's of this program, which may end before."""
+        handler = signal.getsignal(number)
+        return handler is signal.SIG_DFL or handler in self._ours
+
     def _hear(self, number: int, handle: Callable[[int, FrameType | None], object]) -> None:
+        self._ours.add(handle)
         self._handlers[number] = signal.getsignal(number), handle
         signal.signal(number, handle)
 
