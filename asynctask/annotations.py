@@ -334,7 +334,7 @@ def _bare(info: types.Type) -> Any:
         return Any
     if type(info) in _LEAVES:
         return _LEAVES[type(info)][0]
-    raise TypeError("JSON has no such type")
+    raise TypeError("JSON has no such type; a dataclass, a TypedDict or a msgspec.Struct has fields")
 
 
 def _lengths(info: Any) -> tuple[float, float]:

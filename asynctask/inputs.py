@@ -155,12 +155,15 @@ def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
         stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
         raise UnusableError(f"parameter '{stars}{name}' takes any number of values; name each of them")
     if parameter.annotation is parameter.empty:
+        if name == "context":
+            raise UnusableError("parameter 'context' has no annotation: Context, or what its input is")
         return Any
     holder = SimpleNamespace(__annotations__={name: parameter.annotation})
     try:
         return unaliased(get_type_hints(holder, names, include_extras=True)[name])
     except Exception as error:  # It is code, and may raise anything.
-        raise _unusable(parameter, f"cannot be resolved: {error}") from error
+        hint = "; import it outside of TYPE_CHECKING too" if isinstance(error, NameError) else ""
+        raise _unusable(parameter, f"cannot be resolved: {error}{hint}") from error
 
 
 def _context(annotations: Mapping[str, Any]) -> str | None:

@@ -287,6 +287,8 @@ def kinds_of(function: Callable[..., Any]) -> list[Kind]:
 
 
 def _description(function: Callable[..., Any]) -> str | None:
+    while isinstance(function, partial):  # whose own is about partials
+        function = function.func
     text = inspect.getdoc(function)
     return text and text.encode("utf-8", "replace").decode()
 

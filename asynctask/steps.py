@@ -19,7 +19,7 @@ from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.runs import Reporter, Run
-from asynctask.tracebacks import thrown
+from asynctask.tracebacks import MAX_CAUSES, thrown
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
@@ -113,7 +113,7 @@ class Stepped(Run):
                     else:
                         waits_for = self._context.run(steps.send, result)
                 except RuntimeError as error:
-                    if str(error) == "no running event loop":
+                    if _wants_asyncio(error):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
                 finally:
@@ -169,6 +169,15 @@ class Stepped(Run):
         with suppress(BaseException):  # a handler that waits in its ``finally`` too
             steps.close()
         self.watcher.raised(failure)
+
+
+def _wants_asyncio(error: BaseException | None) -> bool:
+    """Whether asyncio was asked for where it does not run, be it by a library with words of its own."""
+    for _ in range(MAX_CAUSES):
+        if error is None or error.args == ("no running event loop",):
+            break
+        error = error.__cause__ or error.__context__
+    return error is not None and error.args == ("no running event loop",)
 
 
 class Recorded(Coroutine[Any, Any, Any]):

@@ -267,7 +267,13 @@ class Refusals(LoadingTestCase):
             "\ndef handler(*urls: str) -> None: ...": "parameter '*urls' takes any number of values",
             "\ndef handler(**given: str) -> None: ...": "parameter '**given' takes any number of values",
             "\ndef handler(url: str, /) -> None: ...": "parameter 'url' is positional-only",
-            "\ndef handler(url: 'Nope') -> None: ...": "parameter 'url', Nope, cannot be resolved",
+            "\ndef handler(url: 'Nope') -> None: ...": (
+                "parameter 'url', Nope, cannot be resolved: name 'Nope' is not defined; "
+                "import it outside of TYPE_CHECKING too"
+            ),
+            "\ndef handler(url: str, context) -> None: ...": (
+                "parameter 'context' has no annotation: Context, or what its input is"
+            ),
             "\ndef handler(call: collections.abc.Callable) -> None: ...": "cannot be checked",
             "\ndef handler(a: Context, b: Context) -> None: ...": "'a' and 'b' are both annotated Context",
             "\ndef handler():\n    yield 1": "it yields; decorate it with inlineCallbacks",

@@ -198,6 +198,15 @@ class Results(StepsTestCase):
 
         self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
 
+    def test_a_library_that_wants_asyncio_is_known_whatever_it_says(self) -> None:
+        async def handler() -> None:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                raise RuntimeError("Not currently running on any event loop") from None
+
+        self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
+
     def test_whatever_is_raised_is_its_failure(self) -> None:
         for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError, RuntimeError):
 
