@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from treq.testing import StubTreq
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -179,6 +180,41 @@ class FilesTests(SynchronousTestCase):
         store = SqlStore(pgserver.Server(url), turns)
         store.open([], 0)
         turns.outcome(store.close())
+
+    def test_a_database_is_dumped_and_restored(self) -> None:
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        server = postgres.url_of(database)
+        known = conninfo_to_dict(server)
+        (commands,) = (block for block in blocks("docs/scale.md", "sh") if "pg_dump" in block)
+        commands = commands.replace("--role=asynctask", f"--role={known['user']}")
+        commands = re.sub(r"(-d|asynctask\.dump) asynctask\b", rf"\1 {database}", commands)
+        dump, *others = commands.strip().splitlines()
+        named = {f"PG{name.upper()}": str(value) for name, value in known.items() if name != "dbname"}
+        with psycopg.connect(server, autocommit=True) as connection:
+            ((programs,),) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+            if not Path(programs, "pg_dump").exists():
+                raise SkipTest("the server's own pg_dump is not there")
+            environment = os.environ | named | {"PATH": f"{programs}:{os.environ['PATH']}"}
+            connection.execute("INSERT INTO meta (key, value) VALUES ('a', 'before')")
+            (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'")
+            self.run_all([dump], environment)
+            connection.execute("UPDATE meta SET value = 'after' WHERE key = 'a'")
+        self.run_all(others, environment)
+        with psycopg.connect(server) as connection:
+            (found,) = connection.execute("SELECT value FROM meta WHERE key = 'a'")
+            self.assertEqual(found, ("before",))
+            (now,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'")
+            self.assertNotEqual(now, epoch)
+
+    def run_all(self, commands: Iterable[str], environment: Mapping[str, str]) -> None:
+        """Run lines of a shell; each has to succeed."""
+        for line in commands:
+            command = ["bash", "-c", line]
+            ran = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+            )
+            self.assertEqual(ran.returncode, 0, ran.stderr)
 
     def test_nginx_takes_its_files(self) -> None:
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
