@@ -12,7 +12,7 @@ MAX_WAITING: Final = 64 * 1024 * 1024
 """Bytes of tasks that may wait for their commit: more than a disk takes in a second."""
 
 MAX_KEPT: Final = 256 * 1024 * 1024
-"""Bytes of results that may wait while the database fails; the tasks of others are run again."""
+"""Characters of results that may wait while the database fails; the tasks of others are run again."""
 
 BATCH: Final = 128
 """Ends of attempts of one transaction while nobody waits: some milliseconds."""
@@ -25,8 +25,8 @@ MANY_ENDS: Final = 8
 """Ends of one transaction that are many: of fewer, the next does not wait for others."""
 
 FEWEST: Final = 20
-"""Ends of attempts of one transaction while somebody waits for it: so few that a POST is not kept. And as
-many as it has new tasks, or those that wait would become ever more."""
+"""Ends of attempts of one transaction for which somebody waits: so few that they do not delay a POST. And
+as many as it has new tasks, or ends would pile up."""
 
 MOST: Final = 200
 """Ends of attempts of one transaction: a batch of a thousand tasks takes as long as these."""
@@ -65,7 +65,7 @@ class Backlog:
     """Work for the writer's thread.
 
     :param patient: whether that waits until the answers of the last transaction have been given.
-    :ivar most_kept: bytes of results that may wait.
+    :ivar most_kept: characters of results that may wait.
     """
 
     def __init__(self, *, patient: bool) -> None:
@@ -97,7 +97,7 @@ class Backlog:
         return self._bytes + self._fresh_bytes + size <= MAX_WAITING
 
     def has_room_for_result(self, size: int) -> bool:
-        """Whether a result of so many bytes may wait too."""
+        """Whether a result of so many characters may wait too."""
         return not size or self._kept + self._fresh_kept + size <= self.most_kept
 
     def is_late(self) -> bool:
@@ -115,7 +115,7 @@ class Backlog:
         """Keep this until it is handed over; tell whether it is the first since the last time.
 
         :param size: its bytes, if it is a new task.
-        :param kept: the bytes of its result, if it is the end of an attempt.
+        :param kept: the characters of its result, if it is the end of an attempt.
         """
         self._fresh.append(work)
         self._fresh_bytes += size
@@ -203,7 +203,10 @@ class Backlog:
             return not self._closing
 
     def take(self) -> list[Work]:
-        """The next transaction: all that somebody waits for, some claims and some ends of attempts."""
+        """The next transaction: what somebody waits for, up to about `LARGEST`, some claims and some ends.
+
+        Once nothing else waits it is what has a transaction of its own.
+        """
         with self._wakeup:
             if not (self._asked or self._saves or self._claims):
                 return self._take_alone()

@@ -86,8 +86,8 @@ def end(connection: Connection, ends: Sequence[End], news: list[News]) -> list[S
     left: list[Status | None] = []
     for some in _pieces(ends):
         attempts = _padded([(one.task.task_id, one.task.attempt) for one in some])
-        asked = tuple(chain.from_iterable(attempts))
-        found = json.loads(connection.exec_driver_sql(running(len(attempts)), asked).scalar_one())
+        given = tuple(chain.from_iterable(attempts))
+        found = json.loads(connection.exec_driver_sql(running(len(attempts)), given).scalar_one())
         known = {(task_id, attempt): (bool(asked), n) for task_id, attempt, asked, n in found}
         these = [ended(one, known) for one in some]
         rows = [ended_row(task, one.at) for task, one in zip(these, some, strict=True) if task is not None]

@@ -94,7 +94,7 @@ class Claims:
                 self._look_at(kind, task.run_at)
 
     def look(self, kinds: Collection[str]) -> None:
-        """Look for tasks of these kinds that another process has left."""
+        """Look for due tasks of these kinds: others may have left them, or a shared seat is free."""
         for name in kinds:
             self._look_due(self._kinds[name])
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from asynctask import changes, statements
 from asynctask.batches import End
 from asynctask.model import RUNNING, Deleted, News, Task
-from asynctask.recovery import let_go
+from asynctask.recovery import unrun_starts
 from asynctask.wire import dump
 from asynctask.works import Add, Committed, Database, Work
 
@@ -39,7 +39,7 @@ class InDoubt:
         if self._task_ids:
             back = connection.execute(statements.FORGET, {"task_ids": dump(self._task_ids)})
             news += [Deleted(row.task_id, row.kind) for row in back]
-        ours = let_go(connection, self._started, self._database.owner)
+        ours = unrun_starts(connection, self._started, self._database.owner)
         self._database.end(connection, [End(task, now) for task in ours], news)
         self._database.probe(connection)
         commits.append(Committed(self._database.commit(connection, news, now), news))

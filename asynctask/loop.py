@@ -69,7 +69,7 @@ class AsyncioLoop:
 
     @property
     def full_of_abandoned(self) -> bool:
-        """Whether so many are held that the next one that is stays in use."""
+        """Whether `MAX_HELD` loops are held: one more that is held is not replaced."""
         return self.abandoned >= MAX_HELD
 
     def run(self, start: Start) -> "Running":

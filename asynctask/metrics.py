@@ -88,7 +88,7 @@ class Metrics:
         self._count_requests()
         self.lag = self._histogram("loop_lag", "How late the reactor's heartbeat came.").labels().observe
         self._batch = self._histogram("store_batch_duration", "Transactions of the store.").labels().observe
-        self._rows = self._counter("store_rows", "Works that the store's transactions did.").labels().inc
+        self._rows = self._counter("store_rows", "Tasks, ends and other changes written.").labels().inc
         self._gauge("longest_step_seconds", "The longest step of a handler on the reactor.").set_function(
             lambda: self.longest_step
         )

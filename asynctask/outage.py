@@ -23,12 +23,12 @@ PASSING: Final = ("40", "55", "57")
 class Outage:
     """What its failures have in common.
 
-    :ivar is_back: whether it has failed soon after it was reached.
+    :ivar fails_again: whether it failed within `STEADY` seconds of being reached: the same outage goes on.
     :ivar lasts: whether it may be reached and fail without end: it has to show that it works.
     """
 
     def __init__(self) -> None:
-        self.is_back = self.lasts = False
+        self.fails_again = self.lasts = False
         self._reached_at = self._failed_at = self._told_at = -inf
         self._told = ""
 
@@ -37,8 +37,8 @@ class Outage:
 
         :param now: by the monotonic clock.
         """
-        self.is_back = now - self._reached_at < STEADY
-        self.lasts = self.is_back and not _passes(error)
+        self.fails_again = now - self._reached_at < STEADY
+        self.lasts = self.fails_again and not _passes(error)
         self._failed_at = now
         if why(error) == self._told and now - self._told_at < SAY_AGAIN:
             return False

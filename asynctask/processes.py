@@ -62,7 +62,7 @@ class _Run:
             killed = self._cancelled and self._asked is not None
             self._asked = None
         lives = end is not None and not killed
-        how = None if lives else worker.death()
+        how = None if lives else worker.end()
         self._processes.give_back(worker, lives)
         if self._cancelled:
             raise CancelledError

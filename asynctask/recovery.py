@@ -108,8 +108,9 @@ def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news:
             news += [listed(after)] if ended else []
 
 
-def let_go(connection: Connection, started: Sequence[Task], owner: str) -> Iterator[Task]:
-    """Attempts that a commit of which nothing is known has begun after all: nobody runs them.
+def unrun_starts(connection: Connection, started: Sequence[Task], owner: str) -> Iterator[Task]:
+    """Attempts that a commit of which nothing was known has begun after all, as they are once interrupted:
+    no handler runs them.
 
     :param started: those that it may have begun.
     :param owner: for whom. Where the commit has failed, another process may have begun an attempt with the

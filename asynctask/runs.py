@@ -37,7 +37,7 @@ class Watcher(Protocol):
 class Reporter:
     """Takes the progress of a handler in any thread, and tells it in the reactor's.
 
-    Of what comes faster than the reactor hears it, only the latest is told, or threads could hold it up.
+    Of what comes faster than the reactor hears it, the last `UNTOLD` are told, or threads could hold it up.
 
     :param from_thread: runs a function in the reactor's thread.
     """

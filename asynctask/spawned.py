@@ -77,8 +77,8 @@ class Spawned:
             with suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
 
-    def death(self) -> str:
-        """How it died; what it has started and left goes with it."""
+    def end(self) -> str:
+        """Kill it with whatever it has started, and tell how it died: a signal's name, or its exit code."""
         if self._pid is None:  # pebble cannot be told of one that ends before it looks
             with suppress(EOFError, OSError):
                 if self._pipe.poll(REAP):

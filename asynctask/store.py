@@ -374,7 +374,11 @@ class SqlStore(Hooks, Reading, Maintenance):
         return changed.addBoth(counted)
 
     def _change(self, task_id: str, decide: Decide, now: float) -> Deferred[Task | None]:
-        """Read a task, decide, and write what was decided, in one transaction."""
+        """Read a task, decide, and write what was decided, in one transaction.
+
+        :param decide: gives the task as it is to be, at a time that is never before its last change.
+        :returns: the task, None if there is none; fails with `InvalidTransition` if its state forbids it.
+        """
 
         def run(db: Connection, news: list[News]) -> Decided:
             before = find(db, task_id, locked=True)
@@ -384,8 +388,8 @@ class SqlStore(Hooks, Reading, Maintenance):
             at = latest if now < latest < now + ON_THE_WAY else now
             try:
                 after = decide(before, at)
-            except InvalidTransition as refusal:
-                return refusal.with_traceback(None)  # whose frames have all of this batch
+            except InvalidTransition as forbidden:
+                return forbidden.with_traceback(None)  # whose frames have all of this batch
             if after is before:
                 return before.status, before
             given = {"of_task": task_id, "me": self._database.owner}

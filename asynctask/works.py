@@ -35,7 +35,7 @@ class Add(Struct, gc=False):
 class Save(Struct, gc=False):
     """How an attempt ended; answered with the status that it left, None if it was given up before.
 
-    :ivar at: nobody waits for it.
+    :ivar at: infinite: nobody waits for it, so it is never too late.
     """
 
     end: End
@@ -203,7 +203,10 @@ class Database(Protocol):
         """Do what `tell` does, and commit; the number that `tell` would give."""
 
     def leave(self, connection: Connection | None) -> None:
-        """Let other processes know that this one ends; None where it fails."""
+        """Let other processes know that this one ends.
+
+        :param connection: the one that writes; None if the database cannot be reached.
+        """
 
     def probe(self, connection: Connection) -> None:
         """Write something small, wherever it shows that tasks can be written."""

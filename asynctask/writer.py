@@ -66,8 +66,8 @@ is refused, while there is time for an answer."""
 
 ENOUGH: Final = 1.0
 """Seconds since the first of a transaction has waited, after which no call but claims is begun in it:
-a server that is far takes its time for each, and all would be cut off together. Half of it where another
-transaction follows at once."""
+a server that is far takes its time for each, and all would be cut off together. Divided by how many
+transactions there are still in this go, so that the later ones come in time too."""
 
 REPEATS: Final = 3
 """Times that a transaction is begun again which met another process's."""
@@ -84,7 +84,7 @@ class Writer:
     :param connection: open, and from now on the writer's alone.
     :param from_thread: runs a function in the reactor's thread.
     :param try_again: seconds between two tries to reach a database that failed.
-    :param stored: told, in the writer's thread, of how many works a transaction was and its seconds.
+    :param stored: told, in the writer's thread, how many changes a transaction made, and its seconds.
     :param published: told, in the reactor's, of what a transaction changed, before anybody is answered.
     :param returned: told, in the reactor's, after a COMMIT that failed, of what it has changed after all;
         it may have changed more, where there was nothing to tell.
@@ -241,8 +241,8 @@ class Writer:
             else:
                 self._blame(batch[0], error)
         else:
-            works = sum([len(work.rows) if isinstance(work, Add) else 1 for work in batch])
-            self._stored(works, monotonic() - began)
+            changes = sum([len(work.rows) if isinstance(work, Add) else 1 for work in batch])
+            self._stored(changes, monotonic() - began)
             self._answer(zip(batch, results, strict=True), committed)
             self._keep_log_short()
 
@@ -317,7 +317,7 @@ class Writer:
             # What came back after all is no longer ours to remove: others may run it already.
             self._disconnect()
             self.healthy = False
-            self._pause = self._try_again if self._outage.is_back else 0.0
+            self._pause = self._try_again if self._outage.fails_again else 0.0
             self._refuse(batch, unknown=at_commit)
             self._refuse(self._backlog.take_asked())
             return

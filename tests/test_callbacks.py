@@ -469,6 +469,14 @@ class LifeTests(CallbacksTestCase):
         self.advance(SOON)
         self.assertEqual(len(self.sent), 1)
 
+    def test_what_waits_for_its_turn_meanwhile_is_sent_soon_after(self) -> None:
+        task = self.running()
+        asked: list[float] = []
+        self.patch(self.callbacks, "_look_in", asked.append)
+        self.store._writer.healthy = False
+        self.callbacks.add(ToTell(task.task_id, 1, URL))
+        self.assertEqual(asked, [SOON])
+
     def end_while_failing(self, task: Task) -> None:
         ended = self.store.end(complete(task, "3", self.now()), self.now())
         self.store._writer.healthy = True

@@ -33,25 +33,25 @@ class Outages(SynchronousTestCase):
 
     def test_what_fails_after_a_long_time_is_tried_again_at_once(self) -> None:
         self.assertTrue(self.fail(100))
-        self.assertEqual((self.outage.is_back, self.outage.lasts), (False, False))
+        self.assertEqual((self.outage.fails_again, self.outage.lasts), (False, False))
         self.assertTrue(self.outage.has_held_out(100))
 
     def test_what_fails_again_soon_has_to_hold_out(self) -> None:
         self.fail(100)
         self.outage.reached(100.1)
         self.fail(100.2)
-        self.assertEqual((self.outage.is_back, self.outage.lasts), (True, True))
+        self.assertEqual((self.outage.fails_again, self.outage.lasts), (True, True))
         self.assertFalse(self.outage.has_held_out(100.2 + STEADY * 0.9))
         self.assertTrue(self.outage.has_held_out(100.2 + STEADY))
         self.outage.reached(200)
         self.fail(200 + STEADY)
-        self.assertEqual((self.outage.is_back, self.outage.lasts), (False, False))
+        self.assertEqual((self.outage.fails_again, self.outage.lasts), (False, False))
 
     def test_a_lost_connection_or_a_lock_says_nothing_of_the_next_time(self) -> None:
         for error in (LOST, LOCKED):
             self.outage.reached(100)
             self.fail(100.1, error)
-            self.assertEqual((self.outage.is_back, self.outage.lasts), (True, False))
+            self.assertEqual((self.outage.fails_again, self.outage.lasts), (True, False))
             self.assertTrue(self.outage.has_held_out(100.2))
 
     def test_the_same_is_said_once_a_minute_while_nothing_else_was(self) -> None:

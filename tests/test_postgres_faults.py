@@ -34,7 +34,7 @@ from asynctask.model import (
 from asynctask.outbox import show_secret
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server
-from asynctask.recovery import let_go
+from asynctask.recovery import unrun_starts
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
 from asynctask.writer import ENOUGH, LATE, REPEATS
@@ -538,4 +538,4 @@ def _noting(order: list[str], name: str) -> Callable[[Connection, list[News]], N
 
 
 def _let_go(task: Task, owner: str, connection: Connection, _news: list[News]) -> list[Task]:
-    return [*let_go(connection, [task], owner)]
+    return [*unrun_starts(connection, [task], owner)]

@@ -312,13 +312,13 @@ class Killed(ProcessesTestCase):
     def test_one_that_comes_up_although_nobody_waits_any_more_is_killed(self) -> None:
         self.patch(spawned, "REAP", PATIENCE)
         unwanted = spawned.Spawned()
-        self.assertEqual(unwanted.death(), "SIGKILL")
+        self.assertEqual(unwanted.end(), "SIGKILL")
         self.assertFalse(unwanted.lives)
 
     def test_one_that_does_not_come_up_in_time_is_waited_for_no_longer(self) -> None:
         self.patch(spawned, "REAP", 0)
         unwanted = spawned.Spawned()
-        self.assertEqual(unwanted.death(), "nobody knows how")
+        self.assertEqual(unwanted.end(), "nobody knows how")
         self.assertFalse(unwanted.lives)
 
     def test_one_that_is_told_to_have_ended_when_nobody_waits_any_more_is_no_error(self) -> None:

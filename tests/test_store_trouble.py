@@ -1,7 +1,7 @@
 """When SQLite fails, nothing that was refused runs, and nothing that was done is lost."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from time import monotonic, sleep
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from twisted.logger import capturedLogs
 
 from asynctask import database
+from asynctask.batches import End
 from asynctask.database import GONE
 from asynctask.istore import Key, Known
 from asynctask.model import (
@@ -21,6 +22,7 @@ from asynctask.model import (
     RUNNING,
     Error,
     OutcomeUnknown,
+    Status,
     Task,
     Unavailable,
     after_failure,
@@ -232,6 +234,31 @@ class SqliteTroubleTests(OnFile):
         self.fail_commits(3)
         self.assertTrue(self.wait(self.store.end(complete(task, "1", NOW), NOW)))
         self.assertEqual(self.get(task).status, COMPLETED)
+
+    def test_an_end_that_is_refused_though_a_small_write_is_not_waits_for_its_next_try(self) -> None:
+        store: Any = self.store
+        refused: list[bool] = []
+
+        def end(_connection: object, ends: Sequence[End], _news: object) -> list[Status | None]:
+            if not ends:
+                return []
+            refused.append(store.healthy)
+            raise OperationalError("UPDATE", None, sqlite3.OperationalError("database or disk is full"))
+
+        task = self.run_one()
+        patched = [self.patch(store._database, name, end) for name in ("end", "end_as_supposed")]
+        ended = store.end(complete(task, "1", NOW), NOW)
+        while len(refused) < 3:
+            self.turns.turn()
+        # The first time it is tried again at once; from then on the database is taken for ill in between.
+        while store.healthy:
+            self.assertLess(len(refused), 1_000)
+            self.turns.turn()
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        for patch in patched:
+            patch.restore()
+        self.assertEqual(self.wait(ended), COMPLETED)
+        self.assertTrue(store.healthy)
 
     def test_a_claim_that_may_have_been_committed_is_given_back(self) -> None:
         self.add(self.new())
