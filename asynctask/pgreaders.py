@@ -99,8 +99,9 @@ class Readers:
         if monotonic() - since > EARLY:
             raise Unavailable(NO_ANSWER)
         opened = self._open()
-        if monotonic() - since > LONGEST:
-            raise Unavailable(NO_ANSWER)  # the next one finds it open
+        if monotonic() - since > LONGEST / 2:
+            raise Unavailable(NO_ANSWER)  # the next one finds it open, and has the time
+        self._mine.cutoff.since = since
         try:
             return self._run(opened, run)
         except DBAPIError:

@@ -342,14 +342,14 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
     _collect(found, [simulate], "asynctask")
     for entry_point in entry_points(group=GROUP):
         source = f"entry point {entry_point.name} = {entry_point.value}"
-        handlers = _found(source, _imported(source, entry_point.load))
+        handlers = _found(source, _imported(source, entry_point.module, entry_point.load))
         if not handlers:
             raise RegistryError(f"{source} {NO_HANDLER}")
         _collect(found, handlers, source)
     for name in modules:
         source = f"--tasks {name}"
         _check_module(name)
-        handlers = _found(source, _imported(source, partial(importlib.import_module, name)))
+        handlers = _found(source, _imported(source, name, partial(importlib.import_module, name)))
         if not handlers:
             # Of several modules of that name it may be another one than was meant.
             file = getattr(sys.modules.get(name), "__file__", None)
@@ -368,7 +368,9 @@ def _check_module(name: str) -> None:
         )
 
 
-def _imported(source: str, run: Callable[[], Any]) -> Any:
+def _imported(source: str, module: str, run: Callable[[], Any]) -> Any:
+    if module not in sys.modules:  # another one may have had the name
+        _MARKED.pop(module, None)
     try:
         return run()
     except BaseException as error:

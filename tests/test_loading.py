@@ -199,6 +199,14 @@ class Refusals(LoadingTestCase):
                 "give each a name of its own in it, outside of any class",
             )
 
+    def test_one_of_another_module_that_had_the_name_is_not_missed(self) -> None:
+        name = self.module(GOOD)
+        self.assertIn("thumbnail", load([name]))
+        del sys.modules[name]
+        (self.folder / f"{name}.py").write_text(f"{HEAD}@task\ndef other_and_longer() -> None: ...\n")
+        importlib.invalidate_caches()
+        self.assertEqual(list(load([name])), ["simulate", "other_and_longer"])
+
     def test_one_that_a_function_makes_may_go(self) -> None:
         lines = "def make():\n    @task(name='one')\n    def f() -> None: ...\n    return f\n"
         self.assertEqual(list(self.load(f"{HEAD}{lines}make()\nf = make()\n")), ["simulate", "one"])
