@@ -19,7 +19,7 @@ class Wanted(NamedTuple):
     :ivar limit: how many tasks at most.
     :ivar total: how many of the kind may run in all processes; None for any number.
     :ivar orphans: whether there may be some that were left.
-    :ivar kinds: all that have a handler here.
+    :ivar kinds: all that have a handler and seats here.
     """
 
     kind: str

@@ -136,12 +136,19 @@ class IStore(Interface):
         "Seconds that the last `forget` or `forget_events` has taken itself, without what it waited for."
     )
 
-    def open(suspects: Iterable[Suspect], now: float, kinds: Collection[str]) -> dict[str, int]:
+    def open(
+        suspects: Iterable[Suspect],
+        now: float,
+        kinds: Collection[str],
+        seated: Collection[str] | None = None,
+    ) -> dict[str, int]:
         """Open, and charge the tasks in which the last process died.
 
         :param suspects: attempts that were at work when it did.
         :param now: seconds since the epoch.
         :param kinds: those that have a handler here.
+        :param seated: those of them that have seats here too, None for all: what was left running of others
+            is to go on elsewhere, or later.
         :returns: for each kind that is not among ``kinds``, how many of its tasks have not ended.
         :raises StartError: it cannot be opened.
         """

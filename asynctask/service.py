@@ -211,7 +211,8 @@ class AsyncTask(Service):
                 "The store has been here, and its file is gone: it is made anew", path=self._place.path
             )
         self._open_recorder()
-        gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds)
+        seated = [kind.name for kind in self._kinds.values() if self._seats.free(kind) > 0]
+        gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds, seated)
         self._recorder.clear()
         log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
         if not self._seats.shared:  # which has a clock of its own

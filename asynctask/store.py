@@ -103,16 +103,22 @@ class SqlStore(Hooks, Reading, Maintenance):
         self._metrics = metrics or Metrics()
         self._database = _database_of(place, busy)
         self._kinds: list[str] = []
+        self._seated: list[str] = []
         self._without_orphans: set[str] = set()
         self._live = Live(lambda task_id: self.told(task_id))
         self._large: dict[int, list[News]] = {}
         self.outbox = Outbox(self._read, self._write, self._database.shared, lambda: self.healthy)
 
     def open(
-        self, suspects: Iterable[Suspect], now: float, kinds: Collection[str] = ("simulate",)
+        self,
+        suspects: Iterable[Suspect],
+        now: float,
+        kinds: Collection[str] = ("simulate",),
+        seated: Collection[str] | None = None,
     ) -> dict[str, int]:
         """See `IStore`."""
         self._kinds = list(kinds)
+        self._seated = self._kinds if seated is None else list(seated)
         self._database.open()
         with ExitStack() as undo:
             undo.callback(self._database.close)
@@ -134,7 +140,7 @@ class SqlStore(Hooks, Reading, Maintenance):
                     )
                     news: list[News] = []
                     charge(connection, self._database, list(suspects), now, news)
-                    settle(connection, self._database, self._kinds, now, news)
+                    settle(connection, self._database, self._seated, now, news)
                     self._database.tell(connection, news, now)
                     left = moved_in(news)
                     unfinished = counted - Counter(task.kind for task in left if task.status in ENDED)
@@ -206,7 +212,7 @@ class SqlStore(Hooks, Reading, Maintenance):
             before = len(news)
             now = self._now()
             charge(db, self._database, gone.suspects(), now, news)
-            more = settle(db, self._database, self._kinds, now, news)
+            more = settle(db, self._database, self._seated, now, news)
             return more, moved_in(news[before:])
 
         def tell(found: tuple[bool, list[Task]]) -> bool:
@@ -325,7 +331,7 @@ class SqlStore(Hooks, Reading, Maintenance):
 
         def run(db: Connection, news: list[News]) -> Claim:
             orphans = kind not in self._without_orphans
-            wanted = Wanted(kind, limit, now, total, orphans, self._kinds)
+            wanted = Wanted(kind, limit, now, total, orphans, self._seated)
             return take(db, self._database, wanted, news)
 
         return self._writer.call(run, order=f"{CLAIM}{kind}").addCallback(begin)

@@ -553,6 +553,17 @@ class ChangesContract(Base):
             self.turns.turn()
         self.assertIs(self.wait(seen[0]).status, COMPLETED)
 
+    def test_what_was_left_where_there_is_no_seat_is_to_go_on_elsewhere(self) -> None:
+        running = self.run_one()
+        self.reopen(now=NOW + 5, seated=())
+        found = self.get(running)
+        self.assertEqual((found.status, found.attempt, found.run_at), (RETRYING, 1, NOW + 5))
+        self.assertEqual(self.history(running)[2:], [("retrying", 1)])
+        self.assertEqual(self.gone, {})
+        self.reopen(now=NOW + 6)
+        [again] = self.claim(now=NOW + 6).tasks
+        self.assertEqual((again.task_id, again.attempt), (running.task_id, 2))
+
     # Kinds that are gone
 
     def test_tasks_of_kinds_that_are_gone_are_counted_and_wait(self) -> None:

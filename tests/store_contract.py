@@ -70,14 +70,18 @@ class StoreTestCase(SynchronousTestCase):
         raise NotImplementedError
 
     def open(
-        self, suspects: Sequence[Suspect] = (), kinds: Collection[str] = ("simulate",), now: float = NOW
+        self,
+        suspects: Sequence[Suspect] = (),
+        kinds: Collection[str] = ("simulate",),
+        now: float = NOW,
+        seated: Collection[str] | None = None,
     ) -> SqlStore:
         store = self.open_store()
         store.started = self.started.extend
         store.waiting = self.waiting.extend
         store.cancelling = self.cancelling.extend
         store.published = self.publish
-        self.gone = store.open(suspects, now, kinds)
+        self.gone = store.open(suspects, now, kinds, seated)
         return store
 
     def publish(self, seq: int, news: Sequence[News]) -> None:
