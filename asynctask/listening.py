@@ -43,7 +43,7 @@ class Shared(Struct, frozen=True):
 
 def describe(port: int, listen: str | None) -> str:
     """The endpoint that the options ask for, as a string."""
-    return listen or f"tcp:{port}:interface=127.0.0.1"
+    return f"tcp:{port}:interface=127.0.0.1" if listen is None else listen
 
 
 def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IStreamServerEndpoint:
@@ -67,7 +67,9 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
         raise StartError(f"--listen {description}: its certificate is of another key") from None
     except Exception as error:
         if description.startswith("systemd:") and isinstance(error, LookupError):
-            raise StartError(f"--listen {description}: systemd has handed over no such socket") from None
+            raise StartError(
+                f"--listen {description}: systemd has handed over no such socket (LISTEN_FDS, LISTEN_FDNAMES)"
+            ) from None
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
 
 
