@@ -67,9 +67,8 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
         raise StartError(f"--listen {description}: its certificate is of another key") from None
     except Exception as error:
         if description.startswith("systemd:") and isinstance(error, LookupError):
-            raise StartError(
-                f"--listen {description}: systemd has handed over no such socket (LISTEN_FDS, LISTEN_FDNAMES)"
-            ) from None
+            told = "systemd has handed over no such socket (LISTEN_FDS, LISTEN_FDNAMES)"
+            raise StartError(f"--listen {description}: {told}") from None
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
 
 
