@@ -7,9 +7,11 @@ Statuses are literals: a bound one would lose the partial indexes (https://sqlit
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Select,
     Text,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -103,7 +105,7 @@ def _once(chosen: Select[Any]) -> Any:
     return chosen.with_for_update(skip_locked=True).cte("chosen").prefix_with("MATERIALIZED")
 
 
-def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
+def _claim(which: ColumnElement[bool], entries: Any, count: int) -> Any:
     return (
         update(task)
         .values(
@@ -116,7 +118,7 @@ def _claim(chosen: Select[Any], entries: Any, count: int) -> Any:
                 **_appended(entries, count),
             }
         )
-        .where(task.c.task_id.in_(chosen))
+        .where(which)
     )
 
 
@@ -131,18 +133,22 @@ def _entry(status: str, attempt: Any) -> Any:
     )
 
 
-_due: Final = _once(
+_due: Final = (
     select(task.c.task_id)
     .where(task.c.kind == bindparam("of_kind"), _WAITING, task.c.run_at <= bindparam("now"))
     .order_by(task.c.run_at, task.c.task_id)
     .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
 )
-CLAIM_DUE: Final = _claim(select(_due.c.task_id), _entry("running", task.c.attempt + 1), 1).returning(
-    *LISTED, task.c.input
-)
+# An array is made once, as `_once` has it, and is found fast whatever the table is taken for.
+CLAIM_DUE: Final = _claim(
+    task.c.task_id == any_(func.array(_due.scalar_subquery())),
+    _entry("running", task.c.attempt + 1),
+    1,
+).returning(*LISTED, task.c.input)
 """Take due tasks, those due first, and count the attempt before it begins."""
 
-CLAIM: Final = _claim(select(_named.c.value), _entry("running", task.c.attempt + 1), 1)
+CLAIM: Final = _claim(task.c.task_id.in_(select(_named.c.value)), _entry("running", task.c.attempt + 1), 1)
 """The same of tasks that are known to be due."""
 
 ORPHANS: Final = select(*LISTED).where(
@@ -181,7 +187,7 @@ IS_ABANDONED: Final = _OF_TASK.where(_ownerless)
 """Whether a running task was left by a process that is gone: the latter where many share a database."""
 
 CLAIM_ORPHANS: Final = _claim(
-    select(_named.c.value),
+    task.c.task_id.in_(select(_named.c.value)),
     _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
     2,
 ).returning(*LISTED, task.c.input)
