@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, ClassVar, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import inlineCallbacks
@@ -57,7 +57,7 @@ class OfCommand(Service):
     observer: LogQueue | None = None
     pid_file: Path | None = None
     _process = 0
-    _ours: ClassVar[WeakSet[Callable[[int, FrameType | None], object]]] = WeakSet()
+    _ours: ClassVar[WeakKeyDictionary[Any, tuple["OfCommand", Any]]] = WeakKeyDictionary()
     _stepped: pythonlog.Stepped = staticmethod(pythonlog.nobody)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -98,6 +98,8 @@ class OfCommand(Service):
         while self._handlers:
             number, (before, ours) = self._handlers.popitem()
             if signal.getsignal(number) is ours:
+                while (known := self._known(before)) is not None and number not in known[0]._handlers:
+                    before = known[1]  # of a service that has ended before
                 signal.signal(number, before)
 
     @contextmanager
@@ -183,11 +185,16 @@ class OfCommand(Service):
     def _is_free(self, number: int) -> bool:
         """Whether a signal is nobody's; or another service's of this program, which may end before."""
         handler = signal.getsignal(number)
-        return handler is signal.SIG_DFL or handler in self._ours
+        return handler is signal.SIG_DFL or self._known(handler) is not None
+
+    def _known(self, handler: Any) -> "tuple[OfCommand, Any] | None":
+        """Which service's handler it is, and which there was before."""
+        return self._ours.get(handler) if isinstance(handler, FunctionType) else None
 
     def _hear(self, number: int, handle: Callable[[int, FrameType | None], object]) -> None:
-        self._ours.add(handle)
-        self._handlers[number] = signal.getsignal(number), handle
+        before = signal.getsignal(number)
+        self._ours[handle] = self, before
+        self._handlers[number] = before, handle
         signal.signal(number, handle)
 
     def end_now(self, status: int) -> None:

@@ -27,12 +27,14 @@ class Maintenance:
 
     :ivar forgetting: see `IStore`.
     :ivar _told_at: when the last change was told before the start, where the clock is still behind that.
+    :ivar _wrong_since: what it said at the start then.
     """
 
     _database: Database
     _writer: Writer
     _clocks = 0
     _told_at: float | None = None
+    _wrong_since = 0.0
     forgetting: float
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
@@ -66,14 +68,17 @@ class Maintenance:
         :param told_at: when the last change was told, by the clock of that time.
         """
         if told_at is not None and now < told_at - BEHIND:
-            self._told_at = told_at
+            self._told_at, self._wrong_since = told_at, now
             log.warn("The clock is behind the store's last change", seconds=round(told_at - now, 1))
 
     def clock_was_set(self, before: float, now: float) -> Deferred[None]:
         """See `IStore`."""
-        # A clock that is set right at last moves nothing that was written when it had been right.
-        written = before if self._told_at is not None and before < now else inf
-        given = {"before": before, "now": now, "least": min(before, now), "written": written}
+        since, until = -inf, inf
+        if self._told_at is not None:
+            self._wrong_since = min(self._wrong_since, now)
+            if before < now:  # it is set right at last, and moves nothing that was written when it had been
+                since, until = self._wrong_since, before
+        given = {"before": before, "now": now, "least": min(before, now), "since": since, "until": until}
         # Asked for again, it is not done twice, should the COMMIT that failed have come back.
         this = {"time": f"{self._database.owner} {self._clocks}"}
 

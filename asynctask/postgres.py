@@ -87,10 +87,11 @@ class Postgres:
     def _open(self, cutoff: Cutoff) -> "psycopg.Connection[Any]":
         """Open a connection that begins its transactions itself, since it has more to say then."""
         driver = connect(self._server.url, autocommit=True)
-        cutoff.hold(driver)
         try:
+            cutoff.hold(driver)
             driver.execute(STAY)
         except BaseException:
+            cutoff.let_go()
             driver.close()
             raise
         return driver

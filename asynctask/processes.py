@@ -4,10 +4,11 @@ import atexit
 import pickle
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache
 from operator import attrgetter
-from threading import Event, Lock
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any
 
@@ -99,6 +100,47 @@ class _Run:
             told.set()
 
 
+class _Starter:
+    """Starts processes in a thread of its own.
+
+    Each dies with the one that has started it (PR_SET_PDEATHSIG), and those of the pool may be given up.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._asked: SimpleQueue[Future[Spawned] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    def start(self) -> Spawned:
+        """Start one, and wait for that.
+
+        :raises RuntimeError: the system gives no thread; or whatever `Spawned` raises.
+        """
+        with self._lock:
+            if self._thread is None:
+                thread = Thread(target=self._work, name="asynctask-starter", daemon=True)
+                thread.start()
+                self._thread = thread
+            started: Future[Spawned] = Future()
+            self._asked.put(started)
+        return started.result()
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        with self._lock:
+            if self._thread is not None:
+                self._thread = None
+                self._asked.put(None)
+
+    def _work(self) -> None:
+        while (started := self._asked.get()) is not None:
+            try:
+                started.set_result(Spawned())
+            except BaseException as error:
+                started.set_exception(error)
+            del started
+
+
 class Processes:
     """A pool of processes, each started when it is needed.
 
@@ -112,8 +154,7 @@ class Processes:
     ) -> None:
         self.from_thread = from_thread
         self._threads = Threads(size, from_thread, seconds)
-        # A process dies with the thread that has started it (PR_SET_PDEATHSIG), which may be given up.
-        self._starter = ThreadPoolExecutor(1, "asynctask-starter")
+        self._starter = _Starter()
         self._lock = Lock()
         self._all: set[Spawned] = set()
         self._idle: list[Spawned] = []
@@ -148,7 +189,7 @@ class Processes:
             self._is_at_exit = False
         atexit.unregister(self.stop)
         self._threads.stop()
-        self._starter.shutdown(wait=False)
+        self._starter.stop()
 
     def take(self) -> Spawned:
         """A process for one call.
@@ -162,7 +203,7 @@ class Processes:
                     return worker
                 self._all.discard(worker)
         try:
-            worker = self._starter.submit(Spawned).result()
+            worker = self._starter.start()
         except (OSError, RuntimeError) as error:
             raise NotStartedError(str(error)) from error
         with self._lock:

@@ -46,16 +46,16 @@ _INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), 
 """By which it is known what Twisted has made of a generator function."""
 
 
-class _Definition(NamedTuple):
-    """Where in a module a function is written."""
+class _Mark(NamedTuple):
+    """A kind that `task` was asked for, and where its function is written."""
 
-    module: str
-    name: str
+    kind: str
+    function: str
     line: int
 
 
-_MARKED: Final[defaultdict[str, set[tuple[str, _Definition]]]] = defaultdict(set)
-"""By module, the kinds that `task` was asked for at its import, and of which functions."""
+_MARKED: Final[defaultdict[str, set[_Mark]]] = defaultdict(set)
+"""By module, what was marked since the last import of a module with handlers began."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Backoff = Callable[[int], float]
@@ -187,20 +187,18 @@ def task(
         )
         others = [one for one in _marks(marked) if one.name != settings.name]
         marked.__asynctask__ = (*others, settings)  # type: ignore[attr-defined]
-        if (defined := _defined(marked)) is not None:
-            _MARKED[defined.module].add((settings.name, defined))
+        _MARKED[getattr(inspect.unwrap(marked), "__module__", "")].update(_marks_of(marked))
         return marked
 
     return mark if function is None else mark(function)
 
 
-def _defined(function: Callable[..., Any]) -> _Definition | None:
-    """Where the function is written, without its decorators; None for one that another function makes."""
+def _marks_of(function: Callable[..., Any]) -> Iterator[_Mark]:
+    """Each kind that it is, with where it is written; none where another function makes it."""
     inner = inspect.unwrap(function)
     code, name = getattr(inner, "__code__", None), getattr(inner, "__qualname__", "<locals>")
-    if code is None or "<locals>" in name:
-        return None
-    return _Definition(inner.__module__, name, code.co_firstlineno)
+    if code is not None and "<locals>" not in name:
+        yield from (_Mark(one.name, name, code.co_firstlineno) for one in function.__asynctask__)  # type: ignore[attr-defined]
 
 
 def _check_settings(
@@ -342,14 +340,14 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
     _collect(found, [simulate], "asynctask")
     for entry_point in entry_points(group=GROUP):
         source = f"entry point {entry_point.name} = {entry_point.value}"
-        handlers = _found(source, _imported(source, entry_point.module, entry_point.load))
+        handlers = _found(source, _imported(source, entry_point.load))
         if not handlers:
             raise RegistryError(f"{source} {NO_HANDLER}")
         _collect(found, handlers, source)
     for name in modules:
         source = f"--tasks {name}"
         _check_module(name)
-        handlers = _found(source, _imported(source, name, partial(importlib.import_module, name)))
+        handlers = _found(source, _imported(source, partial(importlib.import_module, name)))
         if not handlers:
             # Of several modules of that name it may be another one than was meant.
             file = getattr(sys.modules.get(name), "__file__", None)
@@ -368,9 +366,8 @@ def _check_module(name: str) -> None:
         )
 
 
-def _imported(source: str, module: str, run: Callable[[], Any]) -> Any:
-    if module not in sys.modules:  # another one may have had the name
-        _MARKED.pop(module, None)
+def _imported(source: str, run: Callable[[], Any]) -> Any:
+    _MARKED.clear()
     try:
         return run()
     except BaseException as error:
@@ -394,11 +391,11 @@ def _found(source: str, loaded: Any) -> list[Callable[..., Any]]:
     """
     handlers = _handlers(loaded)
     if isinstance(loaded, ModuleType):
-        there = {(one.name, _defined(handler)) for handler in handlers for one in handler.__asynctask__}  # type: ignore[attr-defined]
-        for kind, lost in sorted(_MARKED[loaded.__name__] - there):
+        there = {mark for handler in handlers for mark in _marks_of(handler)}
+        for lost in sorted(_MARKED[loaded.__name__] - there):
             raise RegistryError(
-                f"{source}: handler '{kind}' ({lost.name}, line {lost.line}) is not there when the module "
-                "has been imported: give each a name of its own in it, outside of any class"
+                f"{source}: handler '{lost.kind}' ({lost.function}, line {lost.line}) is not there when "
+                "the module has been imported: give each a name of its own in it, outside of any class"
             )
     return handlers
 

@@ -67,8 +67,10 @@ class Retention:
 
     def hold(self) -> None:
         """The clock was set forward: forget nothing for a while, in which it may be set right again."""
-        self._held_until = self._clock.seconds() + HOLD
-        log.warn("Nothing is forgotten for a while, since the clock was set forward", seconds=HOLD)
+        now = self._clock.seconds()
+        if now >= self._held_until:  # it may be told again, until the store has followed
+            log.warn("Nothing is forgotten for a while, since the clock was set forward", seconds=HOLD)
+        self._held_until = now + HOLD
 
     def stop(self) -> None:
         """Forget no more."""

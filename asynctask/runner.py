@@ -279,7 +279,7 @@ class Runner:
         after = running.failed(failure, self._now(), partial(self._backoff, running))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
-        if running.is_to_end and not failure.check(*CANCELLED_ERRORS):
+        if running.is_to_end and not failure.check(NotStartedError, *CANCELLED_ERRORS):
             told = error_of(failure)
             error, place = f"{told.type}: {told.message}", place_of(failure)
             log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)

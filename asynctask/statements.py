@@ -447,10 +447,10 @@ BLAMED: Final = (
 
 
 def _moved(table: str, column: str, which: str, written: str) -> Any:
-    """:param written: when that was written, at the latest."""
+    """:param written: when that was, as far as the row tells."""
     return text(
         f"UPDATE {table} SET {column} = CASE WHEN {column} > :before THEN {column} + (:now - :before) "  # noqa: S608
-        f"ELSE :now END WHERE {which} AND {column} > :least AND {written} <= :written"
+        f"ELSE :now END WHERE {which} AND {column} > :least AND {written} BETWEEN :since AND :until"
     )
 
 

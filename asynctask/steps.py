@@ -19,7 +19,7 @@ from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.runs import Reporter, Run
-from asynctask.tracebacks import MAX_CAUSES, thrown
+from asynctask.tracebacks import thrown
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
@@ -29,6 +29,9 @@ WRONG_PLACE: Final = (
     "This handler awaits asyncio code, and runs on Twisted's reactor: declare it with "
     '@task(place="asyncio")'
 )
+
+NO_LOOP: Final = ("NoEventLoopError", "AsyncLibraryNotFoundError")
+"""What anyio and sniffio raise, and so httpx, where they find no loop that they know."""
 
 
 class WrongPlaceError(Exception):
@@ -171,13 +174,9 @@ class Stepped(Run):
         self.watcher.raised(failure)
 
 
-def _wants_asyncio(error: BaseException | None) -> bool:
+def _wants_asyncio(error: RuntimeError) -> bool:
     """Whether asyncio was asked for where it does not run, be it by a library with words of its own."""
-    for _ in range(MAX_CAUSES):
-        if error is None or error.args == ("no running event loop",):
-            break
-        error = error.__cause__ or error.__context__
-    return error is not None and error.args == ("no running event loop",)
+    return str(error) == "no running event loop" or type(error).__name__ in NO_LOOP
 
 
 class Recorded(Coroutine[Any, Any, Any]):

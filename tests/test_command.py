@@ -453,7 +453,7 @@ def main():
     goes_on = [now != then for now, then in zip(state(), before)] + [gc.get_freeze_count() > 0]
     print("one goes on", all(goes_on))
     yield second.stopService()
-    print("given back", state()[:2] == before[:2], gc.get_freeze_count() == 0)
+    print("given back", state() == before, gc.get_freeze_count() == 0)
     reactor.addSystemEventTrigger("before", "shutdown", deferLater, reactor, 0.3, print, "ended in time")
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)

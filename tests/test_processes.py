@@ -440,6 +440,22 @@ class TheEnd(ProcessesTestCase):
         for pid in pids:
             self.wait_until_gone(pid)
 
+    def test_without_a_thread_that_starts_them_none_is_started_later_either(self) -> None:
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        begun: list[object] = []
+        self.patch(asynctask_processes, "Spawned", lambda: begun.append(1))
+
+        def no_more(**_: object) -> Thread:
+            raise RuntimeError("can't start new thread")
+
+        patched = self.patch(asynctask_processes, "Thread", no_more)
+        for _ in range(3):
+            self.assertRaises(NotStartedError, processes.take)
+        patched.restore()
+        processes._all.discard(processes.take())
+        self.assertEqual(len(begun), 1)
+
     def test_it_outlives_the_thread_that_has_asked_for_it(self) -> None:
         processes = Processes(1, self.turns.callFromThread)
         self.addCleanup(processes.stop)

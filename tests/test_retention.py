@@ -87,7 +87,8 @@ class RetentionTests(SynchronousTestCase):
         self.retention.start()
         self.retention._now = lambda: self.now() + 8 * DAY
         with capturedLogs() as logged:
-            self.retention.hold()
+            for _ in range(3):
+                self.retention.hold()
         self.assertEqual(
             [(one["log_format"], one["seconds"]) for one in logged],
             [("Nothing is forgotten for a while, since the clock was set forward", HOLD)],

@@ -22,6 +22,10 @@ ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
 OTHER = "task_17388800000003k4qz7m0a9x3c8v5t"
 
 
+class NoEventLoopError(RuntimeError):
+    """As anyio has it."""
+
+
 class StepsTestCase(SynchronousTestCase):
     """Runs steps, and looks into the recorder."""
 
@@ -200,12 +204,19 @@ class Results(StepsTestCase):
 
     def test_a_library_that_wants_asyncio_is_known_whatever_it_says(self) -> None:
         async def handler() -> None:
+            raise NoEventLoopError("Not currently running on any asynchronous event loop")
+
+        self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
+
+    def test_who_does_without_asyncio_fails_for_a_reason_of_his_own(self) -> None:
+        async def handler() -> None:
             try:
                 asyncio.get_running_loop()
             except RuntimeError:
-                raise RuntimeError("Not currently running on any event loop") from None
+                raise RuntimeError("database is locked")  # noqa: B904
 
-        self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
+        failure = self.failureResultOf(self.run_steps(handler()), RuntimeError)
+        self.assertEqual(str(failure.value), "database is locked")
 
     def test_whatever_is_raised_is_its_failure(self) -> None:
         for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError, RuntimeError):

@@ -175,14 +175,15 @@ class ClockTests(OnFile):
         self.wait(self.store.clock_was_set(before, to))
 
     def test_a_clock_that_is_set_right_moves_nothing_that_was_written_when_it_had_been_right(self) -> None:
-        stored = self.new(delay=99)
-        self.wait(self.add_with_key([stored], expires_at=NOW + KEY_KEPT))
+        long_ago, stored = self.new(now=NOW - 6 * YEAR, delay=6 * YEAR + 99), self.new(delay=99)
+        self.wait(self.add_with_key([long_ago, stored], expires_at=NOW + KEY_KEPT))
         self.time = wrong = NOW - 5 * YEAR
         self.reopen(now=wrong)
         meanwhile = self.new(now=wrong, delay=99)
         self.wait(self.add_with_key([meanwhile], key="l", now=wrong, expires_at=wrong + KEY_KEPT))
         self.set_clock(NOW + 60)
-        self.assertEqual([self.get(one).run_at for one in (stored, meanwhile)], [NOW + 99, NOW + 159])
+        due = [self.get(one).run_at - NOW for one in (long_ago, stored, meanwhile)]
+        self.assertEqual(due, [99, 99, 159])
         for key in ("k", "l"):
             again = self.add_with_key([self.new()], key=key, now=NOW + KEY_KEPT - 1)
             self.assertEqual(self.wait(again), Known("d", "first"))
