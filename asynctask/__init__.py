@@ -47,7 +47,8 @@ runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
                ``loop``, ``processes`` (``spawned``, ``worker``); children that handlers in
                threads and processes have ``forked`` end there
-registry       the kinds of task: `task`, where they are found, ``simulate``
+registry       the kinds of task: `task`, ``simulate``
+loading        where they are found: modules and installed packages
 inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a
                set or dict of numbers: ``collisions``
 context        what a handler is given; ``testing`` has one for tests

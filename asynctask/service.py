@@ -25,6 +25,7 @@ from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of, raise_file_limit
 from asynctask.feed import Feed
 from asynctask.httpserver import HttpServer, finish_answers
+from asynctask.loading import load
 from asynctask.loop import EXECUTOR
 from asynctask.member import Spawner
 from asynctask.metrics import Metrics
@@ -33,7 +34,7 @@ from asynctask.pipes import Pipes, Setting
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.posting import Poster
 from asynctask.recorder import FlightRecorder, abandoned
-from asynctask.registry import KINDS, Kind, RegistryError, load
+from asynctask.registry import KINDS, Kind, RegistryError
 from asynctask.resolver import Resolver
 from asynctask.retention import LONG_STEP, Retention
 from asynctask.runner import Runner

@@ -100,7 +100,8 @@ def _once(chosen: Select[Any]) -> Any:
     """Rows that are chosen and locked before the statement begins.
 
     As a mere subquery PostgreSQL may ask for them again for each row that it looks at, where it takes the
-    table for empty: without those that are locked already, so that in the end all are taken.
+    table for empty: without those that are locked already, so that in the end all are taken. An array would
+    be faster there; SQLite, which runs these statements too, has none.
     """
     return chosen.with_for_update(skip_locked=True).cte("chosen").prefix_with("MATERIALIZED")
 

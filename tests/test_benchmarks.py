@@ -18,7 +18,7 @@ from typing import Any, cast
 import psycopg
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from asynctask.registry import load
+from asynctask.loading import load
 from benchmarks import (
     accept,
     checks,

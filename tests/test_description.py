@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.api import Api
 from asynctask.description import describe
+from asynctask.loading import load
 from asynctask.model import Invalid
-from asynctask.registry import KINDS, Kind, load
+from asynctask.registry import KINDS, Kind
 from asynctask.submissions import _FIELDS, parse_batch, parse_one
 from tests.test_api import Answer, ApiTestCase
 from tests.test_http_file import FILE, Request, filled, parse

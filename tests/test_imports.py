@@ -91,7 +91,7 @@ ORDER: Final = (
         "sqlite",
     ),
     *("metrics", "counters", "aggregation", "migrations", "tables", "__init__"),
-    *("registry", "inputs", "annotations", "aliases", "shapes", "collisions"),
+    *("loading", "registry", "inputs", "annotations", "aliases", "shapes", "collisions"),
     *(
         "timers",
         "wallclock",

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from asynctask.registry import GROUP, Kind, RegistryError, load
+from asynctask.loading import GROUP, load
+from asynctask.registry import Kind, RegistryError
 
 COUNT = itertools.count()
 GOOD = """
