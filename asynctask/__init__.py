@@ -8,6 +8,7 @@ The service as a whole:
 service        the one place where everything is put together, started and ended
 options        what the command takes
 command        its log, its signals, its last words
+sdnotify       what systemd is told
 pidfile        a PID file that a crash left behind
 listening      where it listens
 supervisor     many processes as one: each is a ``member``, and ``pipes`` carry what they say

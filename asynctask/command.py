@@ -20,6 +20,7 @@ from twisted.python.components import Componentized
 
 from asynctask import logs, pythonlog
 from asynctask.logqueue import PAUSE, LogQueue
+from asynctask.sdnotify import Notifier
 from asynctask.sqlite import StartError
 from asynctask.supervisor import Supervisor
 from asynctask.timers import Wheel
@@ -51,11 +52,13 @@ class OfCommand(Service):
 
     :ivar observer: the log; None where twistd writes one of its own.
     :ivar pid_file: removed at the end, whatever the end is.
+    :ivar notifier: told when it is ready and when it ends, and as long as its reactor turns.
     """
 
     _reactor: Any
     observer: LogQueue | None = None
     pid_file: Path | None = None
+    notifier = Notifier({})
     _process = 0
     _ours: ClassVar[WeakKeyDictionary[Any, tuple["OfCommand", Any]]] = WeakKeyDictionary()
     _stepped: pythonlog.Stepped = staticmethod(pythonlog.nobody)
@@ -84,6 +87,7 @@ class OfCommand(Service):
     @inlineCallbacks
     def stopService(self) -> Any:
         """See `twisted.application.service.IService`."""
+        self.notifier.stopping()
         try:
             yield super().stopService()
         finally:
@@ -218,8 +222,16 @@ class Supervising(OfCommand, Supervisor):
 
     def _serving(self) -> None:
         self.begin(self._reactor)
-        Watchdog(self._reactor.callFromThread, lambda: "", beat=self._clock.wake).start()
+        Watchdog(self._reactor.callFromThread, lambda: "", beat=self._beat).start()
         super()._serving()
+
+    def _beat(self) -> None:
+        self._clock.wake()
+        self.notifier.alive()
+
+    def _tell_that_it_serves(self, url: str | None) -> None:
+        super()._tell_that_it_serves(url)
+        self.notifier.ready()
 
     def end_now(self, status: int) -> None:
         """End all processes at once, and this one."""

@@ -38,6 +38,7 @@ from asynctask.registry import KINDS, Kind, RegistryError
 from asynctask.resolver import Resolver
 from asynctask.retention import LONG_STEP, Retention
 from asynctask.runner import Runner
+from asynctask.sdnotify import Notifier
 from asynctask.seats import Seats
 from asynctask.signing import SecretError, Signer, read_secrets
 from asynctask.spawned import starter
@@ -354,9 +355,14 @@ class Command(OfCommand, AsyncTask):
     def _tell_that_it_serves(self, url: str | None) -> None:
         if self.pipes is None:
             super()._tell_that_it_serves(url)
+            self.notifier.ready()
         else:
             self.pipes.hold(self._reactor)
             self.pipes.up(url)
+
+    def _beat(self) -> None:
+        super()._beat()
+        self.notifier.alive()
 
     def _stop(self) -> None:
         if self._reactor.running and self.running:
@@ -376,6 +382,7 @@ def makeService(options: Options) -> Service:
     if setting is not None:
         die_with(setting.parent)
     raise_file_limit()
+    notifier = Notifier(os.environ)
     twistd: Any = getattr(options, "parent", None) or {}
     folder = Path.cwd() / twistd.get("rundir", ".")
     description = None if options["no-http"] else listening.describe(options["port"], options["listen"])
@@ -420,6 +427,7 @@ def makeService(options: Options) -> Service:
         if setting is not None:
             service.join(setting)
     service.observer = observer
+    service.notifier = notifier
     if twistd.get("pidfile"):
         service.pid_file = folder / twistd["pidfile"]
     return service

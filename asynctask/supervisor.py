@@ -220,6 +220,9 @@ class Supervisor(Service):
         if self._has_begun or not all(one.is_up for one in self._members):
             return
         self._has_begun = True
+        self._tell_that_it_serves(url)
+
+    def _tell_that_it_serves(self, url: str | None) -> None:
         if url is None:
             log.info("Working without HTTP, on no port")
         else:

@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service"),
     *("client", "sending", "stream", "responses"),
-    *("options", "command", "supervisor", "member", "pipes"),
+    *("options", "command", "sdnotify", "supervisor", "member", "pipes"),
     *(
         "api",
         "followers",

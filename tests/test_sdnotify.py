@@ -1,0 +1,178 @@
+"""What systemd is told, by a socket that takes its place."""
+
+import os
+import signal
+import socket
+import time
+from typing import cast
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from asynctask.sdnotify import OFTEN, Notifier
+from tests import postgres
+from tests.faults.server import STORE, Server
+from tests.test_command import CommandTestCase
+from tests.turns import PATIENCE
+
+READY, ALIVE, STOPPING = b"READY=1", b"WATCHDOG=1", b"STOPPING=1"
+
+HANDLERS = """
+import os, time
+from asynctask import task
+
+@task
+async def hold() -> None:
+    time.sleep(60)
+
+@task
+async def variables() -> list[str]:
+    return [name for name in os.environ if name.startswith(("NOTIFY_", "WATCHDOG_"))]
+"""
+
+
+class Manager:
+    """Somebody who hears what is told."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+
+    def heard(self, patience: float = 0.0) -> list[bytes]:
+        """All that has been told; where that is nothing, what is told within so many seconds."""
+        told = []
+        self.socket.settimeout(patience)
+        try:
+            while True:
+                told.append(self.socket.recv(100))
+                self.socket.setblocking(False)
+        except (BlockingIOError, TimeoutError):
+            return told
+
+
+class Telling(SynchronousTestCase):
+    """The notifier alone."""
+
+    def setUp(self) -> None:
+        self.now = 0.0
+        path = self.mktemp()
+        self.manager = Manager(path)
+        self.addCleanup(self.manager.socket.close)
+        self.environment = {"NOTIFY_SOCKET": os.path.abspath(path), "HOME": "/"}
+
+    def notifier(self, **variables: str) -> Notifier:
+        return Notifier(self.environment | variables, lambda: self.now)
+
+    def test_the_start_and_the_end(self) -> None:
+        notifier = self.notifier()
+        notifier.ready()
+        notifier.alive()
+        notifier.stopping()
+        self.assertEqual(self.manager.heard(), [READY, STOPPING])
+
+    def test_no_sign_of_life_comes_before_it_serves(self) -> None:
+        notifier = self.notifier(WATCHDOG_USEC="2000000")
+        notifier.alive()
+        self.assertEqual(self.manager.heard(), [])
+        notifier.ready()
+        notifier.alive()
+        self.assertEqual(self.manager.heard(), [READY, ALIVE])
+
+    def test_signs_of_life_are_four_in_the_time_that_is_asked_for(self) -> None:
+        notifier = self.notifier(WATCHDOG_USEC="2000000", WATCHDOG_PID=str(os.getpid()))
+        notifier.ready()
+        for _ in range(10):
+            self.now += 0.2
+            notifier.alive()
+        self.assertEqual(self.manager.heard(), [READY] + [ALIVE] * OFTEN)
+
+    def test_those_that_another_process_is_asked_for_are_not_ours(self) -> None:
+        for variables in ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}):
+            notifier = self.notifier(**variables)
+            notifier.ready()
+            notifier.alive()
+        self.assertEqual(self.manager.heard(), [READY] * 2)
+
+    def test_an_abstract_address(self) -> None:
+        name = f"asynctask-{os.getpid()}"
+        manager = Manager("\0" + name)
+        self.addCleanup(manager.socket.close)
+        self.environment["NOTIFY_SOCKET"] = "@" + name
+        self.notifier().ready()
+        self.assertEqual(manager.heard(), [READY])
+
+    def test_what_it_is_asked_by_is_nobody_elses(self) -> None:
+        environment = self.environment | {"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}
+        Notifier(environment)
+        self.assertEqual(environment, {"HOME": "/"})
+
+    def test_who_asks_for_nothing_is_told_nothing(self) -> None:
+        notifier = Notifier({})
+        notifier.ready()
+        notifier.alive()
+        notifier.stopping()
+        self.assertEqual(self.manager.heard(), [])
+
+    def test_a_socket_that_is_not_there_is_a_warning(self) -> None:
+        self.environment |= {"NOTIFY_SOCKET": "/nowhere/notify", "WATCHDOG_USEC": "1"}
+        events: list[LogEvent] = []
+        observer = cast(ILogObserver, events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        notifier = self.notifier()
+        notifier.ready()
+        notifier.alive()
+        notifier.stopping()
+        (warning,) = events
+        self.assertEqual(
+            (warning["socket"], warning["error"]), ("/nowhere/notify", "No such file or directory")
+        )
+
+
+class Lives(CommandTestCase):
+    """The service as systemd starts it."""
+
+    def start(self, *options: str, store: str = STORE) -> Server:
+        (self.folder / "mine.py").write_text(HANDLERS)
+        address = str(self.folder / "n") if len(str(self.folder)) < 100 else f"@asynctask{os.getpid()}"
+        self.manager = Manager(address.replace("@", "\0"))
+        self.addCleanup(self.manager.socket.close)
+        server = Server(
+            self.folder,
+            store=store,
+            options=["--tasks", "mine", *options],
+            env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"},
+        )
+        self.addCleanup(server.__exit__)
+        self.assertEqual(self.manager.heard(PATIENCE)[:1], [READY])
+        return server.ready()
+
+    def test_it_is_told_of_the_start_of_signs_of_life_and_of_the_end(self) -> None:
+        server = self.start()
+        self.assertIn(ALIVE, self.manager.heard(PATIENCE))
+        with server.client() as client:
+            task_id = client.post("/api/tasks", {"name": "a", "kind": "variables"}).body["task_id"]
+            while (task := client.get(f"/api/tasks/{task_id}").body)["status"] != "completed":
+                time.sleep(0.01)
+            self.assertEqual(task["result"], [])
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait()
+        self.assertIn(STOPPING, self.manager.heard())
+
+    def test_a_reactor_that_is_held_gives_no_sign_of_life(self) -> None:
+        server = self.start()
+        with server.client() as client:
+            client.post("/api/tasks", {"name": "a", "kind": "hold"})
+        while self.manager.heard(2.0):
+            pass
+        server.kill()
+
+    def test_many_processes_are_ready_together(self) -> None:
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        server = self.start("--processes", "2", store=postgres.uri_of(database))
+        self.assertIn(ALIVE, self.manager.heard(PATIENCE))
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait()
+        told = self.manager.heard()
+        self.assertEqual((told.count(READY), told.count(STOPPING)), (0, 1))
