@@ -21,7 +21,7 @@ from asynctask.model import (
 )
 from asynctask.processes import ProcessDiedError
 from asynctask.threads import NotStartedError
-from asynctask.wire import text_of
+from asynctask.wire import name_of, text_of
 
 MAX_MESSAGE: Final = 10_000
 """Characters of an exception's message that are kept."""
@@ -106,7 +106,7 @@ def _later(task: Task, now: float) -> Task:
 
 def error_of(failure: Failure) -> Error:
     """What a task says of the exception that ended it."""
-    kind = "Crashed" if failure.check(ProcessDiedError) else type(failure.value).__name__
+    kind = "Crashed" if failure.check(ProcessDiedError) else name_of(failure.value)
     text = (text_of(failure.value) or safe_repr(failure.value))[:MAX_MESSAGE]
     message = text.encode("utf-8", "replace").decode()
     return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}"))

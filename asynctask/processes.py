@@ -5,6 +5,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
 from operator import attrgetter
 from queue import SimpleQueue
@@ -240,12 +241,10 @@ def _rebuilt(raised: Raised) -> BaseException:
     """An exception of the same name, below as much of its class as this process knows."""
     given = [raised.text] if raised.text else []  # as those have it that are raised with none
     for known, path in raised.kinds:
-        try:
+        with suppress(BaseException):  # it is not there, or has code of its own that fails
             error: BaseException = _below(attrgetter(path)(sys.modules[known]), *raised.kinds[0])(*given)
             error.__dict__["told"] = raised.text
-        except (KeyError, AttributeError, TypeError):
-            continue
-        return error
+            return error
     return Exception(raised.text)
 
 

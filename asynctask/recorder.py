@@ -108,9 +108,8 @@ class FlightRecorder:
 
     def stop(self) -> None:
         """Name nobody any more, whatever still runs: the process ends by its operator's decision."""
-        if not self._map.closed:
-            recorded, self._map = self._map, mmap.mmap(-1, len(self._map))
-            recorded[:] = bytes(len(recorded))
+        recorded, self._map = self._map, mmap.mmap(-1, len(self._map))
+        recorded[:] = bytes(len(recorded))
 
     def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
         """Name another attempt, and tell which one was named before: steps may nest."""
@@ -138,8 +137,9 @@ class FlightRecorder:
             self._idle.append(slot)
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._map.close()
+        """Let go of the file; what still runs names itself where nobody looks."""
+        closed, self._map = self._map, mmap.mmap(-1, len(self._map))
+        closed.close()
         if self._held is not None:
             os.close(self._held)
             self._held = None

@@ -63,6 +63,16 @@ CANCELLED_ERRORS: Final = (
 """By their names, of which two may never have been imported: by what a handler ends that was asked to."""
 
 
+class UntoldError(Exception):
+    """An exception of whose class even a look at it raises another one.
+
+    :param name: of that class.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} was raised, and cannot be told: its class has code of its own that fails"
+
+
 class Running(Attempt):
     """An attempt, its handler at work, and what ends it."""
 
@@ -98,8 +108,14 @@ class Running(Attempt):
 
     def raised(self, failure: Failure) -> None:
         """See `asynctask.runs.Watcher`."""
-        if not self.ended:
+        if self.ended:
+            return
+        try:
             self.runner.raised(self, failure)
+        except BaseException:
+            if self.ended:
+                raise
+            self.runner.raised(self, Failure(UntoldError(wire.name_of(failure.value))))
 
 
 class Runner:

@@ -34,16 +34,16 @@ class Spawned:
         theirs.close()
 
     def begin(self, cancelled: Callable[[], bool]) -> None:
-        """Wait until it is there.
+        """Wait until it is there, or nobody wants it any more: it comes up for the next call then.
 
-        :raises EOFError: it has died, or is not there although nobody wants it any more.
+        :raises EOFError: it has died.
         """
         while self._pid is None:
             if self._pipe.poll(LOOK):
                 begun: Begun = self._pipe.recv()
                 self._pid = begun.pid
             elif cancelled():
-                raise EOFError
+                return
 
     def ask(self, call: bytes) -> None:
         """Hand a call over."""
@@ -62,9 +62,11 @@ class Spawned:
 
     @property
     def lives(self) -> bool:
-        """Whether it could take a call."""
-        if self._pid is None or self._end.done():
+        """Whether it could take a call, now or when it has come up."""
+        if self._end.done():
             return False
+        if self._pid is None:
+            return True
         try:
             # Looks without taking the exit code from pebble.
             return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
@@ -73,7 +75,11 @@ class Spawned:
 
     def kill(self) -> None:
         """End it now, with what it has started."""
-        if self._pid is not None and not self._end.done():
+        if self._pid is None:
+            self._end.cancel()
+        elif not self._end.done():
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)  # it may have left its group
             with suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
 

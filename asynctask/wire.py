@@ -134,9 +134,14 @@ def shown(text: str) -> str:
 def text_of(error: BaseException | None) -> str:
     """An exception's text, whatever its class makes of it."""
     try:
-        return str(error)
+        return str.__str__(str(error))  # which may be of a class of its own
     except BaseException:
         return "(its text cannot be shown)"
+
+
+def name_of(error: BaseException | None) -> str:
+    """The name of an exception's class, without any code of that: a metaclass may have it raise."""
+    return str.__str__(type.__dict__["__name__"].__get__(type(error)))
 
 
 def pointer(*path: str | int) -> str:

@@ -174,7 +174,10 @@ def _answer(asked: bytes, mouth: _Mouth) -> Returned | Raised:
 
 def _raised(error: BaseException) -> Raised:
     """An exception in words: many can be pickled but not unpickled, or the parent lacks their module."""
-    kinds = [(kind.__module__, kind.__qualname__) for kind in type(error).__mro__]
+    try:
+        kinds = [(str(kind.__module__), str(kind.__qualname__)) for kind in type(error).__mro__]
+    except BaseException:  # a metaclass may have any code of its own
+        kinds = [(__name__, wire.name_of(error)), ("builtins", "Exception")]
     try:
         text = _text(str(error))
     except BaseException:

@@ -121,6 +121,12 @@ def with_child(context: Context) -> None:
         context.progress(child.pid, 0)
 
 
+def leave_group(context: Context) -> None:
+    """Never end, in the process group of the parent."""
+    os.setpgid(0, os.getpgid(os.getppid()))
+    loop(context)
+
+
 def leave_child_and_die(context: Context) -> None:
     """Die, with the pipe kept open by a process that was forked."""
     child = os.fork()

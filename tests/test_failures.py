@@ -32,6 +32,41 @@ class Silent(Exception):
         raise RuntimeError("no text")
 
 
+class Homeless(Exception):
+    """Of no module."""
+
+    __module__ = None  # type: ignore[assignment]
+
+
+class Looking(type):
+    """Lets nobody look at its classes."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__module__":
+            raise RuntimeError("do not look")
+        return super().__getattribute__(name)
+
+
+class Looked(Exception, metaclass=Looking):
+    """Of a class that fails."""
+
+
+class Text(str):
+    """Cannot be cut."""
+
+    __slots__ = ()
+
+    def __getitem__(self, _: Any) -> str:
+        raise RuntimeError("not to be cut")
+
+
+class Split(Exception):
+    """Its text is of a class of its own."""
+
+    def __str__(self) -> str:
+        return Text("no")
+
+
 class Failures(EndsTestCase):
     """An attempt that fails, and those that come after it."""
 
@@ -142,6 +177,25 @@ class Failures(EndsTestCase):
         task_id = self.submit(None)
         self.assertEqual(self.outcome(task_id), (FAILED, "Silent", 1))
         self.fails(Silent)
+
+    def test_one_whose_class_has_code_that_fails_ends_its_attempt_all_the_same(self) -> None:
+        for raised in (Homeless, Looked, Split):
+            for place, seats in (("reactor", 100), ("thread", 2)):
+
+                def handler(raised: Any = raised) -> None:
+                    raise raised("no")
+
+                handler.__annotations__.clear()
+                self.with_handler(handler, place=place)
+                task_id = self.submit(None)
+                while self.status(task_id) == RUNNING:
+                    self.settle()
+                self.assertEqual((self.status(task_id), self.free), (FAILED, seats))
+                told = self.get(task_id).error
+                assert told is not None
+                self.assertIn(told.type, ("UntoldError", raised.__name__))
+                self.assertIn(raised.__name__ if told.type == "UntoldError" else "no", told.message)
+                self.flushLoggedErrors()
 
     def test_for_want_of_a_thread_or_process_an_attempt_is_made_later_and_no_retry_is_used(self) -> None:
         def no_more(**_: object) -> None:

@@ -1,6 +1,7 @@
 """Processes for handlers."""
 
 import atexit
+import contextlib
 import json
 import os
 import pickle
@@ -58,6 +59,13 @@ PROCESSES: Final = Processes(2, TURNS.callFromThread)
 """Shared by the tests, since each takes a while to start; the exit of the tests ends them."""
 
 
+class Numbered(Exception):
+    """Wants more than a text."""
+
+    def __new__(cls, text: str) -> "Numbered":
+        return super().__new__(cls, int(text))
+
+
 class Rebuilt(SynchronousTestCase):
     """An exception of another process."""
 
@@ -76,6 +84,11 @@ class Rebuilt(SynchronousTestCase):
         found = self.rebuilt(Telling("no"))
         self.assertIsInstance(found, Telling)
         self.assertEqual((str(found), found.told), ("no", "something else"))  # type: ignore[attr-defined]
+
+    def test_one_whose_class_takes_no_text_is_below_what_does(self) -> None:
+        kinds = [(kind.__module__, kind.__qualname__) for kind in Numbered.__mro__]
+        found = asynctask_processes._rebuilt(Raised(kinds, "no", ""))
+        self.assertEqual((type(found).__name__, str(found)), ("Numbered", "no"))
 
 
 class ProcessesTestCase(SynchronousTestCase):
@@ -296,6 +309,42 @@ class Killed(ProcessesTestCase):
         running.cancel()
         self.assertTrue(self.failure(running).check(CancelledError))
         self.assertEqual(self.told, [])
+
+    def test_one_that_came_up_too_late_for_one_call_is_there_for_the_next(self) -> None:
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        started: list[Spawned] = []
+
+        def spawn() -> Spawned:
+            started.append(Spawned())
+            return started[-1]
+
+        self.patch(asynctask_processes, "Spawned", spawn)
+        for _ in range(3):
+            late = processes.run(handlers.pid, {}, None, FACTS, self.told.append).deferred
+            while not started:
+                time.sleep(0.001)
+            late.cancel()
+            self.assertTrue(self.failure(late).check(CancelledError))
+        running = processes.run(handlers.pid, {}, None, FACTS, self.told.append).deferred
+        self.assertEqual(json.loads(self.turns.outcome(running)), started[0]._pid)
+        self.assertEqual(len(started), 1)
+
+    def test_one_that_has_not_come_up_is_gone_with_the_others(self) -> None:
+        processes = Processes(1, self.turns.callFromThread)
+        worker = processes.take()
+        processes.give_back(worker, lives=True)
+        processes.stop()
+        self.assertTrue(worker._end.cancelled())
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            self.wait_until_gone(worker._pipe.recv().pid)
+
+    def test_one_that_has_left_its_group_is_killed_too(self) -> None:
+        running = self.begin_with_context(handlers.leave_group)
+        pid = self.until_told()
+        running.cancel()
+        self.failure(running)
+        self.wait_until_gone(pid)
 
     def test_for_want_of_descriptors_nothing_is_begun(self) -> None:
         def none_left() -> None:

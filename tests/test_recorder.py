@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import recorder as recorder_module
-from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
+from asynctask.recorder import NOBODY, FlightRecorder, Suspect, abandoned, record
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
 OTHER = "task_17388800000003k4qz7m0a9x3c8v5t"
@@ -156,6 +156,12 @@ class Recorder(SynchronousTestCase):
         recorder = self.opened()
         recorder.close()
         recorder.stop()
+
+    def test_who_still_runs_after_the_end_is_named_nowhere(self) -> None:
+        recorder = self.opened()
+        recorder.close()
+        self.assertEqual(recorder.swap(record(ONE, 1)), NOBODY)
+        self.assertEqual(self.opened().suspects(), [])
 
     def test_a_file_that_was_let_go_of_is_closed(self) -> None:
         recorder = FlightRecorder()
