@@ -31,6 +31,9 @@ log = Logger(namespace="asynctask")
 AT_ONCE: Final = 1.0
 """Seconds that processes have to end at once, before they are killed."""
 
+LAST: Final = 1.0
+"""Seconds at the end for what runs in threads of the reactor's own: its task has had its time before."""
+
 LOOK: Final = 0.02
 """Seconds between two looks whether they have."""
 
@@ -93,9 +96,23 @@ class OfCommand(Service):
         finally:
             if not getattr(self._reactor, "_stopped", True):
                 self._give_signals_back()
+            elif self.parent is not None and list(self.parent) == [self]:
+                self._end_whatever_runs()
             pythonlog.stop_listening(self._stepped)
             if self.observer is not None:
                 self.observer.stop()
+
+    def _end_whatever_runs(self) -> None:
+        """The program has nothing else to do, and does not wait for ever for a `deferToThread`."""
+
+        def end() -> None:
+            log.warn("Something still runs in the reactor's threads, and is not waited for")
+            self.end_now(0)
+
+        late = threading.Timer(LAST, end)
+        late.daemon = True
+        with suppress(RuntimeError):  # the system gives no thread
+            late.start()
 
     def _give_signals_back(self) -> None:
         """The program goes on without this service, and hears signals as it did before."""

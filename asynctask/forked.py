@@ -1,16 +1,47 @@
-"""A child that a handler in a thread or a process has forked, and whose code has come to its end.
-
-It is no part of the service.
-"""
+"""A child that a handler has forked: it is no part of the service, and keeps nothing from the next one."""
 
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Final, NoReturn, Protocol
+from weakref import WeakSet
+
+is_child = False
+"""Whether this process was forked from a service."""
+
+
+class Held(Protocol):
+    """What only one process may have: a lock, a port."""
+
+    def close_in_child(self) -> None:
+        """Let a child not have it."""
+
+
+_HELD: Final[WeakSet[Held]] = WeakSet()
+
+
+def hold(held: Held) -> None:
+    """Have it closed in each child that is forked from now on, as long as it is there."""
+    _HELD.add(held)
+
+
+def let_go(held: Held) -> None:
+    """It is held no more."""
+    _HELD.discard(held)
+
+
+def _forked() -> None:
+    global is_child
+    for held in list(_HELD):
+        is_child = True
+        held.close_in_child()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def leave(error: BaseException | None = None) -> NoReturn:
-    """End the process, with the exit code and the last words that any program has.
+    """End it when its code has come to its end, with the exit code and the last words that any program has.
 
     :param error: what was raised in it.
     """

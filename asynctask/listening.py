@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 from OpenSSL import SSL, crypto
+from twisted.internet import unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError, VerifyError
@@ -58,6 +59,8 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
         reactor = _Sharing(reactor, shared.port)
     try:
         found: IStreamServerEndpoint = serverFromString(reactor, description)
+        if isinstance(found, AdoptedStreamServerEndpoint) and found.addressFamily == socket.AF_UNIX:
+            found.reactor = _Adopting(reactor)
         return found
     except (SSL.Error, crypto.Error) as error:
         raise _unusable(description, error) from None
@@ -224,6 +227,23 @@ class _Sharing:
 
         encrypted = TLSMemoryBIOFactory(contextFactory, False, factory)
         return self.listenTCP(port, encrypted, backlog, interface)
+
+
+class _Adopting:
+    """A reactor that takes over a Unix socket whose file stays that of whoever has made it."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def adoptStreamPort(self, fileno: int, _family: int, factory: Any) -> IListeningPort:
+        """See `twisted.internet.interfaces.IReactorSocket`."""
+        port: Any = unix.Port._fromListeningDescriptor(self._reactor, fileno, factory)
+        # As one without a file, whose mode it would change now, and which it would remove at the end.
+        port._bindPath = b"\0" + port._bindPath
+        port._shouldShutdown = False  # nor would anybody listen on it then, as with a TCP socket
+        port.startListening()
+        found: IListeningPort = port
+        return found
 
 
 def _cannot_listen(where: str, error: OSError) -> StartError:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from asynctask import forked
 from asynctask.wire import TASK_ID
 
 SLOT: Final = struct.Struct("<?35sI")
@@ -73,6 +74,7 @@ class FlightRecorder:
             self._map = mmap.mmap(descriptor, size)
             if alone:
                 self._held = os.dup(descriptor)
+                forked.hold(self)
         finally:
             os.close(descriptor)
 
@@ -140,6 +142,11 @@ class FlightRecorder:
         """Let go of the file; what still runs names itself where nobody looks."""
         closed, self._map = self._map, mmap.mmap(-1, len(self._map))
         closed.close()
+        self.close_in_child()
+
+    def close_in_child(self) -> None:
+        """Let another process have the file; see `asynctask.forked.Held`."""
+        forked.let_go(self)
         if self._held is not None:
             os.close(self._held)
             self._held = None

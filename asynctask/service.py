@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks, su
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from asynctask import listening, outbox, pipes, storeurl, twistedweb
+from asynctask import forked, listening, outbox, pipes, storeurl, twistedweb
 from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
@@ -254,6 +254,7 @@ class AsyncTask(Service):
 
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""
+        forked.hold(self)
         self._watchdog.start()
         url = self.port and self._description and listening.url(self.port, self._description)
         self._tell_that_it_serves(url or None)
@@ -275,6 +276,11 @@ class AsyncTask(Service):
             raise StartError(f"Cannot listen on {self._description} ({port.getErrorMessage()})")
         self.port = port
         listening.check_address(port, insecure=self._insecure)
+
+    def close_in_child(self) -> None:
+        """Let no child of a handler have the port; see `asynctask.forked.Held`."""
+        if (listener := getattr(self.port, "socket", None)) is not None:
+            listener.close()
 
     def _close_port(self) -> None:
         if self.port is not None:
@@ -303,7 +309,10 @@ class AsyncTask(Service):
         self._recorder.stop()
         self._feed.end()
         if self.port is not None:
-            yield self.port.stopListening()
+            try:
+                yield self.port.stopListening()
+            except Exception:  # such as: somebody has removed the file of its socket
+                log.failure("The port could not be closed in order")
         yield ensureDeferred(finish_answers(self._server, self._clock))
         yield self._callbacks.stop(LAST_CALLBACKS)
         self._resolver.stop()
@@ -312,6 +321,7 @@ class AsyncTask(Service):
         self._recorder.close()
         self._watchdog.stop()
         self._clock.stop()
+        forked.let_go(self)
 
 
 class Command(OfCommand, AsyncTask):

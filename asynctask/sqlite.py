@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
+from asynctask import forked
 from asynctask.migrations import READABLE_FROM, VERSION, UnreadableSchemaError, check_readable
 from asynctask.tables import APPLICATION_ID
 
@@ -225,9 +226,15 @@ class Lock:
         except OSError as error:
             self.close()
             raise StartError(f"--store: cannot lock {path} ({error.strerror})") from None
+        forked.hold(self)
+
+    def close_in_child(self) -> None:
+        """See `asynctask.forked.Held`."""
+        self.close()
 
     def close(self) -> None:
         """Let another process have the file."""
+        forked.let_go(self)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

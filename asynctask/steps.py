@@ -1,5 +1,6 @@
 """A handler's steps on a loop: each is named in the flight recorder and timed."""
 
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -7,14 +8,14 @@ from inspect import iscoroutine
 from threading import get_ident
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
-from asynctask import wire
+from asynctask import forked, wire
 from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
@@ -120,6 +121,8 @@ class Stepped(Run):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
                 finally:
+                    if forked.is_child:
+                        _leave()
                     recorder.swap(before)
                     watcher.took(perf_counter() - began)
             except StopIteration as end:
@@ -174,6 +177,12 @@ class Stepped(Run):
         self.watcher.raised(failure)
 
 
+def _leave() -> NoReturn:
+    """The step was taken in a child that it has forked."""
+    error = sys.exception()
+    forked.leave(None if isinstance(error, StopIteration | defer._DefGen_Return) else error)
+
+
 def _wants_asyncio(error: RuntimeError) -> bool:
     """Whether asyncio was asked for where it does not run, be it by a library with words of its own."""
     return str(error) == "no running event loop" or type(error).__name__ in NO_LOOP
@@ -219,6 +228,8 @@ class Recorded(Coroutine[Any, Any, Any]):
         try:
             return take(value)
         finally:
+            if forked.is_child:
+                _leave()
             if slot is not None:
                 self._recorder.swap(before, slot)
             del value

@@ -4,10 +4,12 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -327,6 +329,71 @@ class LifeTests(CommandTestCase):
             while client.get(f"/api/tasks/{task_id}").body["status"] != "completed":
                 time.sleep(0.02)
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def serves_on(self, path: Path) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.path.relpath(path))
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return client.makefile("rb").read().startswith(b"HTTP/1.1 200")
+
+    def test_the_file_of_a_unix_socket_that_was_handed_over_is_left_alone(self) -> None:
+        path = self.folder / "http.sock"
+        variables = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http;"
+        with socket.socket(socket.AF_UNIX) as given:
+            given.bind(os.path.relpath(path))
+            given.listen()
+            path.chmod(0o600)
+            for _ in range(2):
+                service = subprocess.Popen(
+                    [
+                        *(
+                            "sh",
+                            "-c",
+                            f'exec 3<&{given.fileno()}; {variables} exec "$0" "$@"',
+                            sys.executable,
+                        ),
+                        *("-m", "asynctask", "--listen", "systemd:domain=UNIX:index=0"),
+                    ],
+                    cwd=self.folder,
+                    stdout=subprocess.PIPE,
+                    pass_fds=[given.fileno()],
+                )
+                self.addCleanup(service.kill)
+                assert service.stdout is not None
+                while b"Listening on unix:" not in service.stdout.readline():
+                    self.assertIsNone(service.poll())
+                self.assertTrue(self.serves_on(path))
+                self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+                service.terminate()
+                service.communicate(timeout=PATIENCE)
+                self.assertTrue(path.is_socket())
+
+    def test_a_stop_goes_on_where_the_port_cannot_be_closed(self) -> None:
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        path = folder / "s"
+        service = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "asynctask",
+                "--listen",
+                f"unix:{path}",
+                "--store",
+                "sqlite:///t.sqlite",
+            ],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+        )
+        self.addCleanup(service.kill)
+        assert service.stdout is not None
+        while b"Listening on unix:" not in service.stdout.readline():
+            self.assertIsNone(service.poll())
+        path.unlink()
+        service.terminate()
+        told, _ = service.communicate(timeout=PATIENCE)
+        self.assertIn(b"The port could not be closed in order", told)
+        self.assertFalse((self.folder / "t.sqlite-wal").exists())  # else the store was not closed
 
     def test_without_http_it_runs_what_waits_in_the_file_and_listens_nowhere(self) -> None:
         with self.start("--concurrency", "0").client() as client:

@@ -74,7 +74,6 @@ ORDER: Final = (
         "backlog",
         "works",
         "patient",
-        "forked",
         "sharing",
         "heartbeat",
         "polling",
@@ -106,6 +105,7 @@ ORDER: Final = (
         "deliveries",
         "addresses",
         "urls",
+        "forked",
     ),
     *("wire", "strictjson", "model"),
 )

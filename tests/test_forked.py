@@ -1,0 +1,116 @@
+"""Children that handlers fork, and threads that they leave, with the real service."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.faults.log import LogLine
+from tests.faults.server import Server
+from tests.test_command import CommandTestCase
+from tests.turns import PATIENCE
+
+HANDLERS = """
+import multiprocessing, os, time
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from asynctask import task
+
+reactor.suggestThreadPoolSize(3)
+
+def stay(seconds: float) -> None:
+    os.closerange(1, 3)  # who reads the log waits for its end
+    time.sleep(seconds)
+
+@task(place="thread")
+def start(seconds: float) -> int:
+    child = multiprocessing.get_context("fork").Process(target=stay, args=(seconds,))
+    child.start()
+    return child.pid
+
+@task
+async def on_reactor() -> int:
+    return os.fork()
+
+@task(place="asyncio")
+async def on_asyncio() -> int:
+    return os.fork()
+
+@task
+async def fails_in_child() -> int:
+    if child := os.fork():
+        return child
+    raise SystemExit(3)
+
+@task
+async def hang() -> None:
+    await deferToThread(time.sleep, 600)
+"""
+
+
+class ForkedTestCase(CommandTestCase):
+    """A service with those handlers."""
+
+    def start(self, port: str = "0") -> Server:
+        (self.folder / "mine.py").write_text(HANDLERS)
+        self.lines: list[LogLine] = []
+        options = ("--tasks", "mine", "--grace", "0.2", "--port", port)
+        server = Server(self.folder, options=options, listener=self.lines.append).ready()
+        self.addCleanup(server.__exit__)
+        return server
+
+    def result(self, server: Server, kind: str, **given: float) -> Any:
+        """What a task returns."""
+        with server.client() as client:
+            body = {"name": "a", "kind": kind, "input": given}
+            task_id = client.post("/api/tasks", body).body["task_id"]
+            until = time.monotonic() + PATIENCE
+            while (task := client.get(f"/api/tasks/{task_id}").body)["status"] != "completed":
+                self.assertIn(task["status"], ("accepted", "running"), task)
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.01)
+            return task["result"]
+
+
+class Children(ForkedTestCase):
+    """They are no part of the service."""
+
+    def test_one_that_outlives_the_service_keeps_the_next_one_from_nothing(self) -> None:
+        server = self.start()
+        child = self.result(server, "start", seconds=600)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        server.kill()
+        again = self.start(str(server.port))
+        self.assertEqual(again.port, server.port)
+        os.kill(child, 0)
+
+    def test_one_on_a_loop_ends_where_its_step_does(self) -> None:
+        server = self.start()
+        for kind in ("on_reactor", "on_asyncio", "fails_in_child"):
+            child = self.result(server, kind)
+            until = time.monotonic() + PATIENCE
+            while not self.has_ended(child):
+                self.assertLess(time.monotonic(), until, kind)
+                time.sleep(0.01)
+        self.result(server, "start", seconds=0)
+        self.assertEqual(server.terminate(), [])
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether it waits for its parent to take its exit code, or is there no more."""
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+class Threads(ForkedTestCase):
+    """What hangs in the reactor's own pool."""
+
+    def test_the_exit_does_not_wait_for_it(self) -> None:
+        server = self.start()
+        with server.client() as client:
+            task_id = client.post("/api/tasks", {"name": "a", "kind": "hang"}).body["task_id"]
+            while client.get(f"/api/tasks/{task_id}").body["status"] != "running":
+                time.sleep(0.01)
+        os.kill(server.pid, signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+        self.assertIn("in the reactor's threads", self.lines[-1].message)
