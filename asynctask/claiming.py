@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from asynctask import changes, statements
 from asynctask.istore import Claim
 from asynctask.model import News, Task
-from asynctask.recovery import moved_in, orphans_of, running_of, settle
+from asynctask.recovery import gone_owners, moved_in, orphans_of, running_of, settle
 from asynctask.wire import timestamp
 from asynctask.works import Database
 
@@ -38,16 +38,19 @@ def take(connection: Connection, database: Database, wanted: Wanted, news: list[
     given = {"me": database.owner, "of_kind": kind, "now": now, "at": timestamp(now)}
     claimed: list[Task] = []
     unsettled, locked, before = False, False, len(news)
-    if orphans and database.shared:
-        unsettled = settle(connection, database, kinds, now, news)
+    gone = gone_owners(connection) if orphans and database.shared else []
+    orphans = orphans and (bool(gone) or not database.shared)
+    if gone:
+        unsettled = settle(connection, database, kinds, now, news, gone)
     if limit <= 0:
         left = moved_in(news[before:])
         return Claim([], more=unsettled, next_due=None, orphans=orphans, full=True, left=left)
     if orphans:
-        claimed += orphans_of(connection, database.orphans, {**given, "limit": limit}, news)
+        of_them = {**given, "limit": limit, "gone": gone} if database.shared else {**given, "limit": limit}
+        claimed += orphans_of(connection, database.orphans, of_them, news)
         orphans = unsettled or len(claimed) == limit
         if database.shared and not orphans:
-            given_kinds = {"of_kind": kind, "kinds": kinds}
+            given_kinds = {"of_kind": kind, "kinds": kinds, "gone": gone}
             orphans = locked = connection.scalar(statements.LEFT, given_kinds) is not None
     left = moved_in(news[before:])
     claimed += database.claim(connection, {**given, "limit": limit - len(claimed)})

@@ -20,6 +20,9 @@ log = Logger(namespace="asynctask.store")
 BEATS: Final = 4
 """Heartbeats of one lease: some may be lost."""
 
+LONGEST_PAUSE: Final = 4.0
+"""Seconds between two at most: another process may have a shorter lease, and takes us for dead by that."""
+
 TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
@@ -47,7 +50,7 @@ _LOOK: Final = (
 moment too."""
 
 _REAP: Final = (
-    b"DELETE FROM process WHERE id IN (SELECT id FROM process WHERE id = %s AND seen = %s "
+    b"DELETE FROM process WHERE id IN (SELECT id FROM process WHERE id = %s AND abs(seen - %s) < 0.001 "
     b"FOR UPDATE SKIP LOCKED)"
 )
 """One that has not been heard of since, and is not in the middle of a transaction, which holds its row."""
@@ -56,8 +59,8 @@ _REAP: Final = (
 class Heartbeat:
     """The thread.
 
-    :param troubled: told, in this thread, when the database does not answer, or does not know this process
-        any more: a transaction will find out.
+    :param troubled: told, in this thread, each time that the database does not answer, or does not know
+        this process any more: a transaction will find out, and beat in its place if it can.
     :param reaped: told, in this thread, when another process was taken for dead.
     :param timed: told, in this thread, the database's time and this machine's, in seconds since the epoch.
     """
@@ -101,14 +104,14 @@ class Heartbeat:
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not self._failing:
                     log.warn("Store does not answer the heartbeat", error=why(error))
-                    self._troubled()
                 self._failing = True
+                self._troubled()
             finally:
                 self._cutoff.let_go()
             self._end.wait(TRY_AGAIN)
 
     def _beat_on(self, connection: "psycopg.Connection[Any]") -> None:
-        pause = self._server.lease / BEATS
+        pause = min(self._server.lease / BEATS, LONGEST_PAUSE)
         with self._cutoff.waiting():
             connection.execute(STAY)
         while not self._end.is_set():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from asynctask.istore import Due, Hook, Lost, Progressed, Published, Timed, Watched
+from asynctask.istore import Due, Hook, Lost, Progressed, Published, Runs, Timed, Watched
 from asynctask.live import Told
 from asynctask.recorder import FlightRecorder
 
@@ -17,6 +17,7 @@ class Hooks:
         self.published: Published = _nobody
         self.progressed: Progressed = _nobody
         self.told: Told = _nobody
+        self.runs: Runs = lambda _task_id, _attempt: True
         self.due: Due = _nobody
         self.lost: Lost = _nobody
         self.followed: Callable[[], bool] = bool

@@ -17,6 +17,7 @@ Due = Callable[[Collection[str]], None]
 Lost = Callable[[], None]
 Timed = Callable[[float, float], float]
 Progressed = Callable[[Task, Progress], None]
+Runs = Callable[[str, int], bool]
 Watched = Callable[[], Collection[str] | None]
 ToCall = Callable[["ToTell"], None]
 
@@ -115,6 +116,9 @@ class IStore(Interface):
     progressed: Progressed = Attribute("Called with what a running attempt tells of itself.")
     told: Told = Attribute(
         "Called with a task's id to learn which attempt of it runs here, and what that has told last."
+    )
+    runs: Runs = Attribute(
+        "Called with a task's id and an attempt of it to learn whether that is under way here."
     )
     watched: Watched = Attribute("Called to learn which tasks are followed here: None for all of them.")
     epoch: str = Attribute("Which database this is: numbers of another one mean nothing here.")

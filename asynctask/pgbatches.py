@@ -67,12 +67,11 @@ END: Final = (
 )
 
 _TELL: Final = (
-    f"WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER})) "  # noqa: S608
+    f"SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER}); "  # noqa: S608
     "INSERT INTO event (at, upto, body) "
-    "SELECT %s, coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0) + %s, %s "
-    "FROM turn RETURNING seq"
+    "SELECT %s, coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0) + %s, %s RETURNING seq"
 )
-"""Who waits for his turn does not see what came meanwhile, so that ``upto`` is a little less then."""
+"""Two statements: who has waited for his turn sees with the second one what came meanwhile."""
 
 
 def adding(driver: Driver, rows: Sequence[tuple[Any, ...]], owner: str) -> str:
@@ -118,7 +117,7 @@ def claim(connection: Connection, given: Mapping[str, Any]) -> list[Task]:
 
 
 def telling(driver: Driver, news: Sequence[News], now: float) -> str:
-    """The statement that keeps what is told, and gives its number."""
+    """The statements that keep what is told; the last gives its number."""
     body = changes.body(news)
     return _complete(driver, _TELL, (now, len(body), body.decode()))
 

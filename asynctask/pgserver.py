@@ -19,11 +19,12 @@ CONNECT: Final = 2
 """Seconds for a new connection, the least that libpq can count."""
 
 STAY: Final = (
-    b"SELECT set_config('idle_session_timeout', '0', false) "
-    b"WHERE EXISTS (SELECT 1 FROM pg_settings WHERE name = 'idle_session_timeout')"
+    b"SELECT set_config('extra_float_digits', '1', false), "
+    b"(SELECT set_config('idle_session_timeout', '0', false) "
+    b"WHERE EXISTS (SELECT 1 FROM pg_settings WHERE name = 'idle_session_timeout'))"
 )
-"""Keeps an idle connection: a role or a database may have a limit, which the first POST after a quiet time
-would meet. There is none before PostgreSQL 14."""
+"""What a role or a database may have otherwise: times are told exactly, and an idle connection is kept, or
+the first POST after a quiet time would meet its end. There is no such limit before PostgreSQL 14."""
 
 
 class Server(Struct, frozen=True):

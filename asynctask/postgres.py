@@ -241,6 +241,10 @@ class Postgres:
     def probe(self, connection: Connection) -> None:
         """Write something, and make sure that there is room, and that nobody keeps our tables from us."""
         self._run(connection, "LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE", *_ROOM)
+        self.beat(connection)
+
+    def beat(self, connection: Connection) -> None:
+        """Be seen alive."""
         connection.exec_driver_sql(f"UPDATE process SET seen = {SECONDS} WHERE id = %s", (self.owner,))  # noqa: S608
 
     def add(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -318,7 +322,7 @@ _MILLISECONDS: Final = int(PATIENCE * 1_000)
 _PATIENT: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
     f"SET LOCAL statement_timeout = {_MILLISECONDS}; SET LOCAL lock_timeout = {_MILLISECONDS}; "
-    f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1_000)}"
+    f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1_000)}; SET LOCAL extra_float_digits = 1"
 )
 
 

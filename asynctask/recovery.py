@@ -58,14 +58,33 @@ class Gone:
         return result
 
 
+def gone_owners(connection: Connection) -> list[str]:
+    """The processes that are gone and have left running tasks, where many share a database.
+
+    Asked for before any of their tasks is: by then each name is one that no process will have again.
+    """
+    return list(connection.execute(statements.GONE).scalars())
+
+
 def settle(
-    connection: Connection, database: Database, kinds: Collection[str], now: float, news: list[News]
+    connection: Connection,
+    database: Database,
+    kinds: Collection[str],
+    now: float,
+    news: list[News],
+    gone: Collection[str] | None = None,
 ) -> bool:
     """Settle what is not to run again of what processes have left.
 
+    :param gone: these processes, where many share the database and they are known.
     :returns: whether there may be more.
     """
-    ends = [End(task, now) for task in settled(connection, database.cut_off, kinds, now)]
+    given: dict[str, Any] = {"kinds": list(kinds)}
+    if database.shared:
+        given["gone"] = gone_owners(connection) if gone is None else gone
+        if not given["gone"]:
+            return False
+    ends = [End(task, now) for task in settled(connection, database.cut_off, given, now)]
     database.end(connection, ends, news)
     return len(ends) == statements.SETTLED
 
@@ -108,6 +127,27 @@ def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news:
             news += [listed(after)] if ended else []
 
 
+def release(
+    connection: Connection,
+    database: Database,
+    strays: Collection[tuple[str, int]],
+    now: float,
+    news: list[News],
+) -> list[Task]:
+    """Interrupt attempts that this process has, by the database, and that no handler of it runs.
+
+    :param strays: ids of tasks, and the numbers of their attempts.
+    :returns: those that it had still.
+    """
+    given = {"me": database.owner, "task_ids": dump([task_id for task_id, _ in strays])}
+    ours = {(row.task_id, row.attempt) for row in connection.execute(statements.OURS, given)}
+    found = [Suspect(*one) for one in sorted(ours.intersection(strays))]
+    rows = [connection.execute(statements.SUSPECT, one._asdict()).one_or_none() for one in found]
+    released = [interrupt(task_of(row), now) for row in rows if row is not None]
+    database.end(connection, [End(task, now) for task in released], news)
+    return released
+
+
 def unrun_starts(connection: Connection, started: Sequence[Task], owner: str) -> Iterator[Task]:
     """Attempts that a commit of which nothing was known has begun after all, as they are once interrupted:
     no handler runs them.
@@ -127,13 +167,14 @@ def unrun_starts(connection: Connection, started: Sequence[Task], owner: str) ->
 
 
 def settled(
-    connection: Connection, cut_off: Select[Any], kinds: Collection[str], now: float
+    connection: Connection, cut_off: Select[Any], given: Mapping[str, Any], now: float
 ) -> Iterator[Task]:
     """Running tasks that are not to run again now: to be cancelled, or of a kind that is gone.
 
     :param cut_off: the statement that finds them.
+    :param given: what that takes.
     """
-    for row in connection.execute(cut_off, {"kinds": list(kinds)}).all():
+    for row in connection.execute(cut_off, given).all():
         yield interrupt(task_of(row), now)
 
 

@@ -158,6 +158,7 @@ class Runner:
         store.waiting = self._claims.wait
         store.cancelling = self.cancel
         store.told = self._told
+        store.runs = self._runs
         store.due = self._claims.look
         store.lost = self._release
 
@@ -241,6 +242,11 @@ class Runner:
         if running is None or running.progress is None:
             return None
         return running.task.attempt, running.progress
+
+    def _runs(self, task_id: str, attempt: int) -> bool:
+        """Whether this attempt of a task is under way here, or its end is."""
+        running = self._running.get(task_id)
+        return running is not None and running.task.attempt == attempt
 
     def note_block(self, task: Task, milliseconds: float) -> None:
         """A step on the reactor took so long that others had to wait."""

@@ -217,7 +217,9 @@ class AsyncTask(Service):
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds, seated)
         self._recorder.clear()
         log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
-        if not self._seats.shared:  # which has a clock of its own
+        if self._seats.shared:  # whose clock is the one that counts
+            self._store.timed = self._follow
+        else:
             self._now.was_set = self._clock_was_set
         self._feed.begin(self._store.epoch, self._store.seq)
         if self._store.newest is not None:
@@ -237,6 +239,12 @@ class AsyncTask(Service):
         if now - before > LONG_STEP:
             self._retention.hold()
         return self._store.clock_was_set(before, now).addCallback(lambda _: self._callbacks.look())
+
+    def _follow(self, theirs: float, ours: float) -> float:
+        change = self._now.follow(theirs, ours)
+        if change > LONG_STEP:
+            self._retention.hold()
+        return change
 
     def _open_recorder(self) -> None:
         """Use the store's recorder file, or where processes share the store the first that is free."""

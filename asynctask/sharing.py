@@ -5,6 +5,7 @@ from math import ceil
 from time import monotonic
 from typing import Final, Protocol
 
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +32,13 @@ COUNT_PART: Final = 0.01
 
 SETTLE_AGAIN: Final = 5
 """Polls until what processes have left is looked at again, where that has failed: it may be locked."""
+
+
+STRAY_LOOKS: Final = 3
+"""Polls at which strays are looked for, after the database has been away or was set back."""
+
+STRAYS: Final = 1_000
+"""Strays that are let go of at once."""
 
 
 class Store(Protocol):
@@ -70,8 +78,14 @@ class Store(Protocol):
     def settle(self) -> Deferred[bool]:
         """Charge and settle what they left; tells whether there may be more."""
 
-    def register(self) -> Deferred[None]:
-        """Be among the living again."""
+    def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
+        """Be among the living again, and be seen."""
+
+    def strays(self) -> Deferred[frozenset[tuple[str, int]]]:
+        """Attempts that run here by the database, and do not."""
+
+    def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
+        """Let go of some of them."""
 
 
 class Sharing:
@@ -99,6 +113,9 @@ class Sharing:
         self._count_at = 0
         self._stopped = False
         self._settle_at: int | None = None
+        self._stray_looks = 0
+        self._strays: frozenset[tuple[str, int]] = frozenset()
+        self._database = database
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._poller = Poller(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
         self._heartbeat = Heartbeat(
@@ -152,6 +169,8 @@ class Sharing:
         if seen.polled:
             self._start(self._store.keep_progress)
             self._start(self._hear_progress)
+            if self._stray_looks:
+                self._start(self._release_strays)
         self._polls += seen.polled
         if self._polls >= self._count_at:
             self._count_at = self._polls + COUNT_EVERY
@@ -170,6 +189,18 @@ class Sharing:
             raise
         self._store.orphaned()
         self._store.due(self._kinds)
+
+    async def _release_strays(self) -> None:
+        """Let go of attempts whose ends were lost by a server that took over without them.
+
+        What is a stray at two looks is none whose start or end is only on its way.
+        """
+        before, self._strays = self._strays, await self._store.strays()
+        self._stray_looks = max(0, self._stray_looks - 1)
+        if both := before & self._strays:
+            log.warn("The database has lost the ends of attempts, which are made again", attempts=len(both))
+            await self._store.release(list(both)[:STRAYS])
+            self._stray_looks = STRAY_LOOKS
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
         task = await self._store.get(task_id)
@@ -218,6 +249,7 @@ class Sharing:
         if not is_there and self._next == told and not self._reading:
             log.warn("The database was set back, and has lost some changes", seq=seq, told=told - 1)
             self._next, self._goal = seq + 1, seq
+            self._stray_looks = STRAY_LOOKS
             self._store.unread()
             self._store.published(seq, [])
 
@@ -243,7 +275,8 @@ class Sharing:
     def _find_out(self) -> None:
         """Let a transaction meet whatever the heartbeat has met: it is what the store's health goes by."""
         if not self._stopped:
-            self._start(self._store.register)
+            self._stray_looks = STRAY_LOOKS
+            self._start(self._store.register, self._database.beat)
 
     def _start(self, do: Callable[..., object], *given: object) -> None:
         maybeDeferred(do, *given).addErrback(_failed)

@@ -85,6 +85,10 @@ OURS: Final = select(task.c.task_id, task.c.attempt).where(
 """Which of some tasks this process is running, by the store."""
 
 
+OWNED: Final = select(task.c.task_id, task.c.attempt).where(_RUNNING, task.c.owner == bindparam("me"))
+"""All of them."""
+
+
 def _appended(entries: Any, count: Any) -> dict[Any, Any]:
     """Append to the history, as far as it is kept."""
     return {
@@ -165,6 +169,16 @@ ORPHANS: Final = select(*LISTED).where(
 )
 """Tasks that an earlier process was running when it ended."""
 
+GONE: Final = text(
+    "WITH RECURSIVE known (owner) AS ("
+    "SELECT min(owner) FROM task WHERE status = 'running' UNION ALL "
+    "SELECT (SELECT min(owner) FROM task WHERE status = 'running' AND owner > known.owner) "
+    "FROM known WHERE known.owner IS NOT NULL"
+    ") SELECT owner FROM known WHERE owner NOT IN (SELECT id FROM process)"
+).columns(task.c.owner)
+"""Processes that are gone and have left running tasks, found without a look at each of those."""
+
+_of_gone: Final = task.c.owner.in_(bindparam("gone", expanding=True))
 # Not NOT EXISTS: that is a join, whose other side PostgreSQL does not look at again when a row was changed
 # under it, and so would take what another process has just claimed.
 _ownerless: Final = task.c.owner.not_in(select(process.c.id))
@@ -175,7 +189,7 @@ ABANDONED: Final = (
         _RUNNING,
         task.c.kind == bindparam("of_kind"),
         ~task.c.cancel_requested,
-        _ownerless,
+        _of_gone,
     )
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
@@ -403,7 +417,7 @@ CUT_OFF_ABANDONED: Final = (
     select(*_WHOLE)
     .where(
         _RUNNING,
-        _ownerless,
+        _of_gone,
         or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
     )
     .limit(SETTLED)
@@ -416,7 +430,7 @@ LEFT: Final = (
     select(task.c.task_id)
     .where(
         _RUNNING,
-        _ownerless,
+        _of_gone,
         or_(
             task.c.kind == bindparam("of_kind"),
             task.c.cancel_requested,

@@ -44,7 +44,7 @@ from asynctask.model import (
 from asynctask.outbox import Outbox
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
-from asynctask.recovery import Gone, charge, moved_in, note, settle
+from asynctask.recovery import Gone, charge, moved_in, note, release, settle
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.works import CLAIM, Database, why
@@ -222,9 +222,29 @@ class SqlStore(Hooks, Reading, Maintenance):
         # Tasks are locked after kinds, which claims lock.
         return self._writer.call(run, order="task").addCallback(tell).addBoth(gone.close)
 
-    def register(self) -> Deferred[None]:
-        """Be among the living processes again: the next transaction sees to it."""
-        return self._writer.call(lambda _db, _news: None)
+    def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
+        """Be among the living processes again: the next transaction sees to it; and be seen."""
+        return self._writer.call(lambda db, _news: beat(db)).addCallback(lambda _: None)
+
+    def strays(self) -> Deferred[frozenset[tuple[str, int]]]:
+        """Attempts that run here by the database, and that nobody here knows."""
+        given = {"me": self._database.owner}
+
+        def unknown(ours: list[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+            return frozenset(one for one in ours if not self.runs(*one))
+
+        return self._read(
+            lambda db: [tuple(row) for row in db.execute(statements.OWNED, given)]
+        ).addCallback(unknown)
+
+    def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
+        """Let such attempts be made again: nothing runs them."""
+
+        def run(db: Connection, news: list[News]) -> list[Task]:
+            return release(db, self._database, strays, self._now(), news)
+
+        # Tasks are locked after kinds, which claims lock.
+        return self._writer.call(run, order="task").addCallback(note, self._metrics)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""

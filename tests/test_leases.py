@@ -18,14 +18,17 @@ from asynctask.model import (
     CANCELLED,
     COMPLETED,
     FAILED,
+    RETRYING,
     RUNNING,
     News,
     OutcomeUnknown,
     Task,
     complete,
 )
+from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server, connect
 from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
+from asynctask.recovery import gone_owners
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.fault_case import LEASE, PATIENCE, FaultTestCase
@@ -86,10 +89,11 @@ class Orphans(BothOpen, FaultTestCase):
     def test_what_another_one_has_just_claimed_is_no_orphan_any_more(self) -> None:
         task = self.run_one()
         self.execute("UPDATE task SET owner = 'gone'")
+        given = {"of_kind": "simulate", "limit": 9, "gone": ["gone"]}
         slowly = statements.ABANDONED.where(text("pg_sleep(0.5)::text = ''"))
 
         def look(connection: Connection, _news: list[News]) -> list[str]:
-            return [row.task_id for row in connection.execute(slowly, {"of_kind": "simulate", "limit": 9})]
+            return [row.task_id for row in connection.execute(slowly, given)]
 
         looking = self.store._writer.call(look)
         self.until(lambda: self.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
@@ -232,6 +236,62 @@ class LostLeases(BothOpen, FaultTestCase):
         place = Server(postgres.url_of(self.database), lease=2)
         store._place = store._database._server = place  # type: ignore[attr-defined]
         return store
+
+
+class WhatIsShared(BothOpen, FaultTestCase):
+    """What two processes have of one database."""
+
+    def test_only_attempts_of_its_own_are_strays_and_let_go_of(self) -> None:
+        mine, known, others, over = self.run_one(), self.run_one(), self.run_one(), self.run_one()
+        self.wait(self.store.end(complete(over, "1", NOW), NOW))
+        self.execute(
+            "UPDATE task SET owner = %s WHERE task_id = %s", self.other._database.owner, others.task_id
+        )
+        self.store.runs = lambda task_id, _attempt: task_id == known.task_id
+        self.assertEqual(self.wait(self.store.strays()), {(mine.task_id, 1)})
+        unknown = [(task.task_id, 1) for task in (mine, others, over)] + [(known.task_id, 2)]
+        self.wait(self.store.release(unknown))
+        found = [self.get(task) for task in (mine, known, others, over)]
+        self.assertEqual([task.status for task in found], [RETRYING, RUNNING, RUNNING, COMPLETED])
+        self.assertEqual((found[0].failures, found[0].attempt), (0, 1))
+        self.assertEqual(self.wait(self.store.strays()), frozenset())
+
+    def test_who_is_gone_is_found_without_a_look_at_each_task(self) -> None:
+        for owner in ("gone", "gone", self.other._database.owner, "a"):
+            self.run_one()
+            self.execute("UPDATE task SET owner = %s WHERE owner = %s", owner, self.store._database.owner)
+        self.run_one()
+
+        def ask(db: Connection, _news: object) -> list[str]:
+            return gone_owners(db)
+
+        self.assertEqual(self.wait(self.store._writer.call(ask)), ["a", "gone"])
+
+    def test_who_waited_for_his_turn_counts_what_came_meanwhile(self) -> None:
+        with psycopg.connect(postgres.url_of(self.database), autocommit=True) as holder:
+            holder.execute(f"SELECT pg_advisory_lock({ONE_AFTER_ANOTHER})")
+            added = [store.add([self.new()], []) for store in (self.store, self.other)]
+            waiting = (
+                "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+                "WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+            )
+            self.until(lambda: self.execute(waiting) == (2,))
+            holder.execute("SELECT pg_advisory_unlock_all()")
+            for one in added:
+                self.wait(one)
+        most, all_of_them = self.execute("SELECT max(upto), sum(length(body)) FROM event")
+        self.assertEqual(most, all_of_them)
+
+    def test_times_are_told_exactly_whatever_the_database_has_otherwise(self) -> None:
+        self.execute(f'ALTER DATABASE "{self.database}" SET extra_float_digits = 0')
+        other = self.open()
+        self.addCleanup(lambda: self.wait(other.close()))
+
+        def ask(db: Connection, *_: object) -> Any:
+            return db.exec_driver_sql("SHOW extra_float_digits").scalar_one()
+
+        self.assertEqual(self.wait(other._writer.call(ask)), "1")
+        self.assertEqual(self.wait(other._read(ask)), "1")
 
 
 class Silence(FaultTestCase):

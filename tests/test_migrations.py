@@ -99,6 +99,12 @@ class MigrationTests(SynchronousTestCase):
         error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
         self.assertIn(f"has schema {SCHEMA + 1}", str(error))
 
+    def test_one_of_another_program_is_refused(self) -> None:
+        self.upgrade()
+        self.execute("UPDATE alembic_version SET version_num = '1975ea83b712'")
+        error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
+        self.assertIn("another program's (its alembic_version is 1975ea83b712)", str(error))
+
     def test_a_newer_schema_that_can_be_read_is_used(self) -> None:
         self.upgrade()
         self.execute(f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'")

@@ -102,10 +102,14 @@ class Plans(OnServer):
         self.assertIn("task_due", plan)
 
     def test_orphans_are_found_among_those_that_run(self) -> None:
-        given = {"of_kind": "simulate", "limit": 50}
-        self.plan(statements.ABANDONED, **given)
-        self.plan(statements.CUT_OFF_ABANDONED, kinds=["simulate"])
-        self.plan(statements.LEFT, of_kind="simulate", kinds=["simulate"])
+        self.assertIn("task_owner", self.plan(statements.GONE))
+        given = {"of_kind": "simulate", "gone": ["one", "other"]}
+        for statement, more in (
+            (statements.ABANDONED, {"limit": 50}),
+            (statements.CUT_OFF_ABANDONED, {"kinds": ["simulate"]}),
+            (statements.LEFT, {"kinds": ["simulate"]}),
+        ):
+            self.assertIn("task_owner", self.plan(statement, **given, **more))
 
     def test_those_that_run_are_counted_by_an_index(self) -> None:
         self.assertRegex(self.plan(statements.RUNNING_OF, of_kind="simulate"), "task_(owner|running)")

@@ -10,11 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import heartbeat, sharing
 from asynctask.cutoff import Cutoffs
-from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, TRY_AGAIN, Heartbeat
+from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, LONGEST_PAUSE, TRY_AGAIN, Heartbeat
 from asynctask.model import News, Status, Task, Unavailable
 from asynctask.pgserver import Server
 from asynctask.polling import Seen
-from asynctask.sharing import SETTLE_AGAIN, Sharing
+from asynctask.sharing import SETTLE_AGAIN, STRAY_LOOKS, Sharing
 
 KINDS = ("crop", "scale")
 ME, OTHER = "me", "other"
@@ -29,6 +29,8 @@ class Looking:
 
     def __init__(self, *_: object) -> None:
         pass
+
+    beat = "beat"
 
     def hint(self) -> None:
         """See `asynctask.polling.Poller`."""
@@ -49,6 +51,8 @@ class Others:
         self.follows = True
         self.left: list[Deferred[bool]] = []
         self.set_back = False
+        self.unknown: list[set[tuple[str, int]]] = []
+        self.released: list[tuple[str, int]] = []
 
     def published(self, seq: int, news: Sequence[News]) -> None:
         self.told.append((seq, [*news]))
@@ -91,6 +95,18 @@ class Others:
 
     def orphaned(self) -> None:
         self.calls.append("orphaned")
+
+    def register(self, beat: object) -> Deferred[None]:
+        self.calls.append(f"register {beat}")
+        return succeed(None)
+
+    def strays(self) -> Deferred[frozenset[tuple[str, int]]]:
+        self.calls.append("strays")
+        return succeed(frozenset(self.unknown.pop(0) if self.unknown else ()))
+
+    def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
+        self.released += strays
+        return succeed(None)
 
     def settle(self) -> Deferred[bool]:
         self.calls.append("settle")
@@ -157,6 +173,29 @@ class SharingTests(SynchronousTestCase):
         self.store.set_back, self.store.commits = False, {6: [running()]}
         self.look(seq=6)
         self.assertEqual(self.store.told[1:], [(6, [running()])])
+
+    def set_back(self) -> None:
+        self.look(seq=7)
+        self.store.set_back = True
+        self.look(seq=5)
+        self.look(seq=5)
+
+    def test_attempts_whose_ends_were_lost_are_let_go_of_once_they_are_unknown_twice(self) -> None:
+        ended, ends, starts = ("ended", 1), ("ends", 2), ("starts", 1)
+        self.store.unknown = [{ended, ends}, {ended, starts}, {starts}]
+        self.look(polled=True)
+        self.assertEqual(self.asked("strays"), 0)
+        self.set_back()
+        for _ in range(2 + 2 * STRAY_LOOKS):
+            self.look(seq=5, polled=True)
+        self.assertEqual(self.store.released, [ended, starts])
+        self.assertEqual(self.asked("strays"), 3 + STRAY_LOOKS)
+
+    def test_they_are_looked_for_too_where_the_database_was_away(self) -> None:
+        self.sharing._find_out()
+        self.assertEqual(self.asked("register beat"), 1)
+        self.look(polled=True)
+        self.assertEqual(self.asked("strays"), 1)
 
     def test_looks_that_were_only_late_change_nothing(self) -> None:
         self.store.commits = {5: [], 6: [], 7: []}
@@ -330,12 +369,20 @@ class HeartTests(SynchronousTestCase):
         self.assertEqual(self.times, [(7_000.0, 500.0), (7_000.0, 500.125)])
 
     def test_it_beats_some_times_in_a_lease_and_each_time_waits_for_an_answer(self) -> None:
+        self.start(8.0)
         cutoff, waits = self.heartbeat._cutoff, []
         self.patch(self.heartbeat, "_beat", lambda _connection: waits.append(cutoff.since > 0))
         self.heartbeat._end = Pauses(3)
         self.heartbeat._beat_on(self.processes)
-        self.assertEqual(self.heartbeat._end.seconds, [20.0 / BEATS] * 3)
+        self.assertEqual(self.heartbeat._end.seconds, [8.0 / BEATS] * 3)
         self.assertEqual((waits, cutoff.since), ([True] * 3, 0))
+
+    def test_with_a_long_lease_it_beats_for_those_too_that_have_a_shorter_one(self) -> None:
+        self.start(600.0)
+        self.patch(self.heartbeat, "_beat", lambda _connection: None)
+        self.heartbeat._end = Pauses(1)
+        self.heartbeat._beat_on(self.processes)
+        self.assertEqual(self.heartbeat._end.seconds, [LONGEST_PAUSE])
 
     def test_nothing_that_it_writes_waits_for_long(self) -> None:
         self.beat()
@@ -346,7 +393,7 @@ class HeartTests(SynchronousTestCase):
             self.processes.asked, [lightly, heartbeat._BEAT, heartbeat._LOOK, lightly, heartbeat._REAP]
         )
 
-    def test_each_time_without_an_answer_is_told_once(self) -> None:
+    def test_each_try_without_an_answer_is_told(self) -> None:
         answers = [psycopg.OperationalError(), OSError(), None, OSError(), None]
         held: list[object] = []
         self.patch(self.heartbeat._cutoff, "hold", held.append)
@@ -367,5 +414,5 @@ class HeartTests(SynchronousTestCase):
         self.patch(self.heartbeat, "_beat_on", beat_on)
         self.heartbeat._end = Pauses(len(answers))
         self.heartbeat.runs()
-        self.assertEqual((self.told, held, answers), (["troubled"] * 3, [], []))
+        self.assertEqual((self.told, held, answers), (["troubled"] * 5, [], []))
         self.assertEqual(self.heartbeat._end.seconds, [TRY_AGAIN] * 5)

@@ -59,7 +59,12 @@ def check_readable(current: int, readable_from: str | None) -> None:
 def _current(connection: Connection) -> int:
     if not inspect(connection).has_table("alembic_version"):
         return 0
-    return int(connection.scalar(text(VERSION)) or 0)
+    version = connection.scalar(text(VERSION)) or "0"
+    if not version.isdecimal():
+        raise UnreadableSchemaError(
+            f"is another program's (its alembic_version is {version}); give asynctask a database of its own"
+        )
+    return int(version)
 
 
 def _make(connection: Connection) -> None:
