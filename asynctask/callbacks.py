@@ -41,6 +41,9 @@ PAGE: Final = 500
 SOON: Final = 1.0
 """Seconds until the next look where there is more than fits in here, or the store did not answer."""
 
+QUICK: Final = 1.0
+"""Seconds within which a host that takes no connection has cost the others nothing."""
+
 SELDOM: Final = 60.0
 """Seconds between two looks at most: the wall clock may have been set."""
 
@@ -121,7 +124,9 @@ class Callbacks:
 
     def _line_up(self, due: ToTell) -> None:
         key = (due.task_id, due.attempt)
-        if self._running and key not in self._known and self._queue.put(host_of(due.url), due):
+        if not self._running or key in self._known:
+            return
+        if self._queue.put(host_of(due.url), due, again=due.tries > 0):
             self._known.add(key)
 
     def _deliver(self) -> None:
@@ -139,11 +144,12 @@ class Callbacks:
     async def _call(self, host: str, due: ToTell) -> None:
         """One try, from the store and back to it."""
         outcome: Answer | Refused | NoAnswer | None = None
+        began = self._clock.seconds()
         try:
             task = await self._outbox.outcome(due, self._now())
             outcome = None if task is None else await self._tell(task, due.url)
         finally:
-            self._queue.done(host, answers=None if outcome is None else not isinstance(outcome, NoAnswer))
+            self._queue.done(host, answers=self._answers(outcome, self._clock.seconds() - began))
             # Others may have the place while this is written; not in here, or calls would nest.
             self._clock.callLater(0, self._deliver)
         if task is None or outcome is None:
@@ -157,6 +163,12 @@ class Callbacks:
         else:
             # Another outcome of the same attempt, maybe.
             self._look_in(SOON)
+
+    def _answers(self, outcome: Answer | Refused | NoAnswer | None, took: float) -> bool | None:
+        """What a try has shown of a host: one that refuses at once holds no place."""
+        if outcome is None or (isinstance(outcome, NoAnswer) and took < QUICK):
+            return None
+        return not isinstance(outcome, NoAnswer)
 
     async def _tell(self, task: Task, url: str) -> Answer | Refused | NoAnswer:
         assert self._signer is not None

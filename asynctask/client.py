@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from secrets import token_hex
-from typing import Any, Self, overload
+from typing import Any, Final, Self, overload
 from urllib.parse import quote, urlencode
 
 from twisted.internet import defer
@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 log = Logger(namespace="asynctask.client")
+
+LOOK_AGAIN: Final = 5.0
+"""Seconds at most until a task is looked at again that the service does not wait for: it stops, or a proxy
+drops the wish."""
 
 
 class Client:
@@ -213,7 +217,7 @@ class Client:
             if task.status in ENDED:
                 return task
             if self._reactor.seconds() - began < 1:  # the service stops, or a proxy drops the wish
-                await self._sender.pause(min(answer.retry_after, LONGEST_PAUSE), 0)
+                await self._sender.pause(min(answer.retry_after, LOOK_AGAIN), 0)
 
     async def list(
         self,

@@ -1,17 +1,18 @@
 """Who is next: a queue for each host, so that one that is slow or dead keeps no other waiting. Pure."""
 
 from collections import deque
+from enum import IntEnum
 from typing import Final, Generic, TypeVar
 
 AT_ONCE: Final = 64
 """Deliveries under way in all."""
 
 PART: Final = 4
-"""One in so many of these is only for hosts that answered the last time: any number of names may be of
-receivers that hang."""
+"""One in so many of these is only for hosts that answered the last time, and as many again not for those
+that did not: any number of names may be of receivers that hang."""
 
 REMEMBERED: Final = 10_000
-"""Hosts of which it is known that they answer: some MiB."""
+"""Hosts of which it is known that they answer, and as many that do not: some MiB."""
 
 A_HOST: Final = 4
 """Deliveries under way to one host."""
@@ -25,21 +26,30 @@ MOST: Final = 20_000
 T = TypeVar("T")
 
 
-class _OfHost(Generic[T]):
-    __slots__ = ("answers", "under_way", "waiting")
+class _Known(IntEnum):
+    """What is known of a host: whether it answered the last time, if it was asked."""
 
-    def __init__(self, *, answers: bool) -> None:
+    NOTHING = 0
+    SILENT = 1
+    ANSWERS = 2
+
+
+class _OfHost(Generic[T]):
+    __slots__ = ("known", "under_way", "waiting")
+
+    def __init__(self, known: _Known) -> None:
         self.waiting: deque[T] = deque()
         self.under_way = 0
-        self.answers = answers
+        self.known = known
 
 
 class FairQueue(Generic[T]):
     """What waits for each host, and how much is under way.
 
     A host with fewer deliveries under way comes first, and of those the one that has waited longest:
-    the free place that a dead host leaves goes to whoever has none. A host at its limit holds no place, and
-    hosts that did not answer the last time, or were never asked, do not get all places.
+    the free place that a dead host leaves goes to whoever has none. A host at its limit holds no place.
+    Hosts that did not answer the last time get half of all places, and with those that were never asked
+    three in four.
 
     :ivar wants_more: whether there is room again after something was refused.
     """
@@ -55,22 +65,28 @@ class FairQueue(Generic[T]):
         self._longest = longest
         self._most = most
         self._queues: dict[str, _OfHost[T]] = {}
-        # Hosts with something waiting, by how much of theirs is under way; dicts for their order.
-        self._turns: list[dict[str, None]] = [{} for _ in range(a_host)]
-        self._turns_of_strangers: list[dict[str, None]] = [{} for _ in range(a_host)]
-        self._strangers_under_way = 0
+        # Hosts with something waiting, by how much of theirs is under way and what is known of them; dicts
+        # for their order.
+        self._turns: list[list[dict[str, None]]] = [[{} for _ in _Known] for _ in range(a_host)]
+        self._under_way = [0 for _ in _Known]
         self._answering: dict[str, None] = {}
+        self._silent: dict[str, None] = {}
         self._refused: set[str] = set()
         self._full = False
 
-    def put(self, host: str, item: T) -> bool:
-        """Let something wait for its turn; False if there is no room for it."""
+    def put(self, host: str, item: T, *, again: bool = False) -> bool:
+        """Let something wait for its turn; False if there is no room for it.
+
+        :param again: whether it was tried before, so that the host has not answered, for all that is known.
+        """
         queue = self._queues.get(host)
-        if self.waiting >= self._most:
+        # What hangs is not to keep out what would be on its way at once.
+        is_next = host in self._answering and (queue is None or len(queue.waiting) < self._a_host)
+        if self.waiting >= self._most and not is_next:
             self._full = True
             return False
         if queue is None:
-            queue = self._queues[host] = _OfHost(answers=host in self._answering)
+            queue = self._queues[host] = _OfHost(self._known(host, again=again))
         elif len(queue.waiting) >= self._longest:
             self._refused.add(host)
             return False
@@ -99,11 +115,11 @@ class FairQueue(Generic[T]):
     def done(self, host: str, *, answers: bool | None = None) -> None:
         """Something that was taken is not under way any more.
 
-        :param answers: whether the host has answered; None if it was not asked.
+        :param answers: whether the host has answered; None if it was not asked, or was not waited for.
         """
         queue = self._queues[host]
         if queue.waiting and queue.under_way < self._a_host:
-            del self._turns_of(queue)[queue.under_way][host]
+            del self._turns[queue.under_way][queue.known][host]
         self._count(queue, -1)
         if answers is not None:
             self._remember(host, queue, answers=answers)
@@ -114,37 +130,41 @@ class FairQueue(Generic[T]):
 
     def _next_turn(self) -> dict[str, None] | None:
         """The hosts of which one is next."""
-        may_all = self._strangers_under_way < self._at_once - self._at_once // PART
-        for known, strange in zip(self._turns, self._turns_of_strangers, strict=True):
-            # Strangers first: however many they are, there are places that they do not get.
-            if strange and may_all:
-                return strange
-            if known:
-                return known
+        part = self._at_once // PART
+        silent = self._under_way[_Known.SILENT]
+        left = self._at_once - part - silent - self._under_way[_Known.NOTHING]
+        # In the order of `_Known`: however many strangers there are, there are places that they do not get.
+        may = (left > 0, left > 0 and silent < self._at_once - 2 * part, True)
+        for level in self._turns:
+            for turn, may_begin in zip(level, may, strict=True):
+                if turn and may_begin:
+                    return turn
         return None
 
-    def _turns_of(self, queue: _OfHost[T]) -> list[dict[str, None]]:
-        return self._turns if queue.answers else self._turns_of_strangers
+    def _known(self, host: str, *, again: bool) -> _Known:
+        if host in self._answering:
+            return _Known.ANSWERS
+        return _Known.SILENT if again or host in self._silent else _Known.NOTHING
 
     def _count(self, queue: _OfHost[T], more: int) -> None:
         queue.under_way += more
         self.under_way += more
-        if not queue.answers:
-            self._strangers_under_way += more
+        self._under_way[queue.known] += more
 
     def _remember(self, host: str, queue: _OfHost[T], *, answers: bool) -> None:
-        self._answering.pop(host, None)
-        if answers:
-            self._answering[host] = None
-            if len(self._answering) > REMEMBERED:
-                del self._answering[next(iter(self._answering))]
-        if queue.answers is not answers:
-            self._strangers_under_way += queue.under_way if queue.answers else -queue.under_way
-            queue.answers = answers
+        now, before = (self._answering, self._silent) if answers else (self._silent, self._answering)
+        before.pop(host, None)
+        now.pop(host, None)
+        now[host] = None
+        if len(now) > REMEMBERED:
+            del now[next(iter(now))]
+        self._under_way[queue.known] -= queue.under_way
+        queue.known = _Known.ANSWERS if answers else _Known.SILENT
+        self._under_way[queue.known] += queue.under_way
 
     def _line_up(self, host: str, queue: _OfHost[T]) -> None:
         if queue.waiting and queue.under_way < self._a_host:
-            self._turns_of(queue)[queue.under_way].setdefault(host)
+            self._turns[queue.under_way][queue.known].setdefault(host)
 
     def _look_for_room(self, host: str, queue: _OfHost[T]) -> None:
         """Once half of what was full is empty, there may be more."""

@@ -15,7 +15,7 @@ from asynctask import changes, sse
 from asynctask.deadlines import unsent
 from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
-from asynctask.model import ENDED, Deleted, News, Task, Unavailable
+from asynctask.model import ENDED, RUNNING, Deleted, News, Task, Unavailable
 from asynctask.sse import Filter, Position, Progressed
 
 log = Logger(namespace="asynctask.feed")
@@ -341,5 +341,5 @@ class OfOne(Follower):
                 self.write(sse.event(then, sse.count_id(self._of, then.n)))
         if task.status in ENDED:
             self.end()
-        elif task.progress is not None:
+        elif task.status is RUNNING and task.progress is not None:
             self.write(sse.event(Progressed(task.task_id, task.kind, task.attempt, task.progress)))

@@ -50,11 +50,15 @@ class Key(Struct, frozen=True):
 
 
 class ToTell(Struct, frozen=True, gc=False):
-    """An outcome that somebody is to be told: the end of a task by this attempt."""
+    """An outcome that somebody is to be told: the end of a task by this attempt.
+
+    :ivar tries: how often it was tried to, in vain.
+    """
 
     task_id: str
     attempt: int
     url: str
+    tries: int = 0
 
 
 class Dues(Struct, frozen=True):

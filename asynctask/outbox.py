@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FROM_THE_FIRST: Final = (0.0, "")
 """Before whatever is due: times are seconds since the epoch, and no id is empty."""
 
-LEASE: Final = 60.0
-"""Seconds that one of many processes has for a try: some times what it may take."""
+LEASE: Final = 30.0
+"""Seconds that one of many processes has for a try, twice what it may take: if it dies, another tries."""
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Outbox:
         def read(connection: Connection) -> Dues:
             rows = connection.execute(statements.CALLBACKS_DUE, given).all()
             return Dues(
-                found=[ToTell(row.task_id, row.attempt, row.callback_url) for row in rows],
+                found=[ToTell(*row[:4]) for row in rows],
                 after=(rows[-1].callback_due, rows[-1].task_id) if len(rows) == limit else None,
                 next_due=connection.scalar(statements.NEXT_CALLBACK, {"now": now}),
                 pending=None if after else connection.scalar(statements.PENDING_CALLBACKS),

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,10 +17,11 @@ from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFai
 from twisted.web.iweb import IResponse
 
 from asynctask import wire
+from asynctask.addresses import is_host_name, normal_host
 from asynctask.agents import AsGiven, Hiding
 from asynctask.responses import Answer, Unavailable, Unexpected, Unreachable
 from asynctask.stream import Body
-from asynctask.tls import NamedHosts
+from asynctask.tls import NamedHosts, NotTheHostError
 
 WAIT: Final = 50
 """Seconds that one request waits for an end; the service waits no longer."""
@@ -224,14 +226,25 @@ def _checked(url: str) -> str:
     try:
         url = url if url.isascii() else URL.from_text(url).to_uri().to_text()
         found = urlsplit(url)
-        host, _ = found.hostname or "", found.port
+        host, port = found.hostname or "", found.port
     except ValueError as error:
         raise ValueError(f"{url!r} is no URL: {error}") from None
-    if found.scheme not in ("http", "https") or not host or found.query or found.fragment or " " in url:
+    is_ours = found.scheme in ("http", "https") and not (found.query or found.fragment) and port != 0
+    if not is_ours or not _is_host(host) or not url.isprintable() or " " in url:
         raise ValueError(f"{url!r} is no URL of a service, such as http://localhost:8080")
     if "_" in host:
         raise ValueError(f"{url!r}: Twisted connects to no host whose name has a '_'; give it another one")
     return url
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an address, or a name that may be one."""
+    if is_host_name(normal_host(host)) and not host.rpartition(".")[2].isdecimal():
+        return True
+    try:
+        return not getattr(ip_address(host), "scope_id", None)
+    except ValueError:
+        return False
 
 
 async def _whole(response: IResponse) -> Answer:
@@ -247,6 +260,12 @@ async def _whole(response: IResponse) -> Answer:
 
 
 def _unreachable(error: Exception) -> Unreachable:
-    problem = Unreachable(0, f"No whole answer came: {error!r}", uncertain=not isinstance(error, UNSENT))
+    is_unsent = isinstance(error, UNSENT) or any(map(_is_distrust, getattr(error, "reasons", ())))
+    problem = Unreachable(0, f"No whole answer came: {error!r}", uncertain=not is_unsent)
     problem.__cause__ = error
     return problem
+
+
+def _is_distrust(reason: Failure) -> bool:
+    """Whether it is about the certificate: nothing was sent to whoever has shown that."""
+    return bool(reason.check(NotTheHostError)) or "certificate verify failed" in str(reason.value)

@@ -318,7 +318,9 @@ TO_BE_CANCELLED: Final = select(*LISTED).where(
 """Attempts of a process that are to end."""
 
 CALLBACKS_DUE: Final = (
-    select(task.c.task_id, task.c.attempt, task.c.callback_url, task.c.callback_due)
+    select(
+        *(task.c.task_id, task.c.attempt, task.c.callback_url, task.c.callback_tries), task.c.callback_due
+    )
     .where(
         _TO_CALL,
         task.c.callback_due <= bindparam("now"),

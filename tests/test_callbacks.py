@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
-from asynctask.callbacks import SELDOM, SOON, Callbacks
+from asynctask.callbacks import QUICK, SELDOM, SOON, Callbacks
 from asynctask.deliveries import GIVE_UP, Answer, NoAnswer, Refused
 from asynctask.fairqueue import FairQueue
 from asynctask.istore import ToTell
@@ -313,6 +313,25 @@ class FairnessTests(CallbacksTestCase):
         self.reply(self.sent[1], NoAnswer("No answer"))
         self.settle()
         self.assertEqual(self.callback(stranger).state, "delivered")
+
+    def test_one_that_refuses_at_once_is_no_worse_off(self) -> None:
+        answers = self.answers
+        self.ended("http://a.example/")
+        self.answers = lambda _: NoAnswer("The connection was refused")
+        self.ended("http://a.example/")
+        self.answers = answers
+        for number in range(64):
+            self.ended(f"http://dead{number}.example/")
+        self.assertEqual(self.callback(self.ended("http://a.example/")).state, "delivered")
+
+    def test_those_that_were_tried_in_vain_keep_no_place_from_one_that_was_never_asked(self) -> None:
+        for number in range(48):
+            self.ended(f"http://dead{number}.example/")
+        for sent in self.sent[:]:
+            self.clock.advance(QUICK)
+            self.reply(sent, NoAnswer("No answer"))
+        self.advance(10)
+        self.assertEqual(self.callback(self.ended("http://new.example/")).state, "delivered")
 
     def test_sixty_four_connections_in_all(self) -> None:
         for number in range(20):

@@ -241,13 +241,33 @@ class BaseUrlTests(SocketTestCase):
                 if reached:
                     self.assertEqual((await client.get("task_1")).task_id, "task_1")
                 else:
-                    with self.assertRaises(api.Unreachable):
-                        await client.get("task_1")
+                    with self.assertRaises(api.Unreachable) as caught:
+                        await client.retry("task_1")
+                    self.assertFalse(caught.exception.uncertain)
             self.assertEqual(len(fake.asked), int(reached))
+
+    async def test_nothing_is_sent_to_whom_it_does_not_trust(self) -> None:
+        context, _ = certificate_for(x509.DNSName("localhost"), common="localhost")
+        fake = Fake(answer(200, TASK))
+        site = Site(fake, reactor=Clock())
+        site.noisy = False
+        port = reactor.listenSSL(0, site, ServerSettings(context), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        async with Client(f"https://localhost:{port.getHost().port}", attempts=1) as client:
+            with self.assertRaises(api.Unreachable) as caught:
+                await client.retry("task_1")
+        self.assertEqual((caught.exception.uncertain, fake.asked), (False, []))
 
     def test_what_cannot_be_one_is_told_at_once(self) -> None:
         wrong = ("localhost:8080", "http://", "ftp://a", "http://a:99999", "http://[::1", "http://a b")
-        for url in (*wrong, "http://a/?b=c", "http://a/#b"):
+        hosts = ("a..b", "*", "-x-", "a" * 64, "ex%61mple", "a\tb", "[fe80::1%25eth0]", "a:0", "999.9.9.9")
+        for url in (
+            *wrong,
+            *(f"http://{host}" for host in hosts),
+            "http://a/?b=c",
+            "http://a/#b",
+            "http://a/\0",
+        ):
             with self.assertRaisesRegex(ValueError, "is no URL"):
                 api.Client(url)
         with self.assertRaisesRegex(ValueError, "has no user and no password$"):

@@ -8,7 +8,7 @@ from twisted.web.server import Request
 
 from asynctask import client as api
 from asynctask.client import Client
-from asynctask.sending import LONGEST_PAUSE, MAX_ANSWER
+from asynctask.sending import MAX_ANSWER
 from tests.client_peer import (
     ACCEPTED,
     TASK,
@@ -204,7 +204,7 @@ class AnswerTests(SocketTestCase):
         client = self.serve(waits, answer(200, TASK | {"status": "cancelled"}))
         self.assertEqual((await client.wait("task_1")).status, "cancelled")
         [pause] = self.hurried.pauses()
-        self.assertLessEqual(pause, 2 * LONGEST_PAUSE)
+        self.assertLessEqual(pause, 2 * api.LOOK_AGAIN)
 
     async def test_a_cancelled_call_hangs_up_and_is_not_sent_again(self) -> None:
         gone: Deferred[None] = Deferred()

@@ -89,7 +89,40 @@ class LanesTests(SynchronousTestCase):
         self.assertEqual(self.take_all(queue), ["a", "b", "c", "d"])
         for host in "abcd":
             queue.done(host, answers=False)
-        self.assertEqual(self.take_all(queue), ["a", "b", "c"])
+        self.assertEqual(self.take_all(queue), ["a", "b"])
+
+    def test_hosts_that_were_never_asked_have_places_that_silent_ones_do_not_get(
+        self,
+    ) -> None:
+        queue: FairQueue[int] = FairQueue(at_once=8)
+        self.answer(queue, "good")
+        for number in range(10):
+            self.assertTrue(queue.put(f"dead{number}", 0, again=True))
+        self.assertEqual(self.take_all(queue), [f"dead{number}" for number in range(4)])
+        for host in ("new", "newer", "newest", "good"):
+            self.fill(queue, host, 1)
+        self.assertEqual(self.take_all(queue), ["new", "newer", "good"])
+        queue.done("dead0", answers=False)
+        self.assertEqual(self.take_all(queue), ["newest"])
+        queue.done("dead1", answers=False)
+        self.assertEqual(self.take_all(queue), ["dead4"])
+
+    def test_one_that_was_tried_again_may_be_of_a_host_that_answers(self) -> None:
+        queue: FairQueue[int] = FairQueue(at_once=4)
+        self.answer(queue, "good")
+        for number in range(3):
+            self.assertTrue(queue.put(f"dead{number}", 0, again=True))
+        self.assertTrue(queue.put("good", 0, again=True))
+        self.assertEqual(self.take_all(queue), ["dead0", "dead1", "good"])
+
+    def test_what_hangs_does_not_keep_out_what_is_for_hosts_that_answer(self) -> None:
+        queue: FairQueue[int] = FairQueue(most=4, a_host=2)
+        self.answer(queue, "good")
+        for number in range(4):
+            self.fill(queue, f"dead{number}", 1)
+        self.assertFalse(queue.put("dead4", 0))
+        self.fill(queue, "good", 2)
+        self.assertFalse(queue.put("good", 0))
 
     def test_a_host_that_never_answered_is_a_stranger_when_it_comes_again(self) -> None:
         queue: FairQueue[int] = FairQueue(at_once=4)
@@ -99,7 +132,7 @@ class LanesTests(SynchronousTestCase):
             queue.done(host, answers=False)
         for host in "abcd":
             self.fill(queue, host, 1)
-        self.assertEqual(self.take_all(queue), ["a", "b", "c"])
+        self.assertEqual(self.take_all(queue), ["a", "b"])
 
     def test_an_answer_tells_of_all_that_is_under_way_to_its_host(self) -> None:
         for known, answers, left in (
@@ -155,7 +188,7 @@ class LanesTests(SynchronousTestCase):
             queue.take()
             queue.done(f"host{number}")
         self.assertEqual((len(queue._queues), queue.waiting, queue.under_way), (0, 0, 0))
-        self.assertEqual(sum(map(len, (*queue._turns, *queue._turns_of_strangers))), 0)
+        self.assertEqual(sum(len(turn) for level in queue._turns for turn in level), 0)
 
     @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["put", "take", *ANSWERS]))))
     def test_it_keeps_its_limits_and_loses_nothing(self, steps: list[tuple[str, str]]) -> None:
