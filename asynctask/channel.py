@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from asynctask.access import GONE
-from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unsent
+from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unread, unsent
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized, too_large
 from asynctask.model import CLOSE, Problem, TooSlow
@@ -68,7 +68,7 @@ class Connection(Protocol):
         self._dropping: float = 0
         self._left = False
         self._closing = False
-        self._unsent: float = inf
+        self._unread: float = inf
         # No `cached_property`: it looks into ``__dict__``, which makes every attribute slower from then on.
         self._peer: IAddress | None = None
         self._host: IAddress | None = None
@@ -307,10 +307,11 @@ class Connection(Protocol):
 
     def expire(self) -> None:
         """The deadline is over."""
-        before, self._unsent = self._unsent, unsent(self.transport)
-        if 0 < self._unsent < before:  # who reads slowly reads all the same
+        left = unsent(self.transport)
+        before, self._unread = self._unread, unread(self.transport)
+        if left and self._unread < before:  # who reads slowly reads all the same
             self.deadline = self.factory.ticked + FLUSH
-        elif self._closing and self.isSecure() and not self._unsent:
+        elif self._closing and self.isSecure() and not left:
             # The system has it all; without a goodbye of TLS, for which who reads slowly has no time yet.
             self.deadline = NEVER
             self.transport.transport.loseConnection()
@@ -331,7 +332,7 @@ class Connection(Protocol):
         """Close it, once all that was written has gone out."""
         if not self._closing:
             self._closing = True
-            self._unsent = unsent(self.transport)
+            self._unread = unread(self.transport)
             self.deadline = self.factory.ticked + FLUSH
             self._let_go()
             self.transport.loseConnection()

@@ -1,7 +1,11 @@
 """The one timer of all connections: a DelayedCall for each of them would cost more than it is worth."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from fcntl import ioctl
 from math import inf
+from sys import byteorder
+from termios import TIOCOUTQ
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -44,6 +48,17 @@ def unsent(transport: Any) -> int:
         found += len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
         found += getattr(transport, "_tempDataLen", 0)
         transport = getattr(transport, "transport", None)
+    return found
+
+
+def unread(transport: Any) -> int:
+    """The same, with what the system has taken and the other end has not: a slow reader takes some of that
+    long before there is room for more of ours."""
+    found = unsent(transport)
+    while (below := getattr(transport, "transport", None)) is not None:  # of TLS
+        transport = below
+    with suppress(AttributeError, OSError, ValueError):  # it is closed, or no socket
+        found += int.from_bytes(ioctl(transport.fileno(), TIOCOUTQ, bytes(4)), byteorder)
     return found
 
 

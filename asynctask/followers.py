@@ -12,7 +12,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from asynctask import changes, sse
-from asynctask.deadlines import unsent
+from asynctask.deadlines import unread
 from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
 from asynctask.model import ENDED, RUNNING, Deleted, News, Task, Unavailable
@@ -57,7 +57,7 @@ class Follower:
         self._clock = clock
         self._task_id = task_id
         self._paused: float | None = None
-        self._unsent = 0
+        self._unread = 0
         self._retry: IDelayedCall | None = None
         self._commented = clock.seconds()
         self._left = False
@@ -121,8 +121,8 @@ class Follower:
         now = self._clock.seconds()
         if self._paused is not None:
             transport: Any = self._request.transport
-            before, self._unsent = self._unsent, unsent(transport)
-            if self._unsent < before:  # who reads slowly reads all the same
+            before, self._unread = self._unread, unread(transport)
+            if self._unread < before:  # who reads slowly reads all the same
                 self._paused = now
             elif now - self._paused >= PATIENCE:
                 log.info("A follower does not read and was dropped")
@@ -135,7 +135,7 @@ class Follower:
         """See `IPushProducer`."""
         if self._paused is None:
             self._paused = self._clock.seconds()
-            self._unsent = 0
+            self._unread = 0
 
     def resumeProducing(self) -> None:
         """See `IPushProducer`."""

@@ -1,12 +1,14 @@
 """Our own connection: what takes too long, and who leaves."""
 
+import socket
 from typing import Any
 
 from twisted.internet.interfaces import ISSLTransport
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
 from asynctask.channel import BURST, EAGER
-from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER
+from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, unread, unsent
 from asynctask.heads import MAX_HEAD
 from tests.channel_contract import LIMIT
 from tests.channels import BAD, GET, LAST, POST, SLOW, InMemory
@@ -307,3 +309,39 @@ class Producer:
 
     def stopProducing(self) -> None:
         self.told.append("stop")
+
+
+class Below:
+    """A transport over a socket, and one over that."""
+
+    def __init__(self, of: socket.socket) -> None:
+        self.dataBuffer = b"not taken"
+        self.fileno = of.fileno
+
+
+class Above:
+    """As TLS has it."""
+
+    def __init__(self, below: Below) -> None:
+        self.transport = below
+
+
+class Unread(SynchronousTestCase):
+    """What has been written, and is not with the other end yet."""
+
+    def test_what_the_system_has_taken_counts_until_the_other_end_has_it(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(listening.getsockname())
+            with listening.accept()[0] as served:
+                served.setblocking(False)
+                transport = Above(Below(served))
+                self.assertEqual(unread(transport), len(b"not taken"))
+                served.send(bytes(200_000))
+                before = unread(transport)
+                self.assertGreater(before, 100_000)
+                self.assertEqual(unsent(transport), len(b"not taken"))
+                for _ in range(50):
+                    client.recv(2_000)
+                self.assertLess(unread(transport), before)
+        self.assertEqual(unread(transport), len(b"not taken"))  # it is closed
