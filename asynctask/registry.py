@@ -298,9 +298,9 @@ def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
 
 
 def _check_place(function: Callable[..., Any], place: str) -> None:
-    if any(map(inspect.isasyncgenfunction, _layers(function))):
+    if any(map(inspect.isasyncgenfunction, (called(function), *_layers(function)))):
         raise UnusableError("it is an async def that yields; let it return")
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(called(function)):
         raise UnusableError("it yields; decorate it with inlineCallbacks, or let it return")
     if place == "asyncio" and not any(map(_is_async, _layers(function))):
         raise UnusableError("in place 'asyncio' it must be an async def")

@@ -31,6 +31,9 @@ WRONG_PLACE: Final = (
     '@task(place="asyncio")'
 )
 
+NO_RUNNING_LOOP: Final = ("no running event loop", "'NoneType' object has no attribute 'create_future'")
+"""What asyncio says there; the latter its locks, events and queues."""
+
 NO_LOOP: Final = ("NoEventLoopError", "AsyncLibraryNotFoundError")
 """What anyio and sniffio raise, and so httpx, where they find no loop that they know."""
 
@@ -116,7 +119,7 @@ class Stepped(Run):
                         waits_for = self._context.run(steps.throw, thrown(result))
                     else:
                         waits_for = self._context.run(steps.send, result)
-                except RuntimeError as error:
+                except (RuntimeError, AttributeError) as error:
                     if _wants_asyncio(error):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
@@ -183,9 +186,9 @@ def _leave() -> NoReturn:
     forked.leave(None if isinstance(error, StopIteration | defer._DefGen_Return) else error)
 
 
-def _wants_asyncio(error: RuntimeError) -> bool:
+def _wants_asyncio(error: RuntimeError | AttributeError) -> bool:
     """Whether asyncio was asked for where it does not run, be it by a library with words of its own."""
-    return str(error) == "no running event loop" or type(error).__name__ in NO_LOOP
+    return str(error) in NO_RUNNING_LOOP or type(error).__name__ in NO_LOOP
 
 
 class Recorded(Coroutine[Any, Any, Any]):

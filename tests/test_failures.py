@@ -255,16 +255,19 @@ class Failures(EndsTestCase):
         async def waiting() -> None:
             await loop.create_future()
 
+        async def stopping() -> None:
+            await asyncio.Event().wait()
+
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
 
-        for handler in (sleeping, waiting):
+        for handler in (sleeping, waiting, stopping):
             self.with_handler(handler)
             error = self.get(self.submit(None)).error
             assert error is not None
             self.assertEqual(error.type, "WrongPlaceError")
             self.assertIn('@task(place="asyncio")', error.message)
-        self.fails(WrongPlaceError, 2)
+        self.fails(WrongPlaceError, 3)
 
     def test_a_deferred_on_the_asyncio_loop_is_told_where_it_belongs(self) -> None:
         async def handler() -> None:

@@ -297,6 +297,15 @@ class Refusals(LoadingTestCase):
             self.assertTrue(sentence.startswith(": handler 'handler' cannot be used: "), sentence)
             self.assertIn(why, sentence)
 
+    def test_an_object_that_yields_when_it_is_called(self) -> None:
+        for how, why in (
+            ("def", "it yields; decorate it"),
+            ("async def", "it is an async def that yields"),
+        ):
+            source = f"class Handler:\n    {how} __call__(self) -> object:\n        yield 1\n"
+            made = "handler = task(name='handler')(Handler())\n"
+            self.assertIn(why, self.refused(f"from asynctask import task\n{source}{made}"))
+
     def test_type_aliases_that_stand_for_nothing_or_that_msgspec_would_misread(self) -> None:
         if sys.version_info < (3, 12):
             raise SkipTest("there is no `type X = ...` before 3.12")
