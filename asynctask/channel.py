@@ -114,6 +114,7 @@ class Connection(Protocol):
             if self.factory.access is not None:
                 self.factory.log(self, request, request.status or GONE)
             request.connectionLost(reason)
+        self._let_go()  # TLS would hold us, whom we hold
 
     def dataReceived(self, data: bytes) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""

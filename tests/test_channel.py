@@ -1,7 +1,9 @@
 """Our own connection: over real sockets what both promise, and in memory all else."""
 
+import gc
 import socket
 import ssl
+import weakref
 from itertools import pairwise
 from threading import Event
 from typing import Any
@@ -80,6 +82,32 @@ class OverTls(TestCase):
         answers = await self.answers(POST + LAST)
         self.assertEqual([answer.body for answer in answers], [b"POST / abc", b"GET / "])
         self.assertTrue(self.app.secure)
+
+    def come_and_go(self) -> None:
+        """Be answered, and say goodbye first."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), 5)) as encrypted:
+            encrypted.sendall(GET)
+            encrypted.recv(65_536)
+            encrypted.unwrap()
+
+    async def test_one_that_has_left_leaves_nothing_for_the_collector(self) -> None:
+        served: list[Any] = []
+        add = self.server.add
+
+        def note(connection: Any) -> None:
+            served.append(weakref.ref(connection))
+            add(connection)
+
+        self.patch(self.server, "add", note)
+        gc.disable()
+        self.addCleanup(gc.enable)
+        await deferToThread(self.come_and_go)
+        while self.server.connections:
+            await deferLater(reactor, 0.01)
+        await deferLater(reactor, 0.01)
+        self.assertEqual([connection() for connection in served], [None])
 
     async def test_a_large_answer_comes_whole(self) -> None:
         [answer] = await self.answers(LAST.replace(b"/", b"/big", 1))
