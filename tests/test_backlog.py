@@ -1,5 +1,6 @@
 """What waits for the writer's thread."""
 
+from math import inf
 from threading import Thread
 
 from msgspec.structs import replace
@@ -107,6 +108,17 @@ class BacklogTests(BacklogBase):
         self.assertTrue(self.backlog.waits)
         self.assertEqual(self.backlog.take_asked(), claims[CLAIMS + 1 :])
         self.assertFalse(self.backlog.waits)
+
+    def test_an_end_is_never_too_late(self) -> None:
+        (save,) = self.end(1)
+        self.assertEqual(save.at, inf)
+
+    def test_what_waits_at_the_end_is_still_taken(self) -> None:
+        works = self.ask(1)
+        self.backlog.close()
+        self.assertTrue(self.backlog.wait())
+        self.assertEqual(self.backlog.take(), works)
+        self.assertFalse(self.backlog.wait())
 
     def test_what_is_alone_comes_after_all_before_it_and_before_all_after_it(self) -> None:
         early = [*self.ask(LARGEST, 1), *self.claim(1)]

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
 from asynctask.callbacks import QUICK, SELDOM, SOON, Callbacks
-from asynctask.deliveries import GIVE_UP, Answer, NoAnswer, Refused
+from asynctask.deliveries import FIRST, GIVE_UP, Answer, NoAnswer, Refused
 from asynctask.fairqueue import FairQueue
 from asynctask.istore import ToTell
 from asynctask.metrics import Metrics
@@ -236,6 +236,10 @@ class DeliveryTests(CallbacksTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.callback(task).error, "It could not be sent (ZeroDivisionError)")
 
+    def test_a_try_that_is_over_is_not_waited_for(self) -> None:
+        self.ended()
+        self.assertEqual(self.callbacks._under_way, set())
+
     def test_numbers_are_kept(self) -> None:
         codes = [500, 200]
         self.answers = lambda _: Answer(codes.pop(0))
@@ -332,6 +336,19 @@ class FairnessTests(CallbacksTestCase):
             self.reply(sent, NoAnswer("No answer"))
         self.advance(10)
         self.assertEqual(self.callback(self.ended("http://new.example/")).state, "delivered")
+
+    def test_those_that_did_not_answer_keep_none_from_it_either(self) -> None:
+        self.callbacks.stop(0)
+        self.make(FairQueue(at_once=4))
+        self.callbacks.start()
+        self.ended("http://a.example/")
+        self.answers = lambda _: NoAnswer("No answer")
+        for number in range(4):
+            self.ended(f"http://dead{number}.example/")
+        self.answers = lambda _: None
+        self.advance(FIRST)
+        self.ended("http://a.example/")
+        self.assertEqual(self.hosts()[-1], "a.example")
 
     def test_sixty_four_connections_in_all(self) -> None:
         for number in range(20):

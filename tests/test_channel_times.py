@@ -26,6 +26,17 @@ class Times(InMemory):
         self.assertTrue(self.wire.closed)
         self.assertEqual(self.wire.statuses, [200])
 
+    def test_so_is_one_on_which_nothing_was_ever_asked(self) -> None:
+        self.pass_seconds(IDLE - 1)
+        self.assertFalse(self.wire.closed)
+        self.pass_seconds(2)
+        self.assertTrue(self.wire.closed)
+
+    def test_while_the_process_was_stopped_no_time_has_passed(self) -> None:
+        begun = Wire(self.server).send(GET[:1])
+        self.clock.advance(2 * IDLE)
+        self.assertEqual([begun.send(GET[1:]).statuses, self.send(GET)], [[200], [200]])
+
     def test_a_head_has_its_time_from_its_first_byte_and_dripping_gains_none(self) -> None:
         self.pass_seconds(IDLE - 5)
         self.send(GET[:1])
@@ -107,6 +118,12 @@ class Times(InMemory):
         self.pass_seconds(2 * FLUSH)
         self.assertTrue(reading.transport.disconnecting)
         self.assertEqual((reading.ended, reading.transport.ended), (False, False))
+
+    def test_all_that_the_system_has_not_taken_is_still_to_go_out(self) -> None:
+        transport = Encrypted()
+        below = transport.transport
+        below.dataBuffer, below.offset, below._tempDataLen = b"12345", 3, 4
+        self.assertEqual(unsent(transport), 6)
 
     def test_the_timer_ends_with_the_last_connection(self) -> None:
         other = Wire(self.server)

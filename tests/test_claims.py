@@ -366,11 +366,13 @@ class Asked:
 
     def __init__(self) -> None:
         self.claims: list[tuple[str, Deferred[Claim]]] = []
+        self.totals: list[int | None] = []
 
     def claim(self, kind: str, limit: int, now: float, total: int | None = None) -> Deferred[Claim]:
         """See `IStore`."""
         answer: Deferred[Claim] = Deferred()
         self.claims.append((kind, answer))
+        self.totals.append(total)
         return answer
 
     def answer(self, *, more: bool = False, full: bool = False, next_due: float | None = None) -> None:
@@ -417,6 +419,13 @@ class UnderWay(SynchronousTestCase):
         self.assertEqual(self.asked(), [])
         claims.seat_is_free("thread")
         self.assertEqual(len(self.asked()), 1)
+
+    def test_the_store_is_told_how_many_may_run_in_all_processes(self) -> None:
+        claims = self.claims(replace(CROP, concurrency_total=3), SCALE)
+        for kind in ("crop", "scale"):
+            claims.look([kind])
+            self.store.answer()
+        self.assertEqual(self.store.totals, [3, None])
 
     def test_one_that_has_ended_elsewhere_gets_the_next_seat(self) -> None:
         crop = replace(CROP, concurrency_total=1)

@@ -398,6 +398,12 @@ class ParserTests(SynchronousTestCase):
         parts = [self.STREAM[i : i + 1] for i in range(len(self.STREAM))]
         self.assertEqual(self.read(parts), ([*self.EVENTS], "2", 0.005))
 
+    def test_an_event_is_whole_though_it_is_cut_in_the_end_of_a_line(self) -> None:
+        stream = b"id: 1\r\nevent: reset\r\ndata: {}\r\n\r\n" * 2
+        for cut in range(1, len(stream)):
+            found, *_ = self.read([stream[:cut], stream[cut:]])
+            self.assertEqual(found, [Event("reset", {}, "1")] * 2, cut)
+
     def test_what_was_cut_off_counts_for_nothing(self) -> None:
         events = Events("0")
         self.assertEqual(list(events.feed(b"event: a\ndata: 1\nid: 1\n")), [])

@@ -41,6 +41,21 @@ class LostTests(SocketTestCase):
             with self.assertRaisesRegex(TimeoutError, "has not ended within"):
                 await client.wait("task_1", timeout=over)
 
+    async def test_what_is_refused_for_now_is_sent_again(self) -> None:
+        statuses = (429, 502, 503, 504)
+        served = answer(202, ACCEPTED)
+        client = self.serve(*(step for status in statuses for step in (problem(status, "busy"), served)))
+        for status in statuses:
+            self.assertEqual((await client.submit("a")).task_id, "task_1", status)
+
+    async def test_what_a_proxy_has_passed_on_may_have_been_served(self) -> None:
+        expected = {502: True, 503: False, 504: True}
+        client = self.serve(*(problem(status, "gone") for status in expected), attempts=1)
+        for status, uncertain in expected.items():
+            with self.assertRaises(api.Unavailable) as refused:
+                await client.submit("a")
+            self.assertEqual((refused.exception.status, refused.exception.uncertain), (status, uncertain))
+
     async def test_every_task_has_a_key_of_its_own(self) -> None:
         client = self.serve(
             answer(202, ACCEPTED), answer(202, {"tasks": [ACCEPTED]}), answer(202, ACCEPTED)

@@ -1,7 +1,10 @@
 """What a try to deliver a callback means."""
 
 import json
+import os
 from email.utils import formatdate
+from time import tzset
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,3 +154,9 @@ class RetryAfterTests(SynchronousTestCase):
 
     def test_a_date_without_a_zone_is_in_utc(self) -> None:
         self.assertEqual(retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), END)
+
+    def test_so_it_is_wherever_the_service_runs(self) -> None:
+        self.addCleanup(tzset)
+        with patch.dict(os.environ, TZ="UTC-9"):
+            tzset()
+            self.assertEqual(retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), END)

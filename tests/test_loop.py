@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import thread as futures_thread
+from errno import EMFILE
 from time import sleep
 from typing import Any
 from weakref import ref
@@ -16,6 +18,7 @@ from asynctask import threads
 from asynctask.loop import MAX_HELD, AsyncioLoop, Running
 from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder, Suspect, record
 from asynctask.steps import Recorded
+from asynctask.threads import NotStartedError
 from tests.turns import PATIENCE, Turns
 
 
@@ -171,6 +174,15 @@ class Outcomes(LoopTestCase):
 
         with self.assertRaises(SystemExit):
             self.outcome(start)
+        self.assertEqual(self.outcome(value), "done")
+
+    def test_for_want_of_descriptors_nothing_is_begun(self) -> None:
+        def none_left() -> None:
+            raise OSError(EMFILE, "Too many open files")
+
+        patched = self.patch(asyncio, "new_event_loop", none_left)
+        self.assertRaises(NotStartedError, self.run_on, value)
+        patched.restore()
         self.assertEqual(self.outcome(value), "done")
 
     def test_a_task_of_its_own_does_not_end_the_loop_either(self) -> None:
@@ -399,6 +411,16 @@ class Held(LoopTestCase):
 
         self.assertEqual(self.outcome(asks), "can't start new thread")
 
+    def test_what_would_end_the_program_in_such_a_thread_is_raised_where_it_is_awaited(self) -> None:
+        async def asks() -> str:
+            try:
+                await asyncio.to_thread(sys.exit, 3)
+            except SystemExit:
+                return "it ended"
+            return "it went on"
+
+        self.assertEqual(self.outcome(asks), "it ended")
+
     def test_the_recorder_names_who_has_given_something_to_a_thread(self) -> None:
         recorder = FlightRecorder(1)
         self.with_loop(recorder=recorder)
@@ -412,6 +434,21 @@ class Held(LoopTestCase):
         running = self.loop.run(lambda slot: Recorded(give(), recorder, named, slot))
         self.turns.outcome(running.deferred)
         self.assertEqual(seen, [[Suspect("task_".ljust(35, "1"), 3)]] * 2)
+        self.assertEqual(recorder.suspects(), [])
+
+    def test_but_not_after_that_has_raised(self) -> None:
+        recorder = FlightRecorder(1)
+        self.with_loop(recorder=recorder)
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        async def give() -> None:
+            with contextlib.suppress(ZeroDivisionError):
+                await asyncio.to_thread(fail)
+
+        named = record("task_".ljust(35, "1"), 3)
+        self.turns.outcome(self.loop.run(lambda slot: Recorded(give(), recorder, named, slot)).deferred)
         self.assertEqual(recorder.suspects(), [])
 
     def test_when_it_ended_is_known_before_the_reactor_hears_of_it(self) -> None:

@@ -115,6 +115,15 @@ class Collisions(FaultTestCase):
         other.commit()
         self.assertRaises(InvalidTransition, self.wait, delete)
 
+    def test_who_counts_what_runs_of_a_kind_waits_until_nobody_else_does(self) -> None:
+        self.add(self.new())
+        other = self.outside()
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('simulate', 0))")
+        claim = self.store.claim("simulate", 9, NOW, 2)
+        self.until_one_waits()
+        other.commit()
+        self.assertEqual(len(self.wait(claim).tasks), 1)
+
     def test_who_rests_in_a_transaction_does_not_hold_up_the_others(self) -> None:
         self.add(self.new())
         other = self.open()

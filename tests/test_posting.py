@@ -10,7 +10,7 @@ from cryptography import x509
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock, LoopingCall
+from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -224,6 +224,30 @@ class AnswerTests(PostingTestCase):
                 )
         self.assertIn("0.3 seconds", str(caught.exception))
 
+    async def test_one_that_answers_without_reading_does_not_keep_the_connection(self) -> None:
+        deaf: list[Receiver] = []
+
+        class Deaf(Receiver):
+            """Answers at once."""
+
+            def connectionMade(self) -> None:
+                super().connectionMade()
+                transport: Any = self.transport
+                transport.pauseProducing()
+                self.write(answer(200))
+                deaf.append(self)
+
+        clock, port = Clock(), self.serve(lambda _: None)
+        self.receivers.protocol = Deaf  # type: ignore[assignment]
+        sent = self.poster(clock=clock).post(f"http://a.example:{port}/", HEADERS, bytes(30_000_000))
+        while LINGER not in [call.getTime() for call in clock.getDelayedCalls()]:
+            await deferLater(reactor, 0.01)
+        self.assertNoResult(sent)
+        clock.advance(LINGER)
+        self.assertEqual(await sent, Answer(200))
+        deaf[0].reset()
+        await self.receivers.until_closed()
+
     async def test_a_connection_that_is_closed_is_no_answer(self) -> None:
         for act in (
             lambda receiver: receiver.reset(),
@@ -263,6 +287,11 @@ class AddressTests(PostingTestCase):
     async def test_of_several_addresses_one_that_listens_is_taken(self) -> None:
         port = self.serve(answers(answer(200)))
         poster = self.poster("::1", "127.0.0.2", "127.0.0.1", allowed=("127.0.0.0/8", "::1"))
+        self.assertEqual(await poster.post(f"http://a.example:{port}/", HEADERS, b"{}"), Answer(200))
+
+    async def test_it_may_be_the_first_of_them(self) -> None:
+        port = self.serve(answers(answer(200)))
+        poster = self.poster("127.0.0.1", "127.0.0.2", allowed=("127.0.0.0/8",))
         self.assertEqual(await poster.post(f"http://a.example:{port}/", HEADERS, b"{}"), Answer(200))
 
     async def test_who_hangs_is_given_up_by_the_clock_that_it_is_given(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from errno import EMFILE
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -309,6 +309,38 @@ class Killed(ProcessesTestCase):
         running.cancel()
         self.assertTrue(self.failure(running).check(CancelledError))
         self.assertEqual(self.told, [])
+
+    def test_a_cancel_once_the_process_is_there_asks_it_for_nothing(self) -> None:
+        begin, ask = Spawned.begin, Spawned.ask
+        cancelled = Event()
+        asked: list[bytes] = []
+
+        def cancel() -> None:
+            running.cancel()
+            cancelled.set()
+
+        def begin_and_cancel(worker: Spawned, gives_up: Callable[[], bool]) -> None:
+            begin(worker, gives_up)
+            self.turns.callFromThread(cancel)
+            cancelled.wait(PATIENCE)
+
+        def note(worker: Spawned, call: bytes) -> None:
+            asked.append(call)
+            ask(worker, call)
+
+        self.patch(Spawned, "begin", begin_and_cancel)
+        self.patch(Spawned, "ask", note)
+        running = self.begin(handlers.pid)
+        self.assertTrue(self.failure(running).check(CancelledError))
+        self.assertEqual(asked, [])
+
+    def test_a_cancel_that_comes_after_the_end_kills_nobody(self) -> None:
+        running = self.processes.run(handlers.pid, {}, None, FACTS, self.told.append)
+        while running.ended_at is None:
+            time.sleep(0.001)
+        running.deferred.cancel()
+        pid = int(self.turns.outcome(running.deferred))
+        self.assertEqual(self.outcome(handlers.pid), pid)
 
     def test_one_that_came_up_too_late_for_one_call_is_there_for_the_next(self) -> None:
         processes = Processes(1, self.turns.callFromThread)

@@ -112,6 +112,12 @@ class Answered(RequestTestCase):
         self.assertNotIn(b"x-forged", answer.fields)
         self.assertRaises(InvalidHeaderName, self.request.setHeader, "X:\r\n", "1")
 
+    def test_nor_does_one_with_an_end_of_line_that_is_no_crlf(self) -> None:
+        for number, end in enumerate("\n\r"):
+            self.request.setHeader(f"X-Mine-{number}", f"1{end}X-Forged: 2")
+        fields = self.finished().fields
+        self.assertEqual([fields[b"x-mine-%d" % number] for number in range(2)], [b"1 X-Forged: 2"] * 2)
+
     def test_fields_may_be_set_in_all_the_ways(self) -> None:
         self.request.setHeader("X-First", "1")
         self.request.responseHeaders.setRawHeaders("X-Second", ["2"])

@@ -249,6 +249,21 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual((task.status, task.attempt), (COMPLETED, 2))
         self.assertEqual(len(self.logged("Task was given up, and its end dropped")), 1)
 
+    def test_attempts_that_others_go_on_with_are_stopped_here(self) -> None:
+        ended: list[str] = []
+
+        async def handler() -> None:
+            try:
+                await Deferred()
+            finally:
+                ended.append("ended")
+
+        self.with_handler(handler)
+        task_id = self.submit(None)
+        self.store.lost()
+        self.advance(1)
+        self.assertEqual((ended, self.get(task_id).attempt), (["ended"], 2))
+
     def test_a_handler_that_raises_fails_its_task(self) -> None:
         async def handler(context: Context, duration: int) -> None:
             await deferLater(self.clock, 1)

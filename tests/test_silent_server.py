@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import cutoff, heartbeat, pgreaders, polling
 from asynctask import postgres as connections
@@ -140,19 +141,6 @@ class ComingBack(FaultTestCase):
             self.assertRaises(StartError, self.open)
         self.until(lambda: self.ours() < before + TRIES)
 
-    def test_it_has_its_time_however_long_a_host_before_it_was_waited_for(self) -> None:
-        one, other = socket.socketpair()
-        self.addCleanup(one.close)
-        self.addCleanup(other.close)
-        waits = Cutoff()
-        self.addCleanup(waits.let_go)
-        with waits.waiting(monotonic() - 2 * LONGEST):
-            waits.hold(cast(Any, one))
-            waits.look(monotonic())
-            self.assertFalse(waits.is_cut)
-            waits.look(monotonic() + 2 * LONGEST)
-            self.assertTrue(waits.is_cut)
-
     def test_who_waited_too_long_for_a_connection_is_refused_and_the_next_finds_it_open(self) -> None:
         late: list[Any] = []
 
@@ -172,6 +160,53 @@ class ComingBack(FaultTestCase):
         late[0].restore()
         self.assertEqual(readers.read(read, monotonic()), 1)
         self.assertEqual(len(late), 1)
+
+
+class Waiting(SynchronousTestCase):
+    """One after the other, connections are waited for, and none for too long."""
+
+    def setUp(self) -> None:
+        self.cutoff = Cutoff()
+        self.addCleanup(self.cutoff.let_go)
+
+    def hold(self) -> socket.socket:
+        """The other end of the connection at hand."""
+        one, other = socket.socketpair()
+        self.addCleanup(other.close)
+        other.setblocking(False)
+        with one:
+            self.cutoff.hold(cast(Any, one))
+        return other
+
+    def test_each_has_its_time_however_long_a_host_before_it_was_waited_for(self) -> None:
+        with self.cutoff.waiting(monotonic() - 2 * LONGEST):
+            self.hold()
+            self.cutoff.look(monotonic())
+            self.assertFalse(self.cutoff.is_cut)
+            self.cutoff.look(monotonic() + 2 * LONGEST)
+            self.assertTrue(self.cutoff.is_cut)
+
+    def test_it_is_cut_off_when_that_is_over_and_not_before(self) -> None:
+        other = self.hold()
+        with self.cutoff.waiting(NOW):
+            self.cutoff.look(NOW + 0.9 * LONGEST)
+            self.assertRaises(BlockingIOError, other.recv, 1)
+            self.cutoff.look(NOW + 1.1 * LONGEST)
+        self.assertEqual((self.cutoff.is_cut, other.recv(1)), (True, b""))
+
+    def test_the_next_one_is_cut_off_too(self) -> None:
+        for _ in range(2):
+            other = self.hold()
+            with self.cutoff.waiting(NOW):
+                self.cutoff.look(NOW + 1.1 * LONGEST)
+            self.assertEqual(other.recv(1), b"")
+
+    def test_one_that_is_no_longer_connected_is_no_error(self) -> None:
+        with socket.socket() as unconnected:
+            self.cutoff.hold(cast(Any, unconnected))
+        with self.cutoff.waiting(NOW):
+            self.cutoff.look(NOW + 1.1 * LONGEST)
+        self.assertTrue(self.cutoff.is_cut)
 
 
 class Limited(FaultTestCase):

@@ -202,6 +202,15 @@ class Results(StepsTestCase):
 
         self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
 
+    def test_it_fails_for_that_however_it_ends(self) -> None:
+        async def handler() -> None:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                raise SystemExit(3)
+
+        self.failureResultOf(self.run_steps(handler()), WrongPlaceError)
+
     def test_a_library_that_wants_asyncio_is_known_whatever_it_says(self) -> None:
         async def handler() -> None:
             raise NoEventLoopError("Not currently running on any asynchronous event loop")
@@ -226,6 +235,18 @@ class Results(StepsTestCase):
                 raise error
 
             self.failureResultOf(self.run_steps(handler()), error)
+
+    def test_so_is_what_its_result_raises(self) -> None:
+        class Ending(dict[str, int]):
+            """Cannot be written as JSON."""
+
+            def items(self) -> Any:
+                raise SystemExit(3)
+
+        async def handler() -> dict[str, int]:
+            return Ending(one=1)
+
+        self.failureResultOf(self.run_steps(handler()), SystemExit)
 
     def test_what_a_handler_keeps_for_itself_is_its_own(self) -> None:
         """Its context variables, as with inlineCallbacks and asyncio."""

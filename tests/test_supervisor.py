@@ -331,6 +331,14 @@ class Ends(SupervisorTestCase):
         self.successResultOf(stopped)
         self.assertEqual(len(self.logged("Process does not end, and is killed")), 1)
 
+    def test_one_that_ends_a_moment_after_its_grace_is_not(self) -> None:
+        stopped = self.supervisor.stopService()
+        self.clock.advance(GRACE + LAST - 1)
+        self.assertEqual([one.signals for one in self.spawned], [["TERM"], ["TERM"]])
+        for one in self.spawned:
+            one.end(signal=15)
+        self.successResultOf(stopped)
+
 
 class Logs(SupervisorTestCase):
     """Their lines."""

@@ -9,7 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.threads import Threads
+from asynctask import threads
+from asynctask.threads import NotStartedError, Threads
 from tests.turns import PATIENCE, Turns
 
 
@@ -118,6 +119,16 @@ class ThePool(ThreadsTestCase):
         self.assertIs(self.turns.outcome(waiting.deferred), stuck[1].thread)
         stuck[0].let_go()
         self.turns.outcome(works[0].deferred)
+
+    def test_what_could_not_be_started_is_never_called(self) -> None:
+        def no_more(**_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        called: list[str] = []
+        patched = self.patch(threads, "Thread", no_more)
+        self.assertRaises(NotStartedError, self.threads.run, lambda: called.append("called"))
+        patched.restore()
+        self.assertEqual([self.outcome(int), self.outcome(int), called], [0, 0, []])
 
     def test_threads_end_at_a_stop(self) -> None:
         thread = self.outcome(threading.current_thread)
@@ -243,6 +254,16 @@ class Abandoned(ThreadsTestCase):
             self.turns.outcome(work.deferred)
         self.outcome(int)
         self.assertEqual(called, [])
+
+    def test_all_that_waits_can_be_given_up_and_no_thread_ends_by_it(self) -> None:
+        stuck = [self.stuck(), self.stuck()]
+        works = [self.threads.run(each) for each in stuck]
+        for waiting in [self.threads.run(int) for _ in works]:
+            waiting.abandon()
+        for each, work in zip(stuck, works, strict=True):
+            each.let_go()
+            self.turns.outcome(work.deferred)
+        self.assertEqual(self.outcome(int), 0)
 
     def test_what_has_ended_meanwhile_is_dropped_and_its_thread_stays(self) -> None:
         ended = threading.Event()

@@ -14,6 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog, writer
+from asynctask.backlog import LONGEST_WAIT
 from asynctask.database import _driver_of
 from asynctask.istore import Key
 from asynctask.model import (
@@ -21,6 +22,7 @@ from asynctask.model import (
     CANCELLED,
     COMPLETED,
     FAILED,
+    RETRYING,
     Error,
     News,
     Progress,
@@ -140,6 +142,23 @@ class Order(StoreTestCase):
         self.assertRaises(Unavailable, self.store.add, [self.new()], [])
         self.assertRaises(Unavailable, self.store.add_once, [self.new()], [], key, NOW)
         self.assertEqual((self.claim().tasks, self.store.unfinished), ([], 0))
+
+    def test_new_ones_are_refused_while_one_waits_for_too_long(self) -> None:
+        free = self.hold()
+        added = self.store.add([self.new()], [])
+        self.turns.turn()
+        late = monotonic() + 2 * LONGEST_WAIT
+        patched = self.patch(backlog, "monotonic", lambda: late)
+        self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        patched.restore()
+        free.set()
+        self.wait(added)
+
+    def test_a_result_that_was_dropped_takes_no_room(self) -> None:
+        task = self.run_one()
+        self.store._writer._backlog.most_kept = 3
+        self.assertEqual(self.wait(self.store.end(complete(task, "1234", NOW), NOW)), RETRYING)
+        self.assertFalse(self.store.is_behind())
 
     def test_a_claim_under_way_does_not_hide_what_others_leave_meanwhile(self) -> None:
         self.claim()
