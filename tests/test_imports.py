@@ -212,7 +212,7 @@ class TheOrder(SynchronousTestCase):
     def test_a_client_brings_nothing_of_the_service(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         own = {"client", "sending", "stream", "responses"}
-        needed = own | {"agents", "tls", "wire", "model"}
+        needed = own | {"addresses", "agents", "tls", "wire", "model"}
         self.assertLessEqual(set().union(*(known[name] for name in own)), needed)
         self.assertEqual([name for name in known if name not in own and known[name] & own], [])
 

@@ -15,10 +15,12 @@ from asynctask import (
     fairqueue,
     followers,
     heads,
+    heartbeat,
     logqueue,
     logs,
     loop,
     model,
+    outbox,
     pgserver,
     places,
     posting,
@@ -39,8 +41,10 @@ SAID = {
         f"there are {posting.DEADLINE:g} seconds for all of it",
         f"The second try comes after {deliveries.FIRST:g} seconds",
         f"up to {deliveries.LONGEST / 3_600:g} hours",
-        f"One host has at most {fairqueue.A_HOST} connections, all together {fairqueue.AT_ONCE}, "
-        f"of which {fairqueue.AT_ONCE // fairqueue.PART} are only for hosts that answered",
+        f"One host has at most {fairqueue.A_HOST} connections, all together {fairqueue.AT_ONCE};",
+        f"{fairqueue.AT_ONCE // fairqueue.PART} of them are only for hosts that answered the last time, "
+        f"and {fairqueue.AT_ONCE // fairqueue.PART} more not for those that kept us waiting",
+        f"the others of a PostgreSQL tell {outbox.LEASE:g} seconds later",
     ),
     "docs/handlers.md": (
         f"Steps of more than {runner.BLOCKING:g} ms are named",
@@ -76,6 +80,7 @@ SAID = {
         f"a statement ends after {pgserver.PATIENCE:g} seconds",
         f"wait in memory, {backlog.MAX_KEPT >> 20} MiB of them",
         f"that says nothing for {readers.LONGEST:g} is cut",
+        f"each beats at least every {heartbeat.LONGEST_PAUSE:g} seconds",
     ),
 }
 """What pages say of numbers that other tests only call by their names."""

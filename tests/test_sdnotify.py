@@ -1,8 +1,10 @@
 """What systemd is told, by a socket that takes its place."""
 
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import time
 from typing import cast
 
@@ -55,10 +57,11 @@ class Telling(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.now = 0.0
-        path = self.mktemp()
-        self.manager = Manager(path)
+        folder = tempfile.mkdtemp()  # a path of a socket has at most 107 bytes
+        self.addCleanup(shutil.rmtree, folder)
+        self.manager = Manager(f"{folder}/notify")
         self.addCleanup(self.manager.socket.close)
-        self.environment = {"NOTIFY_SOCKET": os.path.abspath(path), "HOME": "/"}
+        self.environment = {"NOTIFY_SOCKET": f"{folder}/notify", "HOME": "/"}
 
     def notifier(self, **variables: str) -> Notifier:
         return Notifier(self.environment | variables, lambda: self.now)
