@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from asynctask.patient import Patient
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.steps import WrongPlaceError
-from asynctask.threads import NotStartedError, Threads
+from asynctask.threads import NotStartedError, Threads, Work
 
 log = Logger(namespace="asynctask.loop")
 
@@ -31,6 +31,10 @@ EXECUTOR: Final = 32
 
 UNWIND: Final = 1.0
 """Seconds that a stop leaves to what still runs; the exit of the process does not wait for them."""
+
+CANCELLED: Final = 5.0
+"""Seconds until a thread is given up in which `asyncio.to_thread` does what nobody waits for any more: as
+long as a handler may take to its end."""
 
 DEFERRED: Final = (
     'This handler awaits a Deferred, and runs on asyncio\'s loop: declare it with @task(place="reactor")'
@@ -71,6 +75,12 @@ class AsyncioLoop:
     def full_of_abandoned(self) -> bool:
         """Whether `MAX_HELD` loops are held: one more that is held is not replaced."""
         return self.abandoned >= MAX_HELD
+
+    @property
+    def hanging(self) -> int:
+        """How many threads of `asyncio.to_thread` were given up and still run."""
+        with self._lock:
+            return sum(thread.executor.abandoned for thread in self._threads)
 
     def run(self, start: Start) -> "Running":
         """Run the coroutine that ``start`` gives; it is called in the loop's thread.
@@ -129,6 +139,21 @@ class AsyncioLoop:
                 thread.call(thread.unwind)
 
 
+class _Given(Future[Any]):
+    """What `asyncio.to_thread` waits for."""
+
+    work: Work | None = None
+
+    def cancel(self) -> bool:
+        """See `concurrent.futures.Future`; in the loop's thread. What runs cannot be stopped: if it does
+        not end soon, another thread takes its thread's place."""
+        if super().cancel():
+            return True
+        if self.work is not None:
+            asyncio.get_running_loop().call_later(CANCELLED, self.work.abandon)
+        return False
+
+
 class _Executor(ThreadPoolExecutor):
     """Runs what handlers give to `asyncio.to_thread`, in threads that the exit of the process does not wait
     for. While they work for a task, the flight recorder names it."""
@@ -140,7 +165,7 @@ class _Executor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """See `concurrent.futures.Executor`."""
-        future: Future[Any] = Future()
+        future = _Given()
         asks = ATTEMPT.get()
 
         def call() -> None:
@@ -156,10 +181,15 @@ class _Executor(ThreadPoolExecutor):
                     future.set_result(result)
 
         try:
-            self._pool.run(call)
+            future.work = self._pool.run(call)
         except NotStartedError as error:  # of a handler that has begun
             raise RuntimeError(str(error)) from error
         return future
+
+    @property
+    def abandoned(self) -> int:
+        """How many threads were given up and still run."""
+        return self._pool.abandoned
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `concurrent.futures.Executor`; it waits for nothing."""
@@ -180,7 +210,8 @@ class _LoopThread:
         self._recorder = recorder
         self._tell_end = ended
         self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(_Executor(recorder))
+        self.executor = _Executor(recorder)
+        self.loop.set_default_executor(self.executor)
         self.tasks: set[asyncio.Task[Any]] = set()
         self._ending = False
         self._unwinding: asyncio.Task[None] | None = None

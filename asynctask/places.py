@@ -54,12 +54,12 @@ class Places:
     @property
     def abandoned(self) -> int:
         """How many threads were given up and still run, those of asyncio loops included."""
-        return self._threads.abandoned + self._loop.abandoned
+        return self._threads.abandoned + self._loop.abandoned + self._loop.hanging
 
     def closed(self, place: str) -> bool:
         """Whether so many threads hang there that no more work should be put into any."""
         if place == "asyncio":
-            return self._loop.full_of_abandoned
+            return self._loop.full_of_abandoned or self._loop.hanging >= MAX_ABANDONED
         return place == "thread" and self._threads.abandoned >= MAX_ABANDONED
 
     def start(self, task: Task, kind: Kind, deadline: float | None, watcher: Watcher) -> Run:

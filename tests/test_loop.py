@@ -14,6 +14,7 @@ from weakref import ref
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import loop as asyncio_loop
 from asynctask import threads
 from asynctask.loop import MAX_HELD, AsyncioLoop, Running
 from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder, Suspect, record
@@ -329,6 +330,44 @@ class Held(LoopTestCase):
         self.assertEqual((other.is_alive(), self.loop.abandoned), (False, 0))
         self.assertIs(self.outcome(this_thread), first)
         self.assertEqual(recorder.hold(NOBODY), ASYNCIO + 1)
+
+    async def hanging(self) -> None:
+        """Wait for a thread that hangs."""
+
+        def hang() -> None:
+            self.begun.set()
+            self.go_on.wait(PATIENCE)
+
+        await asyncio.to_thread(hang)
+
+    def test_what_hangs_in_a_thread_after_its_cancel_has_another_one_in_its_place(self) -> None:
+        self.patch(asyncio_loop, "EXECUTOR", 1)
+        self.patch(asyncio_loop, "CANCELLED", 0.0)
+        self.with_loop()
+
+        async def given() -> str:
+            return await asyncio.to_thread(str, "done")
+
+        for number in (1, 2):
+            running = self.begin(self.hanging)
+            self.begun.clear()
+            self.assertEqual(self.loop.hanging, number - 1)
+            waiting = self.run_on(given)
+            running.cancel()
+            self.turns.outcome(running.addErrback(lambda failure: failure.trap(CancelledError)))
+            self.assertEqual(self.turns.outcome(waiting), "done")
+            self.assertEqual(self.loop.hanging, number)
+        self.go_on.set()
+        while self.loop.hanging:
+            sleep(0.001)
+        self.assertEqual(self.outcome(given), "done")
+
+    def test_what_ends_soon_after_its_cancel_keeps_its_thread(self) -> None:
+        self.with_loop()
+        running = self.begin(self.hanging)
+        running.cancel()
+        self.turns.outcome(running.addErrback(lambda failure: failure.trap(CancelledError)))
+        self.assertEqual(self.loop.hanging, 0)
 
     def test_what_still_runs_on_the_other_loop_ends_there(self) -> None:
         running = self.hold(self.blocking)

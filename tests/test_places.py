@@ -14,6 +14,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.context import Context
+from asynctask.loop import AsyncioLoop
 from asynctask.model import Progress, Submission, accept, start
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.recorder import FlightRecorder, Suspect
@@ -166,3 +167,9 @@ class PlacesTests(SynchronousTestCase):
             thread.join(PATIENCE)
         self.assertFalse(self.places.closed("thread"))
         self.assertFalse(any(outcome.called for outcome in outcomes))
+
+    def test_nor_when_they_hang_that_asyncio_was_given(self) -> None:
+        for hanging, closed in ((MAX_ABANDONED - 1, False), (MAX_ABANDONED, True)):
+            self.patch(AsyncioLoop, "hanging", hanging)
+            self.assertEqual((self.places.closed("asyncio"), self.places.abandoned), (closed, hanging))
+        self.assertFalse(self.places.closed("thread"))
