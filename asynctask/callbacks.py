@@ -147,9 +147,10 @@ class Callbacks:
         began = self._clock.seconds()
         try:
             task = await self._outbox.outcome(due, self._now())
+            began = self._clock.seconds()
             outcome = None if task is None else await self._tell(task, due.url)
         finally:
-            self._queue.done(host, answers=self._answers(outcome, self._clock.seconds() - began))
+            self._queue.done(host, answers=_answers(outcome, self._clock.seconds() - began))
             # Others may have the place while this is written; not in here, or calls would nest.
             self._clock.callLater(0, self._deliver)
         if task is None or outcome is None:
@@ -163,12 +164,6 @@ class Callbacks:
         else:
             # Another outcome of the same attempt, maybe.
             self._look_in(SOON)
-
-    def _answers(self, outcome: Answer | Refused | NoAnswer | None, took: float) -> bool | None:
-        """What a try has shown of a host: one that refuses at once holds no place."""
-        if outcome is None or (isinstance(outcome, NoAnswer) and took < QUICK):
-            return None
-        return not isinstance(outcome, NoAnswer)
 
     async def _tell(self, task: Task, url: str) -> Answer | Refused | NoAnswer:
         assert self._signer is not None
@@ -267,3 +262,10 @@ class Callbacks:
                 log.failure("Callbacks cannot be looked for", result)
             result = SOON
         self._look_in(result)
+
+
+def _answers(outcome: Answer | Refused | NoAnswer | None, took: float) -> bool | None:
+    """What a try has shown of a host: one that refuses at once holds no place."""
+    if outcome is None or (isinstance(outcome, NoAnswer) and took < QUICK):
+        return None
+    return not isinstance(outcome, NoAnswer)

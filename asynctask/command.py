@@ -63,6 +63,7 @@ class OfCommand(Service):
     pid_file: Path | None = None
     notifier = Notifier({})
     _process = 0
+    _signal = 0
     _ours: ClassVar[WeakKeyDictionary[Any, tuple["OfCommand", Any]]] = WeakKeyDictionary()
     _stepped: pythonlog.Stepped = staticmethod(pythonlog.nobody)
 
@@ -106,13 +107,15 @@ class OfCommand(Service):
         """The program has nothing else to do, and does not wait for ever for a `deferToThread`."""
 
         def end() -> None:
+            # Until all else has been shut down, and only these threads are waited for.
+            while not ((pool := self._reactor.threadpool) and pool.joined):
+                time.sleep(LOOK)
+            time.sleep(LAST)
             log.warn("Something still runs in the reactor's threads, and is not waited for")
-            self.end_now(0)
+            self.end_now(128 + self._signal if self._signal else 0)
 
-        late = threading.Timer(LAST, end)
-        late.daemon = True
         with suppress(RuntimeError):  # the system gives no thread
-            late.start()
+            threading.Thread(target=end, name="asynctask-end", daemon=True).start()
 
     def _give_signals_back(self) -> None:
         """The program goes on without this service, and hears signals as it did before."""
@@ -174,6 +177,7 @@ class OfCommand(Service):
                     stop(number, frame)
                     return
                 if not seen:
+                    self._signal = number
                     # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
                     reactor.callFromThread(stop, number, None)
                     seen.append(time.monotonic())

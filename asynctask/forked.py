@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 from weakref import WeakSet
 
@@ -22,6 +23,8 @@ _HELD: Final[WeakSet[Held]] = WeakSet()
 
 def hold(held: Held) -> None:
     """Have it closed in each child that is forked from now on, as long as it is there."""
+    global is_child
+    is_child = False  # or it has a service of its own
     _HELD.add(held)
 
 
@@ -32,9 +35,10 @@ def let_go(held: Held) -> None:
 
 def _forked() -> None:
     global is_child
+    is_child = bool(_HELD)
     for held in list(_HELD):
-        is_child = True
-        held.close_in_child()
+        with suppress(OSError):
+            held.close_in_child()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -17,6 +17,7 @@ from asynctask.patient import Patient
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.steps import WrongPlaceError
 from asynctask.threads import NotStartedError, Threads, Work
+from asynctask.tracebacks import caught
 
 log = Logger(namespace="asynctask.loop")
 
@@ -349,9 +350,9 @@ class Running:
         except RuntimeError as error:
             if str(error).startswith("Task got bad yield: <Deferred"):
                 return Failure(WrongPlaceError(DEFERRED))
-            return Failure()
+            return caught()
         except BaseException:
-            return Failure()
+            return caught()
         finally:
             self.ended_at = self._loop.seconds()
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from asynctask import wire
 from asynctask.loop import AsyncioLoop
@@ -19,6 +18,7 @@ from asynctask.registry import Kind
 from asynctask.runs import Elsewhere, Reporter, Run, Watcher
 from asynctask.steps import Recorded, Stepped
 from asynctask.threads import Threads
+from asynctask.tracebacks import caught
 
 MAX_ABANDONED: Final = 32
 """Threads that may hang: each keeps its stack and whatever it holds, and none can be stopped."""
@@ -73,7 +73,7 @@ class Places:
         try:
             self._start[kind.place](run, kind)
         except BaseException:  # what it is given may have code of its own
-            watcher.raised(Failure())
+            watcher.raised(caught())
         return run
 
     def stop(self) -> None:
@@ -89,7 +89,7 @@ class Places:
             steps = kind.steps(**given) if kind.is_stepped else _plain(kind.steps, given)
         except BaseException:
             self._recorder.swap(before)
-            run.watcher.raised(Failure())
+            run.watcher.raised(caught())
         else:
             self._recorder.swap(before)
             run.begin(steps, self._recorder)

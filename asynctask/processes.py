@@ -202,6 +202,7 @@ class Processes:
                 worker = self._idle.pop()
                 if worker.lives:
                     return worker
+                worker.kill()  # it may never have come up
                 self._all.discard(worker)
         try:
             worker = self._starter.start()
@@ -220,7 +221,7 @@ class Processes:
             if self._stopped:
                 worker.kill()
             elif lives:
-                self._idle.append(worker)
+                self._idle.insert(len(self._idle) if worker.is_up else 0, worker)
             else:
                 self._all.discard(worker)
 

@@ -49,7 +49,6 @@ class FlightRecorder:
 
     def __init__(self, threads: int = 0) -> None:
         self._slots = 2 + threads
-        self._held: int | None = None
         self._pid = os.getpid()
         self._now = [NOBODY] * self._slots
         self._idle = list(range(self._slots - 1, ASYNCIO, -1))
@@ -73,8 +72,7 @@ class FlightRecorder:
             os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
             if alone:
-                self._held = os.dup(descriptor)
-                forked.hold(self)
+                forked.hold(self)  # the map has a descriptor of its own, and the lock by that
         finally:
             os.close(descriptor)
 
@@ -142,14 +140,11 @@ class FlightRecorder:
         """Let go of the file; what still runs names itself where nobody looks."""
         closed, self._map = self._map, mmap.mmap(-1, len(self._map))
         closed.close()
-        self.close_in_child()
+        forked.let_go(self)
 
     def close_in_child(self) -> None:
-        """Let another process have the file; see `asynctask.forked.Held`."""
-        forked.let_go(self)
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        """See `asynctask.forked.Held`."""
+        self.close()
 
 
 def abandoned(path: Path) -> list[FlightRecorder]:

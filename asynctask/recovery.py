@@ -140,10 +140,8 @@ def release(
     :returns: those that it had still.
     """
     given = {"me": database.owner, "task_ids": dump([task_id for task_id, _ in strays])}
-    ours = {(row.task_id, row.attempt) for row in connection.execute(statements.OURS, given)}
-    found = [Suspect(*one) for one in sorted(ours.intersection(strays))]
-    rows = [connection.execute(statements.SUSPECT, one._asdict()).one_or_none() for one in found]
-    released = [interrupt(task_of(row), now) for row in rows if row is not None]
+    found = map(task_of, connection.execute(statements.HELD, given))
+    released = [interrupt(task, now) for task in found if (task.task_id, task.attempt) in strays]
     database.end(connection, [End(task, now) for task in released], news)
     return released
 

@@ -26,7 +26,7 @@ from asynctask.registry import Kind
 from asynctask.runs import Run
 from asynctask.seats import Seats
 from asynctask.threads import NotStartedError
-from asynctask.tracebacks import let_go, place_of
+from asynctask.tracebacks import UntoldError, let_go, place_of
 
 log = Logger("asynctask.task")
 
@@ -61,16 +61,6 @@ CANCELLED_ERRORS: Final = (
     "concurrent.futures._base.CancelledError",
 )
 """By their names, of which two may never have been imported: by what a handler ends that was asked to."""
-
-
-class UntoldError(Exception):
-    """An exception of whose class even a look at it raises another one.
-
-    :param name: of that class.
-    """
-
-    def __str__(self) -> str:
-        return f"{self.args[0]} was raised, and cannot be told: its class has code of its own that fails"
 
 
 class Running(Attempt):

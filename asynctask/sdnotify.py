@@ -32,18 +32,24 @@ class Notifier:
         self._pause = int(patience) / 1e6 / OFTEN if is_ours and patience.isdecimal() else 0.0
         self._seconds = seconds
         self._next = inf
+        self._is_due = False
 
     def ready(self) -> None:
         """The service serves."""
         self._next = self._seconds()
+        self._is_due = False
         try:
             self._tell(b"READY=1")
+        except BlockingIOError:  # it is busy, and told with the next sign of life
+            self._is_due = True
         except OSError as error:
             reason = error.strerror or str(error)
             log.warn("systemd cannot be told that the service is ready", socket=self._socket, error=reason)
 
     def alive(self) -> None:
         """The reactor turns; may be called at each turn, and tells nothing before the service serves."""
+        if self._is_due:
+            self.ready()
         now = self._seconds()
         if self._pause and now >= self._next:
             self._next = now + self._pause

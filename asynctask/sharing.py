@@ -34,9 +34,6 @@ SETTLE_AGAIN: Final = 5
 """Polls until what processes have left is looked at again, where that has failed: it may be locked."""
 
 
-STRAY_LOOKS: Final = 3
-"""Polls at which strays are looked for, after the database has been away or was set back."""
-
 STRAYS: Final = 1_000
 """Strays that are let go of at once."""
 
@@ -81,10 +78,10 @@ class Store(Protocol):
     def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
         """Be among the living again, and be seen."""
 
-    def strays(self) -> Deferred[frozenset[tuple[str, int]]]:
+    def strays(self) -> Deferred[list[tuple[str, int]]]:
         """Attempts that run here by the database, and do not."""
 
-    def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
+    def release(self, strays: Sequence[tuple[str, int]]) -> Deferred[None]:
         """Let go of some of them."""
 
 
@@ -113,8 +110,7 @@ class Sharing:
         self._count_at = 0
         self._stopped = False
         self._settle_at: int | None = None
-        self._stray_looks = 0
-        self._strays: frozenset[tuple[str, int]] = frozenset()
+        self._may_have_strays = False
         self._database = database
         database.lost = lambda owner: from_thread(self._lost, owner)
         self._poller = Poller(server, database, kinds, now, lambda seen: from_thread(self._look, seen))
@@ -169,7 +165,7 @@ class Sharing:
         if seen.polled:
             self._start(self._store.keep_progress)
             self._start(self._hear_progress)
-            if self._stray_looks:
+            if self._may_have_strays:
                 self._start(self._release_strays)
         self._polls += seen.polled
         if self._polls >= self._count_at:
@@ -191,16 +187,12 @@ class Sharing:
         self._store.due(self._kinds)
 
     async def _release_strays(self) -> None:
-        """Let go of attempts whose ends were lost by a server that took over without them.
-
-        What is a stray at two looks is none whose start or end is only on its way.
-        """
-        before, self._strays = self._strays, await self._store.strays()
-        self._stray_looks = max(0, self._stray_looks - 1)
-        if both := before & self._strays:
-            log.warn("The database has lost the ends of attempts, which are made again", attempts=len(both))
-            await self._store.release(list(both)[:STRAYS])
-            self._stray_looks = STRAY_LOOKS
+        """Let go of attempts whose ends were lost by a server that took over without them."""
+        strays = await self._store.strays()
+        self._may_have_strays = bool(strays)
+        if strays:
+            log.warn("The database has lost how attempts ended; they are made again", attempts=len(strays))
+            await self._store.release(strays[:STRAYS])
 
     async def _cancel(self, task_id: str, attempt: int) -> None:
         task = await self._store.get(task_id)
@@ -249,7 +241,7 @@ class Sharing:
         if not is_there and self._next == told and not self._reading:
             log.warn("The database was set back, and has lost some changes", seq=seq, told=told - 1)
             self._next, self._goal = seq + 1, seq
-            self._stray_looks = STRAY_LOOKS
+            self._may_have_strays = True
             self._store.unread()
             self._store.published(seq, [])
 
@@ -275,7 +267,7 @@ class Sharing:
     def _find_out(self) -> None:
         """Let a transaction meet whatever the heartbeat has met: it is what the store's health goes by."""
         if not self._stopped:
-            self._stray_looks = STRAY_LOOKS
+            self._may_have_strays = True
             self._start(self._store.register, self._database.beat)
 
     def _start(self, do: Callable[..., object], *given: object) -> None:

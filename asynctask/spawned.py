@@ -7,6 +7,7 @@ from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from time import monotonic
 from typing import Any, Final
 
 from asynctask.worker import Begun, Logged, Raised, Reported, Returned, serve_handlers
@@ -14,6 +15,9 @@ from asynctask.worker import Begun, Logged, Raised, Reported, Returned, serve_ha
 LOOK: Final = 0.5
 """Seconds between two looks whether a busy process still lives, where its pipe does not tell: programs that
 a handler has started may hold it open."""
+
+LATE: Final = 30.0
+"""Seconds that a process may take to come up: it imports the modules of handlers, as many others may."""
 
 REAP: Final = 1.0
 """Seconds for pebble to tell how a process ended."""
@@ -29,6 +33,7 @@ class Spawned:
         start = starter()
         self._pipe, theirs = get_context("spawn").Pipe()
         self._pid: int | None = None
+        self._started = monotonic()
         self._end = forgiving(start(theirs, os.getpid()))
         # Else we would not see it closed when the process dies.
         theirs.close()
@@ -61,12 +66,17 @@ class Spawned:
         return word
 
     @property
+    def is_up(self) -> bool:
+        """Whether it has come up."""
+        return self._pid is not None
+
+    @property
     def lives(self) -> bool:
         """Whether it could take a call, now or when it has come up."""
         if self._end.done():
             return False
         if self._pid is None:
-            return True
+            return monotonic() < self._started + LATE
         try:
             # Looks without taking the exit code from pebble.
             return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

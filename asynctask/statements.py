@@ -174,7 +174,7 @@ GONE: Final = text(
     "SELECT min(owner) FROM task WHERE status = 'running' UNION ALL "
     "SELECT (SELECT min(owner) FROM task WHERE status = 'running' AND owner > known.owner) "
     "FROM known WHERE known.owner IS NOT NULL"
-    ") SELECT owner FROM known WHERE owner NOT IN (SELECT id FROM process)"
+    ") SELECT owner FROM known WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM process)"
 ).columns(task.c.owner)
 """Processes that are gone and have left running tasks, found without a look at each of those."""
 
@@ -442,6 +442,14 @@ LEFT: Final = (
     .limit(1)
 )
 """Whether there are such, or orphans of the kind, that somebody has locked just now."""
+
+HELD: Final = (
+    select(*_WHOLE)
+    .where(task.c.task_id.in_(select(_named.c.value)), _RUNNING, task.c.owner == bindparam("me"))
+    .order_by(task.c.task_id)
+    .with_for_update()
+)
+"""Those of some tasks that this process is running, by the store, until they are written."""
 
 SUSPECT: Final = (
     select(*_WHOLE)

@@ -1,6 +1,5 @@
 """A handler's steps on a loop: each is named in the flight recorder and timed."""
 
-import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -20,7 +19,7 @@ from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
 from asynctask.runs import Reporter, Run
-from asynctask.tracebacks import thrown
+from asynctask.tracebacks import caught, thrown
 
 Steps = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
 
@@ -119,13 +118,15 @@ class Stepped(Run):
                         waits_for = self._context.run(steps.throw, thrown(result))
                     else:
                         waits_for = self._context.run(steps.send, result)
-                except (RuntimeError, AttributeError) as error:
+                except BaseException as error:
+                    if forked.is_child:
+                        _leave(error)
                     if _wants_asyncio(error):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
                 finally:
                     if forked.is_child:
-                        _leave()
+                        forked.leave()
                     recorder.swap(before)
                     watcher.took(perf_counter() - began)
             except StopIteration as end:
@@ -135,7 +136,7 @@ class Stepped(Run):
                 self._returned(end.value)
                 return
             except BaseException:
-                self._end(Failure())
+                self._end(caught())
                 return
             if not isinstance(waits_for, Deferred):
                 # What only a loop of asyncio understands, ``sleep(0)`` among it.
@@ -157,7 +158,7 @@ class Stepped(Run):
         try:
             text = NOTHING if result is None else self._written(result)
         except BaseException:
-            self._end(Failure())
+            self._end(caught())
         else:
             self._steps = None
             self.watcher.returned(text)
@@ -180,15 +181,16 @@ class Stepped(Run):
         self.watcher.raised(failure)
 
 
-def _leave() -> NoReturn:
-    """The step was taken in a child that it has forked."""
-    error = sys.exception()
+def _leave(error: BaseException) -> NoReturn:
+    """The step has ended so in a child that it has forked."""
     forked.leave(None if isinstance(error, StopIteration | defer._DefGen_Return) else error)
 
 
-def _wants_asyncio(error: RuntimeError | AttributeError) -> bool:
+def _wants_asyncio(error: BaseException) -> bool:
     """Whether asyncio was asked for where it does not run, be it by a library with words of its own."""
-    return str(error) in NO_RUNNING_LOOP or type(error).__name__ in NO_LOOP
+    if type(error) in (RuntimeError, AttributeError):
+        return str(error) in NO_RUNNING_LOOP
+    return wire.name_of(error) in NO_LOOP
 
 
 class Recorded(Coroutine[Any, Any, Any]):
@@ -230,9 +232,13 @@ class Recorded(Coroutine[Any, Any, Any]):
         before = NOBODY if slot is None else self._recorder.swap(self._record, slot)
         try:
             return take(value)
+        except BaseException as error:
+            if forked.is_child:
+                _leave(error)
+            raise
         finally:
             if forked.is_child:
-                _leave()
+                forked.leave()
             if slot is not None:
                 self._recorder.swap(before, slot)
             del value

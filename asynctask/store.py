@@ -226,16 +226,19 @@ class SqlStore(Hooks, Reading, Maintenance):
         """Be among the living processes again: the next transaction sees to it; and be seen."""
         return self._writer.call(lambda db, _news: beat(db)).addCallback(lambda _: None)
 
-    def strays(self) -> Deferred[frozenset[tuple[str, int]]]:
-        """Attempts that run here by the database, and that nobody here knows."""
+    def strays(self) -> Deferred[list[tuple[str, int]]]:
+        """Attempts that run here by the database, and that nobody here knows.
+
+        By the connection that writes: what it has committed before is known here before its answer is.
+        """
         given = {"me": self._database.owner}
 
-        def unknown(ours: list[tuple[str, int]]) -> frozenset[tuple[str, int]]:
-            return frozenset(one for one in ours if not self.runs(*one))
+        def read(db: Connection, _news: list[News]) -> list[tuple[str, int]]:
+            return [(row.task_id, row.attempt) for row in db.execute(statements.OWNED, given)]
 
-        return self._read(
-            lambda db: [tuple(row) for row in db.execute(statements.OWNED, given)]
-        ).addCallback(unknown)
+        return self._writer.call(read).addCallback(
+            lambda ours: [one for one in ours if not self.runs(*one)]
+        )
 
     def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
         """Let such attempts be made again: nothing runs them."""

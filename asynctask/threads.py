@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from asynctask.forked import leave
 from asynctask.patient import Patient
+from asynctask.tracebacks import caught
 
 
 class NotStartedError(Exception):
@@ -54,7 +55,7 @@ class Work:
         try:
             return call()
         except BaseException:
-            return Failure()
+            return caught()
         finally:
             self.ended_at = self._pool.seconds()
 

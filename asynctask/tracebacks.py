@@ -1,10 +1,13 @@
 """Tracebacks: told whole where they are told, and let go of after that."""
 
+import sys
 import traceback
 from contextlib import suppress
 from typing import Final, TypeVar
 
 from twisted.python.failure import Failure
+
+from asynctask.wire import name_of
 
 MAX_TRACEBACK: Final = 20_000
 """Characters that are kept of a traceback."""
@@ -13,6 +16,25 @@ MAX_CAUSES: Final = 100
 """Exceptions that one came from, of which each may have come from another one; they may go in a circle."""
 
 E = TypeVar("E", bound=BaseException)
+
+
+class UntoldError(Exception):
+    """An exception of whose class even a look at it raises another one.
+
+    :param name: of that class.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} was raised, and cannot be told: its class has code of its own that fails"
+
+
+def caught() -> Failure:
+    """The failure of the exception that is being handled, which somebody else's code has raised."""
+    raised = sys.exception()
+    try:
+        return Failure()
+    except BaseException:  # of its class, at which a Failure looks
+        return Failure(UntoldError(name_of(raised)))
 
 
 def stack_of(failure: Failure) -> str:

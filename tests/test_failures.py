@@ -51,6 +51,14 @@ class Looked(Exception, metaclass=Looking):
     """Of a class that fails."""
 
 
+class Classless(Exception):
+    """Does not even say of which class it is."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("do not look")
+
+
 class Text(str):
     """Cannot be cut."""
 
@@ -179,7 +187,7 @@ class Failures(EndsTestCase):
         self.fails(Silent)
 
     def test_one_whose_class_has_code_that_fails_ends_its_attempt_all_the_same(self) -> None:
-        for raised in (Homeless, Looked, Split):
+        for raised in (Homeless, Looked, Split, Classless):
             for place, seats in (("reactor", 100), ("thread", 2)):
 
                 def handler(raised: Any = raised) -> None:

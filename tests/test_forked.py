@@ -14,10 +14,17 @@ from tests.turns import PATIENCE
 HANDLERS = """
 import multiprocessing, os, time
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from asynctask import task
 
 reactor.suggestThreadPoolSize(3)
+
+def shut_down():
+    return deferLater(reactor, 2).addCallback(lambda _: open("shut down", "w").close())
+
+if os.environ["SLOWLY"]:
+    reactor.addSystemEventTrigger("before", "shutdown", shut_down)
 
 def stay(seconds: float) -> None:
     os.closerange(1, 3)  # who reads the log waits for its end
@@ -52,11 +59,12 @@ async def hang() -> None:
 class ForkedTestCase(CommandTestCase):
     """A service with those handlers."""
 
-    def start(self, port: str = "0") -> Server:
+    def start(self, port: str = "0", slowly: str = "") -> Server:
         (self.folder / "mine.py").write_text(HANDLERS)
         self.lines: list[LogLine] = []
         options = ("--tasks", "mine", "--grace", "0.2", "--port", port)
-        server = Server(self.folder, options=options, listener=self.lines.append).ready()
+        env = {"SLOWLY": slowly}
+        server = Server(self.folder, options=options, listener=self.lines.append, env=env).ready()
         self.addCleanup(server.__exit__)
         return server
 
@@ -103,7 +111,13 @@ class Children(ForkedTestCase):
 
 
 class Threads(ForkedTestCase):
-    """What hangs in the reactor's own pool."""
+    """What hangs in the reactor's own pool, and what else is to be shut down."""
+
+    def test_whoever_shuts_down_slowly_beside_it_has_his_time(self) -> None:
+        server = self.start(slowly="1")
+        os.kill(server.pid, signal.SIGTERM)
+        self.assertEqual(server.wait(), -signal.SIGTERM)
+        self.assertTrue((self.folder / "shut down").exists())
 
     def test_the_exit_does_not_wait_for_it(self) -> None:
         server = self.start()
@@ -112,5 +126,5 @@ class Threads(ForkedTestCase):
             while client.get(f"/api/tasks/{task_id}").body["status"] != "running":
                 time.sleep(0.01)
         os.kill(server.pid, signal.SIGTERM)
-        self.assertEqual(server.wait(), 0)
+        self.assertEqual(server.wait(), 128 + signal.SIGTERM)
         self.assertIn("in the reactor's threads", self.lines[-1].message)

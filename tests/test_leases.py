@@ -248,13 +248,33 @@ class WhatIsShared(BothOpen, FaultTestCase):
             "UPDATE task SET owner = %s WHERE task_id = %s", self.other._database.owner, others.task_id
         )
         self.store.runs = lambda task_id, _attempt: task_id == known.task_id
-        self.assertEqual(self.wait(self.store.strays()), {(mine.task_id, 1)})
+        self.assertEqual(self.wait(self.store.strays()), [(mine.task_id, 1)])
         unknown = [(task.task_id, 1) for task in (mine, others, over)] + [(known.task_id, 2)]
         self.wait(self.store.release(unknown))
         found = [self.get(task) for task in (mine, known, others, over)]
         self.assertEqual([task.status for task in found], [RETRYING, RUNNING, RUNNING, COMPLETED])
         self.assertEqual((found[0].failures, found[0].attempt), (0, 1))
-        self.assertEqual(self.wait(self.store.strays()), frozenset())
+        self.assertEqual(self.wait(self.store.strays()), [])
+
+    def test_what_is_being_started_is_none_though_the_answer_to_its_commit_comes_late(self) -> None:
+        known: list[str] = []
+        self.store.runs = lambda task_id, _attempt: task_id in known
+        self.store.started = lambda tasks: known.extend(task.task_id for task in tasks)
+        commit = self.store._database.commit
+        answered = threading.Event()
+
+        def late(*given: Any) -> int:
+            seq = commit(*given)
+            answered.wait(PATIENCE)
+            return seq
+
+        self.patch(self.store._database, "commit", late)
+        adding = self.store.add([], [self.new()])
+        self.until(lambda: self.execute("SELECT 1 FROM task"))
+        found = self.store.strays()
+        answered.set()
+        self.wait(adding)
+        self.assertEqual((self.wait(found), len(known)), ([], 1))
 
     def test_who_is_gone_is_found_without_a_look_at_each_task(self) -> None:
         for owner in ("gone", "gone", self.other._database.owner, "a"):
@@ -266,6 +286,8 @@ class WhatIsShared(BothOpen, FaultTestCase):
             return gone_owners(db)
 
         self.assertEqual(self.wait(self.store._writer.call(ask)), ["a", "gone"])
+        self.execute("UPDATE task SET status = 'retrying'")
+        self.assertEqual(self.wait(self.store._writer.call(ask)), [])
 
     def test_who_waited_for_his_turn_counts_what_came_meanwhile(self) -> None:
         with psycopg.connect(postgres.url_of(self.database), autocommit=True) as holder:

@@ -362,6 +362,25 @@ class Killed(ProcessesTestCase):
         self.assertEqual(json.loads(self.turns.outcome(running)), started[0]._pid)
         self.assertEqual(len(started), 1)
 
+    def test_one_that_never_comes_up_is_not_waited_for_for_ever(self) -> None:
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        worker = processes.take()
+        worker._started -= spawned.LATE
+        processes.give_back(worker, lives=True)
+        another = processes.take()
+        self.assertIsNot(another, worker)
+        self.assertTrue(worker._end.cancelled())
+
+    def test_those_that_are_up_are_taken_first(self) -> None:
+        processes = Processes(2, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        up, cold = processes.take(), processes.take()
+        up.begin(bool)
+        processes.give_back(up, lives=True)
+        processes.give_back(cold, lives=True)
+        self.assertEqual([processes.take(), processes.take()], [up, cold])
+
     def test_one_that_has_not_come_up_is_gone_with_the_others(self) -> None:
         processes = Processes(1, self.turns.callFromThread)
         worker = processes.take()

@@ -1,6 +1,8 @@
 """The flight recorder: which task was being stepped when the process died."""
 
 import os
+import signal
+import time
 from errno import ENOSPC
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -156,6 +158,24 @@ class Recorder(SynchronousTestCase):
         recorder = self.opened()
         recorder.close()
         recorder.stop()
+
+    def test_a_child_has_not_its_lock(self) -> None:
+        recorder = FlightRecorder()
+        recorder.open(self.path, alone=True)
+        reads, writes = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writes, b"forked")
+            time.sleep(1_000)
+            os._exit(0)
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        os.read(reads, 6)
+        os.close(reads)
+        os.close(writes)
+        recorder.close()
+        recorder.open(self.path, alone=True)
+        recorder.close()
 
     def test_who_still_runs_after_the_end_is_named_nowhere(self) -> None:
         recorder = self.opened()

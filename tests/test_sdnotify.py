@@ -81,6 +81,20 @@ class Telling(SynchronousTestCase):
         notifier.alive()
         self.assertEqual(self.manager.heard(), [READY, ALIVE])
 
+    def test_a_manager_that_is_busy_is_told_when_it_is_not(self) -> None:
+        notifier = self.notifier()
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.addCleanup(other.close)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                other.sendto(b"", self.environment["NOTIFY_SOCKET"])
+        notifier.ready()
+        notifier.alive()
+        self.assertEqual(set(self.manager.heard()), {b""})
+        notifier.alive()
+        notifier.alive()
+        self.assertEqual(self.manager.heard(), [READY])
+
     def test_signs_of_life_are_four_in_the_time_that_is_asked_for(self) -> None:
         notifier = self.notifier(WATCHDOG_USEC="2000000", WATCHDOG_PID=str(os.getpid()))
         notifier.ready()

@@ -14,7 +14,7 @@ from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, LONGEST_PAUSE, TRY_
 from asynctask.model import News, Status, Task, Unavailable
 from asynctask.pgserver import Server
 from asynctask.polling import Seen
-from asynctask.sharing import SETTLE_AGAIN, STRAY_LOOKS, Sharing
+from asynctask.sharing import SETTLE_AGAIN, STRAYS, Sharing
 
 KINDS = ("crop", "scale")
 ME, OTHER = "me", "other"
@@ -51,7 +51,7 @@ class Others:
         self.follows = True
         self.left: list[Deferred[bool]] = []
         self.set_back = False
-        self.unknown: list[set[tuple[str, int]]] = []
+        self.unknown: list[list[tuple[str, int]]] = []
         self.released: list[tuple[str, int]] = []
 
     def published(self, seq: int, news: Sequence[News]) -> None:
@@ -100,9 +100,9 @@ class Others:
         self.calls.append(f"register {beat}")
         return succeed(None)
 
-    def strays(self) -> Deferred[frozenset[tuple[str, int]]]:
+    def strays(self) -> Deferred[list[tuple[str, int]]]:
         self.calls.append("strays")
-        return succeed(frozenset(self.unknown.pop(0) if self.unknown else ()))
+        return succeed(self.unknown.pop(0) if self.unknown else [])
 
     def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
         self.released += strays
@@ -180,16 +180,15 @@ class SharingTests(SynchronousTestCase):
         self.look(seq=5)
         self.look(seq=5)
 
-    def test_attempts_whose_ends_were_lost_are_let_go_of_once_they_are_unknown_twice(self) -> None:
-        ended, ends, starts = ("ended", 1), ("ends", 2), ("starts", 1)
-        self.store.unknown = [{ended, ends}, {ended, starts}, {starts}]
+    def test_attempts_whose_ends_were_lost_are_let_go_of_a_part_at_a_time(self) -> None:
+        lost = [(f"task_{number}", 1) for number in range(STRAYS + 1)]
+        self.store.unknown = [lost, lost[STRAYS:]]
         self.look(polled=True)
         self.assertEqual(self.asked("strays"), 0)
         self.set_back()
-        for _ in range(2 + 2 * STRAY_LOOKS):
+        for _ in range(5):
             self.look(seq=5, polled=True)
-        self.assertEqual(self.store.released, [ended, starts])
-        self.assertEqual(self.asked("strays"), 3 + STRAY_LOOKS)
+        self.assertEqual((self.store.released, self.asked("strays")), (lost, 3))
 
     def test_they_are_looked_for_too_where_the_database_was_away(self) -> None:
         self.sharing._find_out()
