@@ -53,6 +53,13 @@ class FollowTestCase(ApiTestCase):
 class OneTests(FollowTestCase):
     """GET /api/tasks/{task_id}/events."""
 
+    def test_progress_of_an_attempt_that_is_over_is_no_news(self) -> None:
+        task_id = self.submit(duration=9, timeout=1.5, retries=1)
+        self.advance(1)
+        self.clock.advance(0.5)
+        self.settle()
+        self.assertEqual(self.follow_one(task_id).told, [*LIFE, "retrying 1"])
+
     def test_it_begins_with_the_past_and_ends_with_the_task(self) -> None:
         task_id = self.submit(duration=2)
         self.advance(1)
