@@ -46,8 +46,8 @@ attempts       what a task is after an attempt
 claims         finds due tasks as seats become free
 runs           one handler at work
 places         where an attempt runs: ``steps`` on the reactor, ``threads``, the asyncio
-               ``loop``, ``processes`` (``spawned``, ``worker``); children that handlers in
-               threads and processes have ``forked`` end there
+               ``loop``, ``processes`` (``spawned``, ``worker``); children that handlers have
+               ``forked`` end there
 registry       the kinds of task: `task`, ``simulate``
 loading        where they are found: modules and installed packages
 inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a

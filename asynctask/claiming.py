@@ -46,7 +46,7 @@ def take(connection: Connection, database: Database, wanted: Wanted, news: list[
         left = moved_in(news[before:])
         return Claim([], more=unsettled, next_due=None, orphans=orphans, full=True, left=left)
     if orphans:
-        of_them = {**given, "limit": limit, "gone": gone} if database.shared else {**given, "limit": limit}
+        of_them = {**given, "limit": limit, "gone": gone}
         claimed += orphans_of(connection, database.orphans, of_them, news)
         orphans = unsettled or len(claimed) == limit
         if database.shared and not orphans:
