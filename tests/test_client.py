@@ -225,6 +225,15 @@ class BaseUrlTests(SocketTestCase):
             raise SkipTest("There is no IPv6 here") from None
         self.assertEqual((await client.submit("a")).task_id, "task_1")
 
+    def serve_over_https(self, context: Any) -> tuple[Fake, Client]:
+        """A server with one answer, and a client that asks once."""
+        fake = Fake(answer(200, TASK))
+        site = Site(fake, reactor=Clock())
+        site.noisy = False
+        port = reactor.listenSSL(0, site, ServerSettings(context), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return fake, Client(f"https://localhost:{port.getHost().port}", attempts=1)
+
     async def test_over_https_its_certificate_names_it(self) -> None:
         for names, reached in (((x509.DNSName("localhost"),), True), ((), False)):
             context, trusted = certificate_for(*names, common="localhost")
@@ -232,12 +241,8 @@ class BaseUrlTests(SocketTestCase):
             file.setContent(trusted.dumpPEM())
             os.environ["SSL_CERT_FILE"] = file.path
             self.addCleanup(os.environ.pop, "SSL_CERT_FILE", None)
-            fake = Fake(answer(200, TASK))
-            site = Site(fake, reactor=Clock())
-            site.noisy = False
-            port = reactor.listenSSL(0, site, ServerSettings(context), interface="127.0.0.1")
-            self.addCleanup(port.stopListening)
-            async with Client(f"https://localhost:{port.getHost().port}", attempts=1) as client:
+            fake, client = self.serve_over_https(context)
+            async with client:
                 if reached:
                     self.assertEqual((await client.get("task_1")).task_id, "task_1")
                 else:
@@ -248,12 +253,8 @@ class BaseUrlTests(SocketTestCase):
 
     async def test_nothing_is_sent_to_whom_it_does_not_trust(self) -> None:
         context, _ = certificate_for(x509.DNSName("localhost"), common="localhost")
-        fake = Fake(answer(200, TASK))
-        site = Site(fake, reactor=Clock())
-        site.noisy = False
-        port = reactor.listenSSL(0, site, ServerSettings(context), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        async with Client(f"https://localhost:{port.getHost().port}", attempts=1) as client:
+        fake, client = self.serve_over_https(context)
+        async with client:
             with self.assertRaises(api.Unreachable) as caught:
                 await client.retry("task_1")
         self.assertEqual((caught.exception.uncertain, fake.asked), (False, []))
