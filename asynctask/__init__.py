@@ -5,9 +5,9 @@ The way of a task, and the module for each part of it; imports go only downwards
 The service as a whole:
 
 =============  ==========================================================================
-service        the one place where everything is put together, started and ended
-options        what the command takes
-command        its log, its signals, its last words
+service        what the command runs: `makeService`, from the ``options`` that it takes
+composition    the one place where everything is put together, started and ended
+command        the command's log, its signals, its last words
 sdnotify       what systemd is told
 pidfile        a PID file that a crash left behind
 listening      where it listens
@@ -81,6 +81,7 @@ store          where tasks are kept: `SqlStore`
 hooks          whom the store tells
 reading        what is read from it
 maintenance    what is done to it now and then
+leftovers      what other processes left in it
 live           how far running attempts are
 parts          a dict of a million, in parts
 changes        what happened, as it is kept
@@ -92,7 +93,7 @@ writer         the one thread that writes, a transaction for all that waits (``w
 outage         whether a database that is back takes anything
 backlog        what waits for it
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
-               ``statements`` are the others
+               ``statements`` are the others (``outboxstatements``)
 database       the connections to SQLite; ``readers`` are the threads that read
 postgres       those to PostgreSQL (``pgserver``, ``pgreaders``), with a ``cutoff`` for what takes too
                long; many processes are ``sharing`` it, each with its ``heartbeat`` and ``polling``
@@ -115,6 +116,7 @@ Under all of it:
 =============  ==========================================================================
 wire           bytes to model and back; their JSON is ``strictjson``
 model          what a task is, and what may happen to it
+problems       what a client can understand of what went wrong
 =============  ==========================================================================
 """
 

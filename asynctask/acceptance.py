@@ -7,7 +7,8 @@ from typing import Final
 
 from asynctask import headers, wire
 from asynctask.istore import IStore, Key, Known
-from asynctask.model import KEY_KEPT, Invalid, Mismatch, Stopping, Task, Unavailable, accept
+from asynctask.model import KEY_KEPT, Task, accept
+from asynctask.problems import Invalid, Mismatch, Stopping, Unavailable
 from asynctask.registry import Kind
 from asynctask.seats import Seats
 from asynctask.submissions import Body, digest_of

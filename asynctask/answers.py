@@ -15,7 +15,7 @@ from asynctask.guard import check_host, check_origin
 from asynctask.headers import etag, matches
 from asynctask.incoming import too_large
 from asynctask.metrics import Metrics
-from asynctask.model import (
+from asynctask.problems import (
     ExpectationFailed,
     Invalid,
     MethodNotAllowed,

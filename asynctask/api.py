@@ -35,19 +35,8 @@ from asynctask.feed import Feed
 from asynctask.followers import EVENT_STREAM, Follower, OfAll, OfOne
 from asynctask.istore import IStore
 from asynctask.metrics import Metrics
-from asynctask.model import (
-    ENDED,
-    RUNNING,
-    Conflict,
-    Invalid,
-    InvalidTransition,
-    NotFound,
-    Problem,
-    Query,
-    Stopping,
-    Task,
-    Unavailable,
-)
+from asynctask.model import ENDED, RUNNING, InvalidTransition, Query, Task
+from asynctask.problems import Conflict, Invalid, NotFound, Problem, Stopping, Unavailable
 from asynctask.registry import Kind, kind_json
 from asynctask.seats import Seats
 from asynctask.sse import Filter

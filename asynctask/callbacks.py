@@ -27,7 +27,8 @@ from asynctask.deliveries import (
 from asynctask.fairqueue import FairQueue
 from asynctask.istore import IOutbox, ToTell
 from asynctask.metrics import Metrics
-from asynctask.model import Task, Unavailable
+from asynctask.model import Task
+from asynctask.problems import Unavailable
 from asynctask.signing import Signer
 from asynctask.tracebacks import without_frames
 from asynctask.urls import host_of

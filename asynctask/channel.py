@@ -25,7 +25,7 @@ from asynctask.access import GONE
 from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unread, unsent
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized, too_large
-from asynctask.model import CLOSE, Problem, TooSlow
+from asynctask.problems import CLOSE, Problem, TooSlow
 from asynctask.request import Request, refusal
 
 EAGER: Final = 16 * 1024

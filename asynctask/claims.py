@@ -9,7 +9,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.istore import Claim, IStore
-from asynctask.model import Task, Unavailable
+from asynctask.model import Task
+from asynctask.problems import Unavailable
 from asynctask.registry import Kind
 from asynctask.seats import Seats
 

@@ -12,8 +12,8 @@ from asynctask.deadlines import BODY_TIME, HEAD_TIME
 from asynctask.headers import MAX_KEY, MAX_WAIT
 from asynctask.heads import MAX_HEAD
 from asynctask.incoming import too_large
-from asynctask.model import (
-    KEY_KEPT,
+from asynctask.model import KEY_KEPT, Progress, Query, Submission, Task, accept, complete, start
+from asynctask.problems import (
     Conflict,
     ExpectationFailed,
     FieldError,
@@ -24,16 +24,9 @@ from asynctask.model import (
     NotFound,
     OutcomeUnknown,
     Problem,
-    Progress,
-    Query,
-    Submission,
-    Task,
     TooSlow,
     Unavailable,
     UnsupportedMediaType,
-    accept,
-    complete,
-    start,
 )
 from asynctask.registry import MAX_DURATION
 from asynctask.schemas import NO_NUL, TASK_ID_SCHEMA, Schema, ref

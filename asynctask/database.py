@@ -17,7 +17,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
-from asynctask.model import News, Unavailable
+from asynctask.model import News
+from asynctask.problems import Unavailable
 from asynctask.readers import LONGEST, NO_ANSWER, READERS, Readable, Threads
 from asynctask.sqlite import BUSY, Lock, Place, StartError, create
 

@@ -15,7 +15,8 @@ from asynctask import changes, sse
 from asynctask.deadlines import unread
 from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
-from asynctask.model import ENDED, RUNNING, Deleted, News, Task, Unavailable
+from asynctask.model import ENDED, RUNNING, Deleted, News, Task
+from asynctask.problems import Unavailable
 from asynctask.sse import Filter, Position, Progressed
 
 log = Logger(namespace="asynctask.feed")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from asynctask.model import CLOSE, Forbidden, Invalid
+from asynctask.problems import CLOSE, Forbidden, Invalid
 
 LOOPBACK_NAMES: Final = frozenset({"localhost"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from asynctask.model import Invalid
+from asynctask.problems import Invalid
 
 MAX_KEY: Final = 255
 MAX_WAIT: Final = 50

@@ -10,7 +10,7 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from asynctask.model import CLOSE, HeadTooLarge, Invalid
+from asynctask.problems import CLOSE, HeadTooLarge, Invalid
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a head with its last empty line: what proxies and servers usually take."""

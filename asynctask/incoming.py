@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from asynctask.heads import malformed
-from asynctask.model import CLOSE, TooLarge
+from asynctask.problems import CLOSE, TooLarge
 
 MAX_LINE: Final = 1_024
 """Bytes of a line that says how long a chunk is, with its extensions, or of a trailer field."""

@@ -13,7 +13,7 @@ from msgspec import ValidationError, json, to_builtins
 from asynctask.aliases import unaliased
 from asynctask.annotations import shape_of
 from asynctask.context import Context
-from asynctask.model import FieldError
+from asynctask.problems import FieldError
 from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape
 from asynctask.wire import dump, encode, shown, text_of
 

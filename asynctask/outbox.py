@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from asynctask import statements
+from asynctask import outboxstatements as statements
 from asynctask.database import Sqlite
 from asynctask.deliveries import Tried
 from asynctask.istore import Dues, IOutbox, ToCall, ToTell

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from asynctask.cutoff import Cutoff, Cutoffs
-from asynctask.model import Unavailable
+from asynctask.problems import Unavailable
 from asynctask.readers import LONGEST, NO_ANSWER, Readable, Threads
 
 TRY_AGAIN: Final = 0.5

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from asynctask.aggregation import Families, Family
 from asynctask.listening import Shared
-from asynctask.model import Unavailable
+from asynctask.problems import Unavailable
 
 VARIABLE: Final = "_ASYNCTASK_SUPERVISED"
 """Carries the `Setting` from the supervisor to its processes."""

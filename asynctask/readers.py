@@ -7,7 +7,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from asynctask.model import Unavailable
+from asynctask.problems import Unavailable
 
 READERS: Final = 4
 """Threads that read, each on a connection: what is read is short, and the cores are few."""

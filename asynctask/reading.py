@@ -13,7 +13,8 @@ from twisted.internet.threads import deferToThreadPool
 
 from asynctask import changes, statements
 from asynctask.live import Live
-from asynctask.model import WAITING, News, Query, Status, Task, Unavailable
+from asynctask.model import WAITING, News, Query, Status, Task
+from asynctask.problems import Unavailable
 from asynctask.rows import task_of
 from asynctask.tables import task
 from asynctask.works import Database

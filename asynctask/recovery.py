@@ -12,7 +12,8 @@ from asynctask import model, statements
 from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.metrics import Metrics
-from asynctask.model import ENDED, FAILED, RETRYING, News, OutcomeUnknown, Task, crash, interrupt
+from asynctask.model import ENDED, FAILED, RETRYING, News, Task, crash, interrupt
+from asynctask.problems import OutcomeUnknown
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.rows import changed_row, task_of
 from asynctask.wire import dump, timestamp

@@ -19,7 +19,7 @@ from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 from twisted.web.http_headers import Headers
 
 from asynctask.heads import Head
-from asynctask.model import Problem
+from asynctask.problems import Problem
 from asynctask.wire import problem_json
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final, Required, TypedDict, TypeVar
 import msgspec
 from msgspec import Struct
 
-from asynctask.model import ACCEPTED, Error, FieldError, Progress, Status
+from asynctask.model import ACCEPTED, Error, Progress, Status
+from asynctask.problems import FieldError
 from asynctask.wire import UNREADABLE
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.istore import IStore
-from asynctask.model import Unavailable
+from asynctask.problems import Unavailable
 
 log = Logger(namespace="asynctask.retention")
 

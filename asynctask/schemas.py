@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from msgspec import json
 
-from asynctask.model import FieldError, Problem, Progress, Status
+from asynctask.model import Progress, Status
+from asynctask.problems import FieldError, Problem
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, PLACES, Kind
 from asynctask.strictjson import MAX_DEPTH
 from asynctask.submissions import MAX_BATCH, MAX_DELAY

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from msgspec import ValidationError, convert, defstruct
 
 from asynctask.collisions import FEW, MOST_KEYS, collide
-from asynctask.model import FieldError
+from asynctask.problems import FieldError
 from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, pointer, shown, unknown
 
 Path = tuple[str | int, ...]

@@ -11,10 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask.heartbeat import Heartbeat
-from asynctask.model import News, Progress, Task, Unavailable
+from asynctask.model import News, Progress, Task
 from asynctask.pgserver import Server
 from asynctask.polling import POLL, Poller, Seen
 from asynctask.postgres import Postgres
+from asynctask.problems import Unavailable
 
 log = Logger(namespace="asynctask.store")
 

@@ -1,4 +1,4 @@
-"""Every SQL statement of the store.
+"""Every SQL statement of the store, but for those of callbacks.
 
 Statuses are literals: a bound one would lose the partial indexes (https://sqlite.org/partialindex.html,
 "Queries Using Partial Indexes"). Times are seconds since the epoch.
@@ -43,11 +43,11 @@ LISTED: Final = [
     for column in task.c
     if column.name not in ("input", "result", "changes", "owner", "ended_by", "callback_due")
 ]
-_WHOLE: Final = [*LISTED, task.c.input, task.c.result, task.c.changes]
+WHOLE: Final = [*LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
 _RUNNING: Final = text("status = 'running'")
 
-GET: Final = select(*_WHOLE).where(task.c.task_id == bindparam("task_id"))
+GET: Final = select(*WHOLE).where(task.c.task_id == bindparam("task_id"))
 
 GET_LOCKED: Final = GET.with_for_update()
 """For a change that depends on what is read, where many processes change tasks."""
@@ -317,69 +317,10 @@ FORGET_EVENTS: Final = delete(event).where(
 """Forgets commits that are too old, or too many bytes ago, and all before them; never the last, which
 places cursors."""
 
-_TO_CALL: Final = task.c.callback_due.is_not(None)
-
 TO_BE_CANCELLED: Final = select(*LISTED).where(
     task.c.owner == bindparam("me"), _RUNNING, text("cancel_requested")
 )
 """Attempts of a process that are to end."""
-
-CALLBACKS_DUE: Final = (
-    select(
-        *(task.c.task_id, task.c.attempt, task.c.callback_url, task.c.callback_tries), task.c.callback_due
-    )
-    .where(
-        _TO_CALL,
-        task.c.callback_due <= bindparam("now"),
-        tuple_(task.c.callback_due, task.c.task_id) > tuple_(bindparam("after"), bindparam("after_task")),
-    )
-    .order_by(task.c.callback_due, task.c.task_id)
-    .limit(bindparam("limit"))
-)
-"""Callbacks that are due, those due first, behind a place in their order."""
-
-NEXT_CALLBACK: Final = select(func.min(task.c.callback_due)).where(
-    _TO_CALL, task.c.callback_due > bindparam("now")
-)
-PENDING_CALLBACKS: Final = select(func.count()).select_from(task).where(_TO_CALL)
-
-_OF_ATTEMPT: Final = and_(task.c.task_id == bindparam("of_task"), task.c.attempt == bindparam("of_attempt"))
-_TO_TELL: Final = and_(_OF_ATTEMPT, task.c.callback_due <= bindparam("now"))
-OUTCOME: Final = select(*_WHOLE).where(_TO_TELL)
-"""A task whose outcome is to be told now."""
-
-CLAIM_OUTCOME: Final = (
-    update(task).values(callback_due=bindparam("lease")).where(_TO_TELL).returning(*_WHOLE)
-)
-"""The same where many share a database, so that one of them tells it."""
-
-_THIS_OUTCOME: Final = and_(
-    _OF_ATTEMPT,
-    # A retry on request and a cancel lead to another outcome of the same attempt.
-    task.c.finished_at == bindparam("of_end"),
-    _TO_CALL,
-)
-GIVE_BACK: Final = update(task).values({task.c.callback_due: bindparam("now")}).where(_THIS_OUTCOME)
-"""Lets an outcome be told by another one, which was claimed."""
-
-CALLED: Final = (
-    update(task)
-    .values(
-        {
-            task.c.callback_state: bindparam("new_state"),
-            task.c.callback_due: bindparam("new_due"),
-            task.c.callback_tries: task.c.callback_tries + 1,
-            task.c.callback_error: func.coalesce(bindparam("new_error"), task.c.callback_error),
-        }
-    )
-    .where(_THIS_OUTCOME)
-)
-"""What a try has come to, of the outcome that was told and no other."""
-
-SECRET: Final = select(meta.c.value).where(meta.c.key == "callback_secret")
-KEEP_SECRET: Final = text(
-    "INSERT INTO meta (key, value) VALUES ('callback_secret', :secret) ON CONFLICT (key) DO NOTHING"
-)
 
 UNFINISHED: Final = text(
     "WITH RECURSIVE known (kind) AS (SELECT min(kind) FROM task UNION ALL "
@@ -416,14 +357,14 @@ LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind,
 RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING, ~_ownerless)
 """How many run: an orphan takes no seat from those that would go on with it."""
 
-CUT_OFF: Final = select(*_WHOLE).where(
+CUT_OFF: Final = select(*WHOLE).where(
     _RUNNING,
     or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
 )
 """At a start: running tasks that must not run again, to be cancelled or of a kind that is gone."""
 
 CUT_OFF_ABANDONED: Final = (
-    select(*_WHOLE)
+    select(*WHOLE)
     .where(
         _RUNNING,
         _of_gone,
@@ -451,7 +392,7 @@ LEFT: Final = (
 """Whether there are such, or orphans of the kind, that somebody has locked just now."""
 
 HELD: Final = (
-    select(*_WHOLE)
+    select(*WHOLE)
     .where(task.c.task_id.in_(select(_named.c.value)), _RUNNING, task.c.owner == bindparam("me"))
     .order_by(task.c.task_id)
     .with_for_update()
@@ -459,13 +400,13 @@ HELD: Final = (
 """Those of some tasks that this process is running, by the store, until they are written."""
 
 SUSPECT: Final = (
-    select(*_WHOLE)
+    select(*WHOLE)
     .where(task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt"))
     .with_for_update()
 )
 
 BLAMED: Final = (
-    select(*_WHOLE)
+    select(*WHOLE)
     .where(
         task.c.task_id == bindparam("task_id"),
         or_(

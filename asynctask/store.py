@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from msgspec.structs import asdict
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from asynctask import changes, statements, wire
+from asynctask import changes, statements
 from asynctask.claiming import Wanted, take
 from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
+from asynctask.leftovers import Leftovers
 from asynctask.live import Live
 from asynctask.maintenance import Maintenance
 from asynctask.metrics import Metrics
@@ -32,7 +33,6 @@ from asynctask.model import (
     Deleted,
     InvalidTransition,
     News,
-    OutcomeUnknown,
     Progress,
     Status,
     Task,
@@ -42,9 +42,10 @@ from asynctask.model import (
     start,
 )
 from asynctask.outbox import Outbox
+from asynctask.problems import OutcomeUnknown
 from asynctask.reading import Reading, find
 from asynctask.recorder import Suspect
-from asynctask.recovery import Gone, charge, moved_in, note, release, settle
+from asynctask.recovery import charge, moved_in, note, settle
 from asynctask.rows import changed_row, claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place, StartError
 from asynctask.works import CLAIM, Database, why
@@ -53,9 +54,6 @@ from asynctask.writer import TRY_AGAIN, Writer
 if TYPE_CHECKING:
     from asynctask.pgserver import Server
     from asynctask.sharing import Sharing
-
-PROGRESS: Final = 500
-"""Tasks whose progress is written at once, each second, for those who ask another process."""
 
 ON_THE_WAY: Final = 2.0
 """Seconds that a change may take to be written; one that is later yet is of a clock that was ahead."""
@@ -68,7 +66,7 @@ Decide = Callable[[Task, float], Task]
 
 
 @implementer(IStore)
-class SqlStore(Hooks, Reading, Maintenance):
+class SqlStore(Hooks, Reading, Maintenance, Leftovers):
     """A store in an SQL database.
 
     :param place: where the database is.
@@ -187,67 +185,6 @@ class SqlStore(Hooks, Reading, Maintenance):
         else:
             self._sharing.committed(seq, news)
         self.outbox.tell(news)
-
-    def keep_progress(self) -> Deferred[None]:
-        """Write some of what attempts have told since, for those who ask another process."""
-        fresh = self._live.fresh(PROGRESS)
-        rows = [(task_id, attempt, wire.progress_text(told)) for task_id, attempt, told in fresh]
-        if not rows:
-            return succeed(None)
-        given = {"rows": wire.dump(rows)}
-        return self._write(lambda db: db.execute(statements.PROGRESS, given)).addCallback(lambda _: None)
-
-    def orphaned(self) -> None:
-        """Other processes have gone, and may have left tasks."""
-        self._without_orphans = set()  # a claim under way has looked before, and notes it in the old one
-
-    def settle(self) -> Deferred[bool]:
-        """Charge whom other processes died in, and settle what is not to run again of what they left.
-
-        :returns: whether there may be more.
-        """
-        gone = Gone(self.abandoned)
-
-        def run(db: Connection, news: list[News]) -> tuple[bool, list[Task]]:
-            before = len(news)
-            now = self._now()
-            charge(db, self._database, gone.suspects(), now, news)
-            more = settle(db, self._database, self._seated, now, news)
-            return more, moved_in(news[before:])
-
-        def tell(found: tuple[bool, list[Task]]) -> bool:
-            note(found[1], self._metrics)
-            return found[0]
-
-        # Tasks are locked after kinds, which claims lock.
-        return self._writer.call(run, order="task").addCallback(tell).addBoth(gone.close)
-
-    def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
-        """Be among the living processes again: the next transaction sees to it; and be seen."""
-        return self._writer.call(lambda db, _news: beat(db)).addCallback(lambda _: None)
-
-    def strays(self) -> Deferred[list[tuple[str, int]]]:
-        """Attempts that run here by the database, and that nobody here knows.
-
-        By the connection that writes: what it has committed before is known here before its answer is.
-        """
-        given = {"me": self._database.owner}
-
-        def read(db: Connection, _news: list[News]) -> list[tuple[str, int]]:
-            return [(row.task_id, row.attempt) for row in db.execute(statements.OWNED, given)]
-
-        return self._writer.call(read).addCallback(
-            lambda ours: [one for one in ours if not self.runs(*one)]
-        )
-
-    def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
-        """Let such attempts be made again: nothing runs them."""
-
-        def run(db: Connection, news: list[News]) -> list[Task]:
-            return release(db, self._database, strays, self._now(), news)
-
-        # Tasks are locked after kinds, which claims lock.
-        return self._writer.call(run, order="task").addCallback(note, self._metrics)
 
     def close(self) -> Deferred[None]:
         """See `IStore`."""

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from asynctask.model import FieldError, Invalid, Submission
+from asynctask.model import Submission
+from asynctask.problems import FieldError, Invalid
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
 from asynctask.shapes import MAX_TOLD, Hints, Path, canonical
 from asynctask.urls import MAX_URL, is_callback_url

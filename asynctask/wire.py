@@ -16,18 +16,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from asynctask import strictjson
-from asynctask.model import (
-    ACCEPTED,
-    Error,
-    FieldError,
-    Invalid,
-    NotFound,
-    Problem,
-    Progress,
-    Query,
-    Status,
-    Task,
-)
+from asynctask.model import ACCEPTED, Error, Progress, Query, Status, Task
+from asynctask.problems import FieldError, Invalid, NotFound, Problem
 
 MAX_HINTS: Final = 20
 """Unknown fields of one body for which a similar name is looked up: a search costs 20 µs."""

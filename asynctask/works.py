@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.batches import Differs, End
-from asynctask.model import News, OutcomeUnknown, Problem, Status, Task, Unavailable
+from asynctask.model import News, Status, Task
+from asynctask.problems import OutcomeUnknown, Problem, Unavailable
 
 T = TypeVar("T")
 

@@ -25,18 +25,10 @@ from twisted.python.failure import Failure
 from asynctask.backlog import Backlog
 from asynctask.batches import End
 from asynctask.indoubt import InDoubt
-from asynctask.model import (
-    RUNNING,
-    Error,
-    News,
-    Status,
-    Task,
-    Unavailable,
-    fail,
-    interrupt,
-)
+from asynctask.model import RUNNING, Error, News, Status, Task, fail, interrupt
 from asynctask.outage import Outage
 from asynctask.patient import Patient
+from asynctask.problems import Unavailable
 from asynctask.readers import NO_ANSWER
 from asynctask.replies import Replies
 from asynctask.works import (

@@ -11,10 +11,8 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from asynctask.model import (
-    News,
-    Unavailable,
-)
+from asynctask.model import News
+from asynctask.problems import Unavailable
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.test_postgres import OnServer

@@ -9,10 +9,8 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import registry
-from asynctask.model import (
-    Invalid,
-    Submission,
-)
+from asynctask.model import Submission
+from asynctask.problems import Invalid
 from asynctask.submissions import parse_one
 
 RESIZE = replace(registry.KINDS["simulate"], name="resize-image", function=print)

@@ -2,7 +2,7 @@
 
 from twisted.internet.defer import maybeDeferred
 
-from asynctask.model import Unavailable
+from asynctask.problems import Unavailable
 from tests.repeats import RepeatTestCase
 
 

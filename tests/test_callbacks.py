@@ -17,7 +17,8 @@ from asynctask.deliveries import FIRST, GIVE_UP, Answer, NoAnswer, Refused
 from asynctask.fairqueue import FairQueue
 from asynctask.istore import ToTell
 from asynctask.metrics import Metrics
-from asynctask.model import Callback, Error, Submission, Task, Unavailable, accept, complete
+from asynctask.model import Callback, Error, Submission, Task, accept, complete
+from asynctask.problems import Unavailable
 from asynctask.signing import Signer, new_secret
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore

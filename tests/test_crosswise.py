@@ -9,17 +9,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from asynctask import writer
 from asynctask.deliveries import Tried
 from asynctask.istore import Key, Known, ToTell
-from asynctask.model import (
-    CANCELLED,
-    COMPLETED,
-    RUNNING,
-    InvalidTransition,
-    News,
-    Progress,
-    Task,
-    Unavailable,
-    complete,
-)
+from asynctask.model import CANCELLED, COMPLETED, RUNNING, InvalidTransition, News, Progress, Task, complete
+from asynctask.problems import Unavailable
 from asynctask.store import SqlStore
 from asynctask.works import Call, transactions
 from tests.fault_case import PATIENCE, FaultTestCase

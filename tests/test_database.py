@@ -12,7 +12,8 @@ from twisted.logger import capturedLogs
 
 from asynctask import database
 from asynctask.database import Sqlite
-from asynctask.model import COMPLETED, Unavailable, complete
+from asynctask.model import COMPLETED, complete
+from asynctask.problems import Unavailable
 from asynctask.sqlite import Lock, Place, StartError
 from asynctask.store import SqlStore
 from tests.on_file import OnFile

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.api import Api
 from asynctask.description import describe
 from asynctask.loading import load
-from asynctask.model import Invalid
+from asynctask.problems import Invalid
 from asynctask.registry import KINDS, Kind
 from asynctask.submissions import _FIELDS, parse_batch, parse_one
 from tests.test_api import Answer, ApiTestCase

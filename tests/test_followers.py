@@ -6,7 +6,8 @@ from sqlalchemy import text
 
 from asynctask import api, sse, wire
 from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
-from asynctask.model import CANCELLED, Deleted, Unavailable
+from asynctask.model import CANCELLED, Deleted
+from asynctask.problems import Unavailable
 from asynctask.retention import BATCH
 from asynctask.sse import Position
 from tests.following import Following

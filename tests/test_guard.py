@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.guard import check_host, check_origin
-from asynctask.model import Forbidden, Invalid
+from asynctask.problems import Forbidden, Invalid
 
 CAME_IN_ON = "192.0.2.7"
 NAMES = frozenset({"tasks.example"})

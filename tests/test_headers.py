@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.headers import etag, matches, parse_key, parse_traceparent, parse_wait
-from asynctask.model import Invalid
+from asynctask.problems import Invalid
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 REFUSED = "Idempotency-Key must be given once, with 1 to 255 characters"

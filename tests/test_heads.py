@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.heads import CHUNKED, MAX_FIELDS, MAX_HEAD, Head, check_beginning, parse
-from asynctask.model import HeadTooLarge, Invalid, Problem
+from asynctask.problems import HeadTooLarge, Invalid, Problem
 
 LINE = b"GET / HTTP/1.1\r\n"
 HOST = b"Host: a\r\n"

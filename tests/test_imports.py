@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 ORDER: Final = (
-    *("asynctask_plugin", "__main__", "service"),
+    *("asynctask_plugin", "__main__", "service", "composition"),
     *("client", "sending", "stream", "responses"),
     *("options", "command", "sdnotify", "supervisor", "member", "pipes"),
     *(
@@ -60,6 +60,7 @@ ORDER: Final = (
         "claiming",
         "outbox",
         "hooks",
+        "leftovers",
         "istore",
         "reading",
         "maintenance",
@@ -85,6 +86,7 @@ ORDER: Final = (
         "batches",
         "changes",
         "rows",
+        "outboxstatements",
         "statements",
         "pgserver",
         "sqlite",
@@ -107,7 +109,7 @@ ORDER: Final = (
         "urls",
         "forked",
     ),
-    *("wire", "strictjson", "model"),
+    *("wire", "strictjson", "problems", "model"),
 )
 """From the top down: each module may import those that come after it."""
 
@@ -115,6 +117,7 @@ PURE: Final = (
     "wire",
     "strictjson",
     "collisions",
+    "problems",
     "model",
     "headers",
     "heads",
@@ -212,7 +215,7 @@ class TheOrder(SynchronousTestCase):
     def test_a_client_brings_nothing_of_the_service(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         own = {"client", "sending", "stream", "responses"}
-        needed = own | {"addresses", "agents", "tls", "wire", "model"}
+        needed = own | {"addresses", "agents", "tls", "wire", "problems", "model"}
         self.assertLessEqual(set().union(*(known[name] for name in own)), needed)
         self.assertEqual([name for name in known if name not in own and known[name] & own], [])
 
@@ -231,8 +234,8 @@ class TheOrder(SynchronousTestCase):
     def test_the_imports_are_really_found(self) -> None:
         known = {module.name: imported_modules(module) for module in MODULES}
         self.assertEqual(known["model"], set())
-        self.assertEqual(known["wire"], {"model", "strictjson"})
-        self.assertLessEqual({"api", "runner", "store", "options"}, known["service"])
+        self.assertEqual(known["wire"], {"model", "problems", "strictjson"})
+        self.assertLessEqual({"api", "runner", "store"}, known["composition"])
 
 
 class PureModules(SynchronousTestCase):

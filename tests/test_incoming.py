@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.incoming import MAX_ASIDE, MAX_LINE, Chunks, Sized
-from asynctask.model import Invalid, TooLarge
+from asynctask.problems import Invalid, TooLarge
 
 LIMIT = 100
 

@@ -14,19 +14,10 @@ from twisted.logger import capturedLogs
 
 from asynctask import polling, statements
 from asynctask.heartbeat import COMING_BACK, Heartbeat
-from asynctask.model import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    RETRYING,
-    RUNNING,
-    News,
-    OutcomeUnknown,
-    Task,
-    complete,
-)
+from asynctask.model import CANCELLED, COMPLETED, FAILED, RETRYING, RUNNING, News, Task, complete
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server, connect
+from asynctask.problems import OutcomeUnknown
 from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 from asynctask.recovery import gone_owners
 from asynctask.store import SqlStore

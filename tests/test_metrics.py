@@ -18,11 +18,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask import __version__, task
 from asynctask.api import Api
+from asynctask.composition import AsyncTask
 from asynctask.headers import wants_openmetrics
 from asynctask.metrics import METHODS, OTHER, Metrics
 from asynctask.model import ACCEPTED, COMPLETED
 from asynctask.registry import KINDS, Kind, kinds_of
-from asynctask.service import AsyncTask
 from asynctask.sqlite import Place
 from tests.pages import metric_rows
 from tests.test_api import BASE, START, ApiTestCase

@@ -11,8 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import outage, postgres
 from asynctask.batches import End
-from asynctask.model import ACCEPTED, COMPLETED, News, Status, Unavailable, complete
+from asynctask.model import ACCEPTED, COMPLETED, News, Status, complete
 from asynctask.outage import SAY_AGAIN, STEADY, Outage
+from asynctask.problems import Unavailable
 from tests.fault_case import FaultTestCase
 from tests.store_contract import NOW
 

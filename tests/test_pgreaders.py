@@ -8,7 +8,8 @@ import psycopg
 from twisted.logger import capturedLogs
 
 from asynctask import pgreaders, pgserver, postgres
-from asynctask.model import RUNNING, Unavailable
+from asynctask.model import RUNNING
+from asynctask.problems import Unavailable
 from tests.fault_case import FaultTestCase
 from tests.store_contract import NOW
 

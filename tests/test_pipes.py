@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import pipes
 from asynctask.aggregation import Family, Sample
 from asynctask.listening import Shared
-from asynctask.model import Unavailable
 from asynctask.pipes import CONTINUED, PATIENCE, Asked, Lines, Pipes, Setting, Sum, Tell, Told, Up
+from asynctask.problems import Unavailable
 
 FAMILIES = [Family("asynctask_x", "counter", "X.", [Sample("asynctask_x_total", {"kind": "a\nb"}, 2.5)])]
 

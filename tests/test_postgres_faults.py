@@ -25,15 +25,14 @@ from asynctask.model import (
     RUNNING,
     InvalidTransition,
     News,
-    OutcomeUnknown,
     Task,
-    Unavailable,
     complete,
     interrupt,
 )
 from asynctask.outbox import show_secret
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server
+from asynctask.problems import OutcomeUnknown, Unavailable
 from asynctask.recovery import unrun_starts
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore

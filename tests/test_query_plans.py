@@ -5,15 +5,9 @@ from typing import Any
 from sqlalchemy import create_engine
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import batches, statements
+from asynctask import batches, outboxstatements, statements
 from asynctask.migrations import upgrade
-from asynctask.model import (
-    ACCEPTED,
-    RUNNING,
-    Query,
-    Status,
-    Task,
-)
+from asynctask.model import ACCEPTED, RUNNING, Query, Status, Task
 from asynctask.reading import page_of
 from asynctask.rows import ENDED_COLUMNS, changed_row
 from tests.store_contract import NOW
@@ -85,15 +79,15 @@ class QueryPlanTests(SynchronousTestCase):
         self.assert_indexed(plan, "task_finished (finished_at<?)", "autoindex_task_1 (task_id=?)")
 
     def test_callbacks_are_found_when_they_are_due(self) -> None:
-        plan = self.plan(statements.CALLBACKS_DUE, now=NOW, after=0, after_task="", limit=9)
+        plan = self.plan(outboxstatements.CALLBACKS_DUE, now=NOW, after=0, after_task="", limit=9)
         found = "SEARCH task USING INDEX task_callback ((callback_due,task_id)>(?,?) AND callback_due<?)"
         self.assertEqual(plan, found)
-        for statement in (statements.NEXT_CALLBACK, statements.PENDING_CALLBACKS):
+        for statement in (outboxstatements.NEXT_CALLBACK, outboxstatements.PENDING_CALLBACKS):
             self.assertIn("COVERING INDEX task_callback", self.plan(statement, now=NOW))
         given = {"of_task": "x", "of_attempt": 1, "of_end": NOW}
         given |= {"new_state": "failed", "new_due": None, "new_error": None}
-        self.assert_indexed(self.plan(statements.CALLED, **given), "autoindex_task_1 (task_id=?)")
-        plan = self.plan(statements.OUTCOME, of_task="x", of_attempt=1, now=NOW)
+        self.assert_indexed(self.plan(outboxstatements.CALLED, **given), "autoindex_task_1 (task_id=?)")
+        plan = self.plan(outboxstatements.OUTCOME, of_task="x", of_attempt=1, now=NOW)
         self.assert_indexed(plan, "autoindex_task_1 (task_id=?)")
 
     def test_events_are_found_by_their_number_and_forgotten_from_the_oldest_on(self) -> None:

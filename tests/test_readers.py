@@ -12,7 +12,8 @@ from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import TestCase
 
 from asynctask import database
-from asynctask.model import RUNNING, Unavailable
+from asynctask.model import RUNNING
+from asynctask.problems import Unavailable
 from asynctask.readers import READERS
 from tests.on_file import OnFile
 

@@ -19,13 +19,13 @@ from asynctask.model import (
     Status,
     Submission,
     Task,
-    Unavailable,
     accept,
     after_failure,
     cancel,
     complete,
     start,
 )
+from asynctask.problems import Unavailable
 from asynctask.retention import BATCH, DAY, FEWEST, HOLD, IDLE, LONG, PAUSE, Retention
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore

@@ -29,9 +29,9 @@ from asynctask.model import (
     Status,
     Submission,
     Task,
-    Unavailable,
     accept,
 )
+from asynctask.problems import Unavailable
 from asynctask.recorder import Suspect
 from asynctask.runner import PART, SOON, STARTS, UNWIND
 from asynctask.wire import NotSerializable, timestamp

@@ -18,10 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import cutoff, heartbeat, pgreaders, polling
 from asynctask import postgres as connections
 from asynctask.cutoff import Cutoff, Cutoffs
-from asynctask.model import Task, Unavailable
+from asynctask.model import Task
 from asynctask.pgreaders import Readers
 from asynctask.pgserver import Server, connect
 from asynctask.postgres import Postgres
+from asynctask.problems import Unavailable
 from asynctask.readers import LONGEST
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore

@@ -18,16 +18,8 @@ from asynctask.database import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
 from asynctask.istore import Known
 from asynctask.live import Live
 from asynctask.migrations import upgrade
-from asynctask.model import (
-    KEY_KEPT,
-    RUNNING,
-    Deleted,
-    News,
-    Progress,
-    Task,
-    Unavailable,
-    complete,
-)
+from asynctask.model import KEY_KEPT, RUNNING, Deleted, News, Progress, Task, complete
+from asynctask.problems import Unavailable
 from asynctask.sqlite import Place, StartError
 from asynctask.store import SqlStore
 from tests.on_file import OnFile

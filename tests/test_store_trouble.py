@@ -21,14 +21,13 @@ from asynctask.model import (
     RETRYING,
     RUNNING,
     Error,
-    OutcomeUnknown,
     Status,
     Task,
-    Unavailable,
     after_failure,
     complete,
     fail,
 )
+from asynctask.problems import OutcomeUnknown, Unavailable
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile

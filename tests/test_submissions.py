@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.model import Invalid, Submission
+from asynctask.model import Submission
+from asynctask.problems import Invalid
 from asynctask.registry import KINDS, Kind, kinds_of, task
 from asynctask.shapes import MAX_TOLD
 from asynctask.submissions import NAME_REQUIRED, Body, parse_batch, parse_one

@@ -24,7 +24,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyClass
 
-from asynctask.service import AsyncTask
+from asynctask.composition import AsyncTask
 from asynctask.sqlite import Place
 from asynctask.timers import BUCKET, MOST, OF_LATENESS, SHARE, TICKS, WIDE, WIDEST, Slots, Timer, Wheel
 from tests import test_runner

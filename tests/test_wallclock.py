@@ -4,7 +4,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.model import Unavailable
+from asynctask.problems import Unavailable
 from asynctask.wallclock import SET, WallClock, elapsed
 
 START = 1_700_000_000.0

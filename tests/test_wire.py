@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import wire
-from asynctask.model import (
-    Error,
-    FieldError,
-    Invalid,
-    OutcomeUnknown,
-    Problem,
-    Progress,
-    Query,
-    Status,
-    Task,
-)
+from asynctask.model import Error, Progress, Query, Status, Task
+from asynctask.problems import FieldError, Invalid, OutcomeUnknown, Problem
 from tests.json_bodies import LATEST, MOMENT, SHOWN_MOMENT, TASK_ID, WireTestCase, encodable, values
 
 PIECES = (

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import wire
-from asynctask.model import (
-    FieldError,
-    Invalid,
-    Status,
-    Submission,
-    Task,
-)
+from asynctask.model import Status, Submission, Task
+from asynctask.problems import FieldError, Invalid
 from tests.json_bodies import (
     FIELDS,
     KINDS,

@@ -27,10 +27,10 @@ from asynctask.model import (
     News,
     Progress,
     Task,
-    Unavailable,
     after_failure,
     complete,
 )
+from asynctask.problems import Unavailable
 from asynctask.replies import ANSWERS, PART, Replies
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore

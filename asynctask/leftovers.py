@@ -1,0 +1,84 @@
+"""What other processes left in a database that many share, and what this one has lost in it."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+
+from asynctask import statements
+from asynctask.istore import Runs
+from asynctask.metrics import Metrics
+from asynctask.model import News, Task
+from asynctask.recorder import FlightRecorder
+from asynctask.recovery import Gone, charge, moved_in, note, release, settle
+from asynctask.works import Database
+from asynctask.writer import Writer
+
+
+class Leftovers:
+    """The part of a store that sees to running tasks that nobody runs.
+
+    :ivar _seated: the kinds that this process can run.
+    :ivar _without_orphans: those of which no process has left any.
+    """
+
+    _database: Database
+    _writer: Writer
+    _metrics: Metrics
+    _now: Callable[[], float]
+    runs: Runs
+    abandoned: Callable[[], list[FlightRecorder]]
+    _seated: Sequence[str]
+    _without_orphans: set[str]
+
+    def orphaned(self) -> None:
+        """Other processes have gone, and may have left tasks."""
+        self._without_orphans = set()  # a claim under way has looked before, and notes it in the old one
+
+    def settle(self) -> Deferred[bool]:
+        """Charge whom other processes died in, and settle what is not to run again of what they left.
+
+        :returns: whether there may be more.
+        """
+        gone = Gone(self.abandoned)
+
+        def run(db: Connection, news: list[News]) -> tuple[bool, list[Task]]:
+            before = len(news)
+            now = self._now()
+            charge(db, self._database, gone.suspects(), now, news)
+            more = settle(db, self._database, self._seated, now, news)
+            return more, moved_in(news[before:])
+
+        def tell(found: tuple[bool, list[Task]]) -> bool:
+            note(found[1], self._metrics)
+            return found[0]
+
+        # Tasks are locked after kinds, which claims lock.
+        return self._writer.call(run, order="task").addCallback(tell).addBoth(gone.close)
+
+    def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
+        """Be among the living processes again: the next transaction sees to it; and be seen."""
+        return self._writer.call(lambda db, _news: beat(db)).addCallback(lambda _: None)
+
+    def strays(self) -> Deferred[list[tuple[str, int]]]:
+        """Attempts that run here by the database, and that nobody here knows.
+
+        By the connection that writes: what it has committed before is known here before its answer is.
+        """
+        given = {"me": self._database.owner}
+
+        def read(db: Connection, _news: list[News]) -> list[tuple[str, int]]:
+            return [(row.task_id, row.attempt) for row in db.execute(statements.OWNED, given)]
+
+        return self._writer.call(read).addCallback(
+            lambda ours: [one for one in ours if not self.runs(*one)]
+        )
+
+    def release(self, strays: Collection[tuple[str, int]]) -> Deferred[None]:
+        """Let such attempts be made again: nothing runs them."""
+
+        def run(db: Connection, news: list[News]) -> list[Task]:
+            return release(db, self._database, strays, self._now(), news)
+
+        # Tasks are locked after kinds, which claims lock.
+        return self._writer.call(run, order="task").addCallback(note, self._metrics)
