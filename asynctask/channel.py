@@ -25,7 +25,7 @@ from asynctask.access import GONE
 from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unread, unsent
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized, too_large
-from asynctask.problems import CLOSE, Problem, TooSlow
+from asynctask.problems import CLOSE, Problem, TooSlow, Unavailable
 from asynctask.request import Request, refusal
 
 EAGER: Final = 16 * 1024
@@ -33,6 +33,10 @@ EAGER: Final = 16 * 1024
 
 BURST: Final = 32
 """Requests of one connection that are answered in one go if they have all come; then others have a turn."""
+
+MOST_COMING: Final = 256 * 1024 * 1024
+"""Bytes of bodies that have come in part, on all connections: those of 256 clients that are slow with the
+largest there is. More would be the memory that the tasks have."""
 
 MAX_REMEMBERED: Final = 1_024
 """Bytes of a head that is kept, should the next one be the same: a client has not many."""
@@ -59,6 +63,7 @@ class Connection(Protocol):
         self._head: Head | None = None
         self._body: Chunks | Sized | None = None
         self._body_ends = NEVER
+        self._coming = 0
         self._last: tuple[bytes, Head | None] = b"", None
         self._advancing = False
         self._direct = False
@@ -108,6 +113,7 @@ class Connection(Protocol):
         """See `twisted.internet.interfaces.IProtocol`."""
         self._closing = True
         self.factory.remove(self)
+        self._hold(0)
         self._buffer, self._head, self._body = b"", None, None
         request, self._request = self._request, None
         if request is not None:
@@ -241,11 +247,23 @@ class Connection(Protocol):
         data, self._buffer = self._buffer, b""
         rest = body.feed(data)
         if rest is None:
+            self._hold(len(body.body))
             return False
+        self._hold(0)
         self._buffer = rest
         self._head = self._body = None
         self._answer(Request(self, head, bytes(body.body)))
         return True
+
+    def _hold(self, size: int) -> None:
+        """So much of a body has come and is not whole yet.
+
+        :raises Unavailable: as much as may is coming already.
+        """
+        more, self._coming = size - self._coming, size
+        self.factory.coming += more
+        if more > 0 and self.factory.coming > MOST_COMING:
+            raise Unavailable("Too many bodies are on their way; try again", headers=CLOSE)
 
     def _answer(self, request: Request) -> None:
         """Have a request answered."""
@@ -293,6 +311,7 @@ class Connection(Protocol):
         self.persistent = False
         self.deadline = self.factory.ticked + LINGER
         buffered, self._buffer, self._head, self._body = len(self._buffer), b"", None, None
+        self._hold(0)
         self._let_go()
         half_closeable = bool(IHalfCloseableDescriptor.providedBy(self.transport))
         if half_closeable and not self.isSecure():  # what is encrypted only says that it is

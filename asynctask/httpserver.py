@@ -33,6 +33,7 @@ class HttpServer(Deadlines[Connection], ServerFactory):
     :param clock: for the deadlines, and how long a request took.
     :param access: is told of every request that is over.
     :param now: wall time, seconds since the epoch.
+    :ivar coming: bytes of bodies that are not whole yet.
     """
 
     noisy = False
@@ -51,6 +52,7 @@ class HttpServer(Deadlines[Connection], ServerFactory):
         self.resource = resource
         self.limit = limit
         self.access = access
+        self.coming = 0
         self.limit_of: Callable[[bytes], int] = getattr(resource, "limit_of", lambda _path: limit)
         self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
 

@@ -110,16 +110,17 @@ class Unavailable(Problem):
 
     status, title = 503, "Service Unavailable"
 
-    def __init__(self, detail: str, retry_after: int = 1) -> None:
-        super().__init__(detail, headers=(("Retry-After", str(retry_after)),))
+    def __init__(
+        self, detail: str, retry_after: int = 1, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(detail, headers=(("Retry-After", str(retry_after)), *headers))
 
 
 class Stopping(Unavailable):
     """The service ends; what this connection would bring next, nobody would answer."""
 
     def __init__(self) -> None:
-        super().__init__("The service is stopping; try again when it is back")
-        self.headers += CLOSE
+        super().__init__("The service is stopping; try again when it is back", headers=CLOSE)
 
 
 class OutcomeUnknown(Unavailable):

@@ -102,9 +102,11 @@ def status_line(version: bytes, code: int, message: bytes) -> bytes:
 def refusal(problem: Problem, date: bytes, *, bodyless: bool) -> bytes:
     """The answer to what is not even a request; nothing comes after it."""
     body = problem_json(problem)
-    return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b\r\n%b" % (
+    fields = [f"{name}: {value}\r\n" for name, value in problem.headers if name != "Connection"]
+    return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
         status_line(b"HTTP/1.1", problem.status, problem.title.encode()) + date,
         len(body),
+        "".join(fields).encode(),
         CLOSE,
         b"" if bodyless else body,
     )

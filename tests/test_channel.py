@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 
+from asynctask import channel
 from asynctask.channel import BURST
 from asynctask.deadlines import FLUSH, HEAD_TIME, LINGER, unsent
 from asynctask.heads import MAX_FIELDS, MAX_HEAD
@@ -334,6 +335,20 @@ class Refusals(InMemory):
         self.pass_seconds(2)
         self.assertTrue(self.wire.transport.disconnecting)
         self.assertEqual(len(self.wire.answers), 1)
+
+    def test_bodies_on_their_way_have_a_limit_together(self) -> None:
+        self.patch(channel, "MOST_COMING", 500)
+        begun = POST.replace(b"3", b"400")[:-3] + b"x" * 200
+        one, other = Wire(self.server).send(begun), Wire(self.server).send(begun)
+        refused = Wire(self.server).send(begun)
+        self.assert_refused(503, refused)
+        self.assertIn(b"Retry-After: 1\r\n", refused.raw)
+        self.assertEqual(one.send(b"x" * 200).statuses, [200])
+        self.assertEqual(Wire(self.server).send(begun).statuses, [])
+        other.leave()
+        chunk = b"c8\r\n" + b"x" * 200 + b"\r\n"
+        self.assertEqual(Wire(self.server).send(CHUNKED + chunk, b"0\r\n\r\n").statuses, [200])
+        self.assert_refused(503, Wire(self.server).send(CHUNKED + chunk, chunk))
 
     def test_an_upgrade_is_passed_over(self) -> None:
         upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"

@@ -10,6 +10,7 @@ from asynctask import (
     answers,
     api,
     backlog,
+    channel,
     deadlines,
     deliveries,
     fairqueue,
@@ -54,6 +55,7 @@ SAID = {
     ),
     "docs/http.md": (
         f"strict JSON in UTF-8 of at most {answers.MAX_BODY >> 10} KiB",
+        f"or {channel.MOST_COMING >> 20} MiB of bodies are on their way",
         f"`ResultTooLarge` (over {wire.MAX_RESULT >> 20} MiB)",
         f"gives the first 202 again, for {model.KEY_KEPT // 3_600} hours",
         f"history the first {statements.KEPT_CHANGES:,} changes are kept",
@@ -64,7 +66,7 @@ SAID = {
         f"every bad field (the first {wire.MAX_ERRORS:,})",
         f"not complete {deadlines.HEAD_TIME} seconds after its first byte",
         f"the head is over {heads.MAX_HEAD >> 10} KiB or {heads.MAX_FIELDS} fields",
-        f"or {api.MAX_FOLLOWERS:,} clients follow events already",
+        f"{api.MAX_FOLLOWERS:,} clients follow events already",
     ),
     "docs/operating.md": (
         f"holds the reactor for more than {runner.BLOCKING:g} ms is named",
