@@ -34,7 +34,6 @@ COUNT_PART: Final = 0.01
 SETTLE_AGAIN: Final = 5
 """Polls until what processes have left is looked at again, where that has failed: it may be locked."""
 
-
 STRAYS: Final = 1_000
 """Strays that are let go of at once."""
 
