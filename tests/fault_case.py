@@ -30,6 +30,8 @@ PATIENCE = 60.0
 class FaultTestCase(OnServer):
     """With connections of the test's own beside the store's."""
 
+    patient = False
+
     def outside(self) -> "psycopg.Connection[Any]":
         """Another program's connection to the same database."""
         connection = psycopg.connect(postgres.url_of(self.database))

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from asynctask import pgreaders
 from asynctask.istore import Key, Known
 from asynctask.model import COMPLETED, RETRYING, News, Progress, complete
 from asynctask.pgserver import Server
@@ -18,10 +19,18 @@ from tests.store_keys_contract import KeysContract
 
 
 class OnServer(StoreTestCase):
-    """In a database of the test's own."""
+    """In a database of the test's own.
+
+    :ivar patient: whether its readers are; else a busy machine has them give up.
+    """
+
+    patient = True
 
     def open_store(self) -> SqlStore:
         if not hasattr(self, "database"):
+            if self.patient:
+                self.patch(pgreaders, "EARLY", 30.0)
+                self.patch(pgreaders, "LONGEST", 60.0)
             self.database = postgres.new_database()
             self.addCleanup(postgres.drop, self.database)
         return SqlStore(Server(postgres.url_of(self.database)), self.turns, try_again=0.01)
