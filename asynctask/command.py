@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import inlineCallbacks
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
@@ -55,10 +56,13 @@ class OfCommand(Service):
 
     :ivar observer: the log; None where twistd writes one of its own.
     :ivar pid_file: removed at the end, whatever the end is.
-    :ivar notifier: told when it is ready and when it ends, and as long as its reactor turns.
+    :ivar notifier: told when it is ready and when it ends, and as long as its reactor turns; where the
+        service is part of a program, that is for the program to tell.
+    :ivar port: where it listens; None for nowhere, or where that is for its processes to do.
     """
 
     _reactor: Any
+    port: IListeningPort | None = None
     observer: LogQueue | None = None
     pid_file: Path | None = None
     notifier = Notifier({})
@@ -85,6 +89,8 @@ class OfCommand(Service):
 
     def startService(self) -> None:
         """See `twisted.application.service.IService`."""
+        if self._is_all_there_is():
+            self.notifier.take()
         with self._one_sentence():
             super().startService()
 
@@ -97,11 +103,20 @@ class OfCommand(Service):
         finally:
             if not getattr(self._reactor, "_stopped", True):
                 self._give_signals_back()
-            elif self.parent is not None and list(self.parent) == [self]:
+            elif self._is_all_there_is():
                 self._end_whatever_runs()
             pythonlog.stop_listening(self._stepped)
             if self.observer is not None:
                 self.observer.stop()
+
+    def _is_all_there_is(self) -> bool:
+        """Whether the program has no other service, and was not started without any."""
+        service: Any = self
+        while service.parent is not None:
+            if list(service.parent) != [service]:
+                return False
+            service = service.parent
+        return service is not self
 
     def _end_whatever_runs(self) -> None:
         """The program has nothing else to do, and does not wait for ever for a `deferToThread`."""

@@ -295,8 +295,8 @@ class AsyncTask(Service):
         self._retention.stop()
         self._seats.draining = True
         self._feed.close()
+        self._recorder.stop()  # who has no patience for the rest kills us, which is no task's fault
         yield self._runner.drain(self._grace)
-        self._recorder.stop()
         self._feed.end()
         if self.port is not None:
             try:

@@ -13,7 +13,7 @@ from math import isfinite
 from string import Formatter
 from typing import Any, Final, NamedTuple, Protocol, TextIO
 
-from twisted.logger import LogEvent, formatEvent
+from twisted.logger import FileLogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
@@ -147,6 +147,11 @@ def text_line(event: LogEvent) -> str:
             value = event[key]
             line += f"{begin}{value if type(value) is int else _plain(value)}"
     return line + _traceback(event) if "log_failure" in event or "log_stack" in event else line
+
+
+def text_observer() -> FileLogObserver:
+    """What ``twistd --logger`` takes: the log of a program on standard output, as the service's own."""
+    return FileLogObserver(sys.stdout, lambda event: text_line(event) + "\n")
 
 
 def told(message: Message, at: Sequence[float], values: Sequence[tuple[Value, ...]]) -> list[str]:

@@ -17,22 +17,29 @@ OFTEN: Final = 4
 
 
 class Notifier:
-    """Tells who asked for it by the environment, if anybody did.
+    """Tells nobody, until it takes what asks for it from the environment, if anything does.
 
-    :param environment: what asks for it is taken out: the programs that handlers start are not meant.
+    :param environment: what asks for it.
     :param seconds: monotonic.
     """
+
+    _socket = ""
+    _pause = 0.0
 
     def __init__(
         self, environment: MutableMapping[str, str], seconds: Callable[[], float] = monotonic
     ) -> None:
-        self._socket = environment.pop("NOTIFY_SOCKET", "")
-        patience = environment.pop("WATCHDOG_USEC", "")
-        is_ours = environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
-        self._pause = int(patience) / 1e6 / OFTEN if is_ours and patience.isdecimal() else 0.0
+        self._environment = environment
         self._seconds = seconds
         self._next = inf
         self._is_due = False
+
+    def take(self) -> None:
+        """Tell from now on. It is taken out: the programs that handlers start are not meant."""
+        self._socket = self._environment.pop("NOTIFY_SOCKET", "")
+        patience = self._environment.pop("WATCHDOG_USEC", "")
+        if self._environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid())) and patience.isdecimal():
+            self._pause = int(patience) / 1e6 / OFTEN
 
     def ready(self) -> None:
         """The service serves."""

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from twisted.application.service import Service
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
@@ -99,8 +98,13 @@ class Command(OfCommand, AsyncTask):
         super().end_now(status)
 
 
-def makeService(options: Options) -> Service:
-    """Make the service that the options describe; whatever keeps it from starting ends the program."""
+def makeService(options: Options) -> OfCommand:
+    """Make the service that the options describe.
+
+    Whatever keeps it from starting ends the program with its sentence.
+
+    :raises StartError: the same under a reactor that runs.
+    """
     from twisted.internet import reactor
 
     setting = pipes.read(os.environ.pop(pipes.VARIABLE, None))
@@ -134,6 +138,8 @@ def makeService(options: Options) -> Service:
                 log.warn("Unknown variable", name=name, did_you_mean=similar)
         observer = log_of(twistd, options["log-format"], number, many=many)
     except (StartError, SecretError, RegistryError, ImportError) as error:
+        if reactor.running:
+            raise StartError(str(error)) from error
         sys.exit(f"asynctask: {error}")
     service: Command | Supervising
     if many and setting is None:

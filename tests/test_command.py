@@ -18,6 +18,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.command import ECHO, FILES
+from asynctask.model import CRASHES_ALLOWED
 from tests import postgres
 from tests.faults.client import Answer, Client
 from tests.faults.log import LogLine
@@ -248,6 +249,23 @@ class LifeTests(CommandTestCase):
         with self.start().client() as client:
             self.assertEqual(client.get(f"/api/tasks/{task_id}").status, 200)
 
+    def test_who_is_killed_while_it_stops_has_no_task_to_blame(self) -> None:
+        (self.folder / "mine.py").write_text(WAITING)
+        for attempt in range(1, CRASHES_ALLOWED + 2):
+            server = self.start("--tasks", "mine", "--grace", "60")
+            with server.client() as client:
+                if attempt == 1:
+                    client.post("/api/tasks", {"name": "a", "kind": "wait"})
+                self.wait_for("Task started")
+                os.kill(server.pid, signal.SIGTERM)
+                self.wait_until_not_ready(client)
+            server.kill()
+        (self.folder / "go").touch()
+        with self.start("--tasks", "mine").client() as client:
+            self.wait_for("Task completed")
+            (task,) = client.tasks()
+            self.assertEqual((task["status"], task["attempt"]), ("completed", CRASHES_ALLOWED + 2))
+
     def test_one_that_comes_twice_is_one(self) -> None:
         server = self.start("--grace", "60")
         with server.client() as client:
@@ -442,6 +460,17 @@ class LifeTests(CommandTestCase):
             self.fail("It did not listen")
 
 
+WAITING = """
+import time
+from pathlib import Path
+from asynctask import task
+
+@task
+def wait() -> None:
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+
 EMBEDDED = """
 import signal, sys
 from twisted.application.service import MultiService
@@ -450,9 +479,9 @@ from twisted.internet.defer import inlineCallbacks, maybeDeferred
 from twisted.internet.task import deferLater
 from asynctask.service import Options, makeService
 
-def make(name):
+def make(name, *given):
     options = Options({})
-    options.parseOptions(["--port", "0", "--store", "sqlite:///one.sqlite"])
+    options.parseOptions(["--port", "0", "--store", "sqlite:///one.sqlite", *given])
     service = makeService(options)
     service.setName(name)
     return service
@@ -476,6 +505,10 @@ def main():
         print(type(error).__name__, error)
     yield deferLater(reactor, 0)
     print("first", first.running, first.port.connected)
+    try:
+        make("third", "--store", "sqlite://", "--tasks", "nowhere")
+    except Exception as error:
+        print(type(error).__name__, error)
     stops = [maybeDeferred(both.stopService), maybeDeferred(both.stopService)]
     print("stopping", [stop.called for stop in stops])
     for stop in stops:
@@ -559,6 +592,8 @@ class EmbeddedTests(CommandTestCase):
                 "second 0 False",
                 "StartError This service was started before; make a new one to start again",
                 "first 1 True",
+                "StartError --tasks nowhere cannot be imported: ModuleNotFoundError: "
+                "No module named 'nowhere'",
                 "stopping [False, False]",
                 "given back True",
             ],

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from typing import cast
@@ -30,6 +32,24 @@ async def hold() -> None:
 @task
 async def variables() -> list[str]:
     return [name for name in os.environ if name.startswith(("NOTIFY_", "WATCHDOG_"))]
+"""
+
+
+PROGRAM = """
+import os
+from twisted.application.service import MultiService
+from twisted.internet import reactor
+from asynctask.service import Options, makeService
+
+options = Options()
+options.parseOptions(["--port", "0", "--store", "sqlite://"])
+program = MultiService()
+MultiService().setServiceParent(program)
+makeService(options).setServiceParent(program)
+program.startService()
+reactor.callWhenRunning(lambda: program.stopService().addBoth(lambda _: reactor.stop()))
+reactor.run()
+print("it is there" if "NOTIFY_SOCKET" in os.environ else "it is gone")
 """
 
 
@@ -64,7 +84,9 @@ class Telling(SynchronousTestCase):
         self.environment = {"NOTIFY_SOCKET": f"{folder}/notify", "HOME": "/"}
 
     def notifier(self, **variables: str) -> Notifier:
-        return Notifier(self.environment | variables, lambda: self.now)
+        notifier = Notifier(self.environment | variables, lambda: self.now)
+        notifier.take()
+        return notifier
 
     def test_the_start_and_the_end(self) -> None:
         notifier = self.notifier()
@@ -120,8 +142,17 @@ class Telling(SynchronousTestCase):
 
     def test_what_it_is_asked_by_is_nobody_elses(self) -> None:
         environment = self.environment | {"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}
-        Notifier(environment)
+        Notifier(environment).take()
         self.assertEqual(environment, {"HOME": "/"})
+
+    def test_who_is_part_of_a_program_tells_nothing_and_leaves_it_all_to_that(self) -> None:
+        environment = self.environment | {"WATCHDOG_USEC": "1"}
+        before = dict(environment)
+        notifier = Notifier(environment)
+        notifier.ready()
+        notifier.alive()
+        notifier.stopping()
+        self.assertEqual((self.manager.heard(), environment), ([], before))
 
     def test_who_asks_for_nothing_is_told_nothing(self) -> None:
         notifier = Notifier({})
@@ -175,6 +206,20 @@ class Lives(CommandTestCase):
         os.kill(server.pid, signal.SIGTERM)
         server.wait()
         self.assertIn(STOPPING, self.manager.heard())
+
+    def test_a_program_that_it_is_part_of_tells_that_itself(self) -> None:
+        manager = Manager(str(self.folder / "n")[-90:])
+        self.addCleanup(manager.socket.close)
+        ran = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env={**os.environ, "NOTIFY_SOCKET": manager.socket.getsockname()},
+        )
+        self.assertEqual((ran.stdout, manager.heard()), ("it is there\n", []), ran.stderr)
 
     def test_a_reactor_that_is_held_gives_no_sign_of_life(self) -> None:
         server = self.start()
