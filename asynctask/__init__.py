@@ -120,8 +120,8 @@ problems       what a client can understand of what went wrong
 =============  ==========================================================================
 """
 
-from asynctask.context import Context, Permanent
+from asynctask.context import Context, Permanent, Retry
 from asynctask.registry import task
 
-__all__ = ["Context", "Permanent", "task"]
+__all__ = ["Context", "Permanent", "Retry", "task"]
 __version__ = "0.1.0"

@@ -17,6 +17,21 @@ class Permanent(Exception):
     """Raised by a handler: the task fails, and no retry would help."""
 
 
+class Retry(Exception):
+    """Raised by a handler: the attempt has failed, and it says itself when the next one is worth it.
+
+    It takes one of the retries like any other failure, and fails the task where none is left.
+
+    :ivar after: seconds until then, from 0 to a year; in place of what ``backoff`` says.
+    """
+
+    after = 0.0
+
+    def __init__(self, *args: object, after: float) -> None:
+        super().__init__(*args)
+        self.after = after
+
+
 class Facts(Struct, frozen=True):
     """One attempt, in words that may go into another process.
 

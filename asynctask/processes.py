@@ -245,6 +245,8 @@ def _rebuilt(raised: Raised) -> BaseException:
         with suppress(BaseException):  # it is not there, or has code of its own that fails
             error: BaseException = _below(attrgetter(path)(sys.modules[known]), *raised.kinds[0])(*given)
             error.__dict__["told"] = raised.text
+            if raised.after is not None:
+                error.__dict__["after"] = raised.after
             return error
     return Exception(raised.text)
 

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from asynctask import model, wire
 from asynctask.attempts import Attempt, error_of
 from asynctask.claims import Claims
+from asynctask.context import Retry
 from asynctask.istore import IStore
 from asynctask.logqueue import Line
 from asynctask.metrics import Metrics
@@ -288,7 +289,7 @@ class Runner:
     def raised(self, running: Running, failure: Failure) -> None:
         """A handler has raised, or was asked to end."""
         running.timed_out |= self._overdue(running)
-        after = running.failed(failure, self._now(), partial(self._backoff, running))
+        after = running.failed(failure, self._now(), partial(self._backoff, running, failure))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         if running.is_to_end and not failure.check(NotStartedError, *CANCELLED_ERRORS):
@@ -297,7 +298,7 @@ class Runner:
             log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)
         # Only the last one is told whole: thousands may fail at once.
         is_told = after.status is FAILED and not running.is_to_end
-        self._end(running, after, failure if is_told else None)
+        self._end(running, after, failure if is_told else None, place_of(failure))
         if not is_told:
             let_go(failure)
 
@@ -308,19 +309,27 @@ class Runner:
         ended_at = None if running.run is None else running.run.ended_at
         return timer.getTime() <= (self._clock.seconds() if ended_at is None else ended_at)
 
-    def _backoff(self, running: Running) -> float:
+    def _backoff(self, running: Running, failure: Failure | None = None) -> float:
         """How long a task waits for its next attempt."""
-        number = running.task.attempt + 1
-        if running.kind.backoff is None:
-            return model.backoff(number, self._chance())
+        number, rule = running.task.attempt + 1, running.kind.backoff
         try:
-            return max(0.0, min(float(running.kind.backoff(number)), LONGEST_TIMER))
+            if failure is not None and isinstance(failure.value, Retry):
+                seconds = float(failure.value.after)
+            elif rule is not None:
+                seconds = float(rule(number))
+            else:
+                return model.backoff(number, self._chance())
+            return max(0.0, min(seconds, LONGEST_TIMER))
         except BaseException:
             log.failure("The backoff of kind {kind} failed", kind=running.kind.name)
             return model.backoff(number, self._chance())
 
-    def _end(self, running: Running, after: Task, failure: Failure | None = None) -> None:
-        """The one place that frees the seat and writes the end; an attempt ends once."""
+    def _end(self, running: Running, after: Task, failure: Failure | None = None, place: str = "") -> None:
+        """The one place that frees the seat and writes the end; an attempt ends once.
+
+        :param failure: to be told whole.
+        :param place: where it was raised.
+        """
         running.ended = True
         running.run = None
         if running.timer is not None and running.timer.active():
@@ -332,23 +341,23 @@ class Runner:
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
         written = self._store.end(after, self._now() if after.finished_at is None else after.finished_at)
-        written.addCallbacks(self._written, _log_bug, (running, after, failure), {})
+        written.addCallbacks(self._written, _log_bug, (running, after, failure, place), {})
 
     def _written(
-        self, status: Status | None, running: Running, after: Task, failure: Failure | None
+        self, status: Status | None, running: Running, after: Task, failure: Failure | None, place: str
     ) -> None:
         self._running.drop(after.task_id, running)
         if status is COMPLETED:
             _COMPLETED(after.task_id, after.name)
         else:
-            self._note_end(status, after, failure)
+            self._note_end(status, after, failure, place)
         if failure is not None:
             let_go(failure)
         if running.kind.concurrency_total is not None and self._seats.shared:
             self._claims.look([running.kind.name])  # until now the store has counted this attempt
         self._check_drained()
 
-    def _note_end(self, status: Status | None, after: Task, failure: Failure | None) -> None:
+    def _note_end(self, status: Status | None, after: Task, failure: Failure | None, place: str) -> None:
         """Say what an attempt came to that has no result."""
         fields: dict[str, Any] = {"task_id": after.task_id, "name": after.name}
         error: dict[str, Any] = {}
@@ -362,7 +371,8 @@ class Runner:
             trace = {} if failure is None else {"log_failure": failure}
             log.error("Task failed", **fields, **error, **trace)
         else:
-            log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at), **error)
+            raised = {"place": place} if place and error else {}
+            log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at), **error, **raised)
             self._claims.wait([after])
 
     def drain(self, grace: float) -> Deferred[None]:

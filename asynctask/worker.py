@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from multiprocessing.connection import Connection
 from threading import Lock
@@ -20,7 +21,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 
 from asynctask import pythonlog, wire
-from asynctask.context import Context, Facts
+from asynctask.context import Context, Facts, Retry
 from asynctask.forked import leave
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
@@ -78,6 +79,8 @@ class Raised(NamedTuple):
     kinds: list[tuple[str, str]]
     text: str
     traceback: str
+    after: float | None = None
+    """Of a `Retry`."""
 
 
 def serve_handlers(pipe: Connection, parent: int) -> None:
@@ -186,7 +189,11 @@ def _raised(error: BaseException) -> Raised:
         trace = _text("".join(traceback.format_exception(error)))
     except BaseException:
         trace = "(its traceback cannot be shown)"
-    return Raised(kinds, text[:MAX_TEXT], shortened(trace))
+    after = None
+    if isinstance(error, Retry):
+        with suppress(BaseException):
+            after = float(error.after)
+    return Raised(kinds, text[:MAX_TEXT], shortened(trace), after)
 
 
 def _text(text: str) -> str:

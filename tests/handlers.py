@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
-from asynctask.context import Context, Permanent
+from asynctask.context import Context, Permanent, Retry
 
 marked: list[str] = []
 """What a forked process would have from its parent, and a spawned one has not."""
@@ -72,6 +72,7 @@ def raise_(kind: str) -> None:
         "interrupt": KeyboardInterrupt(),
         "long": ValueError("x" * 1_000_000),
         "unicode": UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        "busy": Retry("429", after=30),
         "group": ExceptionGroup("several", [ValueError("one")]),
     }[kind]
 

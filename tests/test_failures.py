@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 from msgspec import ValidationError
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from asynctask import loop as asyncio_loop
 from asynctask import threads
 from asynctask.attempts import SHORTAGE
-from asynctask.context import Context, Permanent
+from asynctask.context import Context, Permanent, Retry
 from asynctask.model import (
     ACCEPTED,
     COMPLETED,
@@ -95,6 +95,8 @@ class Failures(EndsTestCase):
             self.advance(wait)
             self.assertEqual(self.get(task_id).attempt, attempt)
         self.assertEqual(self.outcome(task_id), (FAILED, "ValueError", 3))
+        for event in self.logged("Task retrying"):
+            self.assertRegex(event["place"], r"running\.py:\d+$")
         self.assertEqual(len(self.logged("Task retrying")), 2)
         self.fails(ValueError)
 
@@ -151,6 +153,27 @@ class Failures(EndsTestCase):
         self.advance(1)
         self.assertEqual(self.get(task_id).run_at, START + 1 + 1.5)
         self.assertEqual(numbers, [2, 3])
+
+    def test_a_failure_may_say_when_it_is_worth_another_try(self) -> None:
+        class Busy(Retry):
+            """Another service has too much to do."""
+
+            after = 7.0
+
+            def __init__(self) -> None:
+                Exception.__init__(self, "come again")
+
+        for error, waits in ((Retry("429", after=30), 30), (Busy(), 7), (Retry(after=-1), 0)):
+            self.with_failing(error, backoff=lambda _: 1_000)
+            task_id = self.submit(None, retries=1)
+            if waits:
+                self.assertEqual(self.get(task_id).run_at, START + waits)
+            else:
+                self.assertEqual(self.outcome(task_id), (FAILED, "Retry", 2))
+        self.fails(Retry)
+        self.with_failing(Retry(after=cast(float, "soon")))
+        self.assertEqual(self.get(self.submit(None, retries=1)).run_at, START + 2)
+        self.fails(ValueError)
 
     def test_a_wait_that_nobody_can_wait_is_made_to_fit(self) -> None:
         year = 365 * 86_400

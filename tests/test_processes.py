@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import processes as asynctask_processes
 from asynctask import spawned
-from asynctask.context import Facts, Permanent
+from asynctask.context import Facts, Permanent, Retry
 from asynctask.inputs import read_signature
 from asynctask.model import Progress
 from asynctask.processes import ProcessDiedError, Processes
@@ -183,6 +183,7 @@ class Outcomes(ProcessesTestCase):
             ("interrupt", "KeyboardInterrupt", "", KeyboardInterrupt),
             ("long", "ValueError", "x" * 10_000, ValueError),
             ("unicode", "UnicodeDecodeError", "can't decode byte 0x78", UnicodeDecodeError),
+            ("busy", "Retry", "429", Retry),
             ("group", "ExceptionGroup", "several (1 sub-exception)", Exception),
         ):
             failure = self.failure(self.begin(handlers.raise_, kind=kind))
@@ -192,6 +193,7 @@ class Outcomes(ProcessesTestCase):
             self.assertEqual(failure.value.args, (failure.getErrorMessage(),) if text else ())
             self.assertLessEqual(len(failure.getErrorMessage()), 10_000)
             self.assertIsInstance(failure.value, above)
+            self.assertEqual(getattr(failure.value, "after", None), 30 if kind == "busy" else None)
 
     def test_its_defaults_are_its_own(self) -> None:
         given = read_signature(handlers.defaults).arguments({})
