@@ -9,6 +9,9 @@ from asynctask.problems import CLOSE, Forbidden, Invalid
 
 LOOPBACK_NAMES: Final = frozenset({"localhost"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+LONGEST: Final = 200
+"""Characters of a field that are told back."""
+
 _HOST: Final = re.compile(rb"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{0,5}))?")
 CHANGING: Final = frozenset({b"POST", b"DELETE"})
 """Methods that a browser may be made to send by a page of another site."""
@@ -47,8 +50,13 @@ def check_origin(
         return
     if any(site.strip().lower() not in (b"same-origin", b"none") for site in fetch_sites):
         raise Forbidden("A page of another site may not do this (Sec-Fetch-Site)")
-    if any(not _same_site(origin, host) for origin in origins):
-        raise Forbidden("A page of another site may not do this (Origin)")
+    for origin in origins:
+        if not _same_site(origin, host):
+            theirs, ours = (text.decode("latin-1")[:LONGEST] for text in (origin, host))
+            raise Forbidden(
+                f"A page of another site may not do this (its Origin is {theirs}, and the Host {ours}; "
+                "a proxy has to pass on the Host that the page has)"
+            )
 
 
 def split_host(host: bytes) -> tuple[str, int | None]:

@@ -52,8 +52,8 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
 
 def _check_module(name: str) -> None:
     """Refuse what cannot be the name of a module; `importlib` would say it in other words."""
-    if not all(name.split(".")) or name.endswith(".py") or set(name) & {"/", ","}:
-        path = name.removeprefix("./").removesuffix(".py").replace("/", ".")
+    if not all(name.split(".")) or name.endswith(".py") or set(name) & {"/", ",", ":"}:
+        path = name.partition(":")[0].removeprefix("./").removesuffix(".py").replace("/", ".")
         such_as = f" such as {path}" if all(path.split(".")) and "," not in path else ""
         raise RegistryError(
             f"--tasks takes the name of a module, as an import has it{such_as}, not '{name}'"

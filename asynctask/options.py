@@ -119,6 +119,11 @@ class Options(usage.Options):
         sys.stdout.write(f"asynctask {__version__}, Twisted {twisted.__version__}\n")
         sys.exit(0)
 
+    def parseArgs(self, *rest: str) -> None:
+        """Refuse what belongs to no option."""
+        if rest:
+            raise usage.UsageError(f"'{rest[0]}' is no option, and none before it takes another value")
+
     def opt_host(self, name: str) -> None:
         """a further name accepted in the Host of a request; repeatable"""
         self["hosts"].append(name)

@@ -59,7 +59,8 @@ class _Ear(logging.Handler):
             self._hears = False
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        fields: dict[str, Any] = {"log_text": record.getMessage(), "logger": record.name}
+        extra = {key: value for key, value in vars(record).items() if _is_extra(key)}
+        fields: dict[str, Any] = extra | {"log_text": record.getMessage(), "logger": record.name}
         if task_id := self._task_id():
             fields["task_id"] = task_id
         if (trace := TRACE.get()) is not None:
@@ -76,6 +77,14 @@ class _Ear(logging.Handler):
         if isInIOThread():
             named += [stepped() for stepped in self.listening]
         return next(filter(None, named), "")
+
+
+_KNOWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+
+
+def _is_extra(key: str) -> bool:
+    """Whether ``extra`` has brought it to a record; what begins so is Twisted's own."""
+    return key not in _KNOWN and not key.startswith("log_")
 
 
 _FORMATTER: Final = logging.Formatter()

@@ -198,10 +198,20 @@ def _check_settings(
         raise ValueError(f"timeout is a number of seconds over 0, not {timeout!r}")
     if place is not None and place not in PLACES:
         raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
-    if backoff is not None and not callable(backoff):
+    if backoff is not None and not _takes_a_number(backoff):
         raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
     if name is not None and not (isinstance(name, str) and LABEL.fullmatch(name)):
         raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, without NUL, not {name!r}")
+
+
+def _takes_a_number(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(2)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin, of which nobody knows
+        pass
+    return True
 
 
 def _marks(function: Callable[..., Any]) -> tuple[Settings, ...]:

@@ -129,7 +129,8 @@ def makeService(options: Options) -> OfCommand:
         if description is not None and setting is None:
             listening.check(description, insecure=bool(options["insecure"]), shared=many)
         # Modules are looked for beside the user who starts it, which twistd does not do.
-        sys.path.insert(0, start)
+        if sys.path[:1] != [start]:
+            sys.path.insert(0, start)
         kinds = load(options["modules"])
         if any(kind.place == "process" for kind in kinds.values()):
             starter()

@@ -171,7 +171,8 @@ def dump_result(result: Any) -> str:
     except strictjson.NotStrict as error:
         raise NotSerializable(f"The result is no strict JSON: {error}") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotSerializable(f"The result is no JSON: {error}") from error
+        hint = "; msgspec.to_builtins makes JSON of much" if isinstance(error, TypeError) else ""
+        raise NotSerializable(f"The result is no JSON: {error}{hint}") from error
     if size > MAX_RESULT:
         raise ResultTooLarge(f"The result has {size} bytes; at most {MAX_RESULT} are kept")
     return text

@@ -188,11 +188,11 @@ class Failures(EndsTestCase):
         self.fails(ValueError)
 
     def test_a_backoff_that_fails_is_replaced_by_ours(self) -> None:
-        for wrong in (lambda _: 1 / 0, lambda _: None, lambda: 1):
+        for wrong in (lambda _: 1 / 0, lambda _: None):
             self.with_failing(ValueError("no"), backoff=wrong)
             self.assertEqual(self.get(self.submit(None, retries=1)).run_at, START + 2)
         self.fails(ZeroDivisionError)
-        self.fails(TypeError, 2)
+        self.fails(TypeError)
 
     def test_a_permanent_failure_is_not_tried_again(self) -> None:
         class Gone(Permanent):

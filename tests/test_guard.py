@@ -160,6 +160,14 @@ class Origin(SynchronousTestCase):
         ):
             self.assertFalse(may_change(origin), origin)
 
+    def test_a_refused_origin_and_the_host_that_it_is_not_are_told(self) -> None:
+        with self.assertRaises(Forbidden) as caught:
+            check_origin(b"POST", b"localhost:8080", [b"http://localhost:5173"], [])
+        self.assertIn("Origin is http://localhost:5173, and the Host localhost:8080", str(caught.exception))
+        with self.assertRaises(Forbidden) as caught:
+            check_origin(b"POST", b"localhost", [b"x" * 9_000], [])
+        self.assertLess(len(str(caught.exception)), 500)
+
     def test_a_page_of_another_port_may_not(self) -> None:
         self.assertFalse(may_change(b"http://localhost:3000"))
         self.assertFalse(may_change(b"http://localhost"))

@@ -172,6 +172,7 @@ class Refusals(LoadingTestCase):
         for name, such_as in (
             *(("", ""), (".jobs", ""), ("a..b", ""), ("a,b", ""), ("../jobs.py", "")),
             *(("jobs/mine.py", " such as jobs.mine"), ("./mine", " such as mine")),
+            ("jobs:mine", " such as jobs"),
         ):
             self.assertEqual(
                 self.refusal(name),

@@ -3,12 +3,14 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, text
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.istore import Key, Known
@@ -85,6 +87,17 @@ class MigrationTests(SynchronousTestCase):
         before = self.path.read_bytes()
         self.upgrade()
         self.assertEqual(self.path.read_bytes(), before)
+
+    def test_the_log_says_that_an_older_schema_was_brought_up(self) -> None:
+        events: list[LogEvent] = []
+        observer = cast(ILogObserver, events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        migrate(self.engine, "0001")
+        self.upgrade()
+        self.upgrade()
+        (told,) = [event for event in events if event.get("log_format") == "The store has a new schema"]
+        self.assertEqual((told["before"], told["now"]), (1, SCHEMA))
 
     def test_a_newer_schema_that_cannot_be_read_is_refused(self) -> None:
         self.upgrade()

@@ -203,6 +203,7 @@ class Arguments(OptionsTestCase):
 
     def test_there_is_nothing_but_options(self) -> None:
         self.complaint("start")
+        self.assertIn("'b.example' is no option", self.complaint("--host", "a.example", "b.example"))
 
     def test_a_complaint_says_where_the_options_are_listed(self) -> None:
         self.assertIn("--help", self.complaint("--port=http"))

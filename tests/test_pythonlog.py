@@ -61,6 +61,13 @@ class Levels(SynchronousTestCase):
         texts = [f"{level} {{curly}}" for level in (10, 20, 25, 30, 40, 50)]
         self.assertEqual(self.ears.told, list(zip(names, texts, strict=True)))
 
+    def test_what_is_said_besides_is_fields(self) -> None:
+        SAID.warning("Paid", extra={"order": 7, "log_level": "mine", "task_id": "mine"})
+        (event,) = self.ears.heard
+        self.assertEqual(event["log_level"].name, "warn")
+        self.assertTrue(logs.text_line(event).endswith(" warn Paid order=7 task_id=mine logger=a.library"))
+        self.assertEqual(json.loads(logs.json_line(event))["order"], 7)
+
     def test_the_root_logger_says_from_which_level_on(self) -> None:
         SAID.info("not")
         SAID.warning("heard")

@@ -280,7 +280,7 @@ class Marking(SynchronousTestCase):
             *(("timeout", value) for value in (0, -1, float("nan"), float("inf"), "60")),
             *(("concurrency", value) for value in (0, -1, 1.5, "2")),
             *(("place", value) for value in ("moon", "", "Thread", 3)),
-            *(("backoff", value) for value in (3, "linear")),
+            *(("backoff", value) for value in (3, "linear", lambda: 1, divmod)),
             *(("name", value) for value in ("", "n" * 256, 5, b"n", "a\0", "\ud800")),
         ]
         for name, value in wrong:

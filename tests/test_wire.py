@@ -407,3 +407,4 @@ class Stored(SynchronousTestCase):
             with self.assertRaises(wire.NotSerializable) as caught:
                 wire.dump_result(result)
             self.assertIn("The result is no JSON", str(caught.exception))
+            self.assertEqual("to_builtins" in str(caught.exception), type(result) not in (float, str, list))

@@ -5,8 +5,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.schema import CreateIndex, CreateTable
+from twisted.logger import Logger
 
 from asynctask.tables import APPLICATION_ID, SCHEMA, meta, metadata
+
+log = Logger(namespace="asynctask.store")
 
 VERSION: Final = "SELECT version_num FROM alembic_version"
 READABLE_FROM: Final = "SELECT value FROM meta WHERE key = 'readable_from'"
@@ -41,6 +44,8 @@ def upgrade(connection: Connection) -> None:
         _make(connection)
     else:
         _run(connection)
+        if current:
+            log.info("The store has a new schema", before=current, now=SCHEMA)
 
 
 def check_readable(current: int, readable_from: str | None) -> None:
