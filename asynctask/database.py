@@ -139,7 +139,7 @@ class Sqlite:
 
         :raises OSError: the file is not there any more, or another one is: SQLite would go on with that.
         """
-        if self._has_gone():
+        if self.has_gone():
             raise OSError(GONE)
         self._is_gone = False
         return self._writing.connect()
@@ -173,11 +173,12 @@ class Sqlite:
         """
         if monotonic() >= self._look_at_file:
             self._look_at_file = monotonic() + LOOK_AT_FILE
-            self._is_gone = self._has_gone()
+            self._is_gone = self.has_gone()
         if self._is_gone:
             raise OperationalError("COMMIT", None, sqlite3.OperationalError(GONE))
 
-    def _has_gone(self) -> bool:
+    def has_gone(self) -> bool:
+        """See `asynctask.works.Database`."""
         if self._place.path is None or self._file is None:
             return False
         try:

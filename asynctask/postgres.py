@@ -238,6 +238,10 @@ class Postgres:
             raise OperationalError("commit", None, psycopg.OperationalError(self._warned))
         return seq
 
+    def has_gone(self) -> bool:
+        """See `asynctask.works.Database`: the heartbeat sees that."""
+        return False
+
     def probe(self, connection: Connection) -> None:
         """Write something, and make sure that there is room, and that nobody keeps our tables from us."""
         self._run(connection, "LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE", *_ROOM)

@@ -196,7 +196,7 @@ class SqlStore(Hooks, Reading, Maintenance, Leftovers):
     @property
     def healthy(self) -> bool:
         """See `IStore`."""
-        return self._writer.healthy
+        return self._writer.healthy and not self._database.has_gone()
 
     def is_behind(self) -> bool:
         """See `IStore`."""

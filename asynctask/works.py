@@ -209,6 +209,9 @@ class Database(Protocol):
         :param connection: the one that writes; None if the database cannot be reached.
         """
 
+    def has_gone(self) -> bool:
+        """Whether it is seen to be there no more, without asking it; in any thread."""
+
     def probe(self, connection: Connection) -> None:
         """Write something small, wherever it shows that tasks can be written."""
 

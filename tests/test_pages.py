@@ -60,7 +60,7 @@ SAID = {
         f"gives the first 202 again, for {model.KEY_KEPT // 3_600} hours",
         f"history the first {statements.KEPT_CHANGES:,} changes are kept",
         f"or the last {retention.MOST_EVENTS >> 20} MiB of them",
-        f"the progress of up to {sharing.HEARD:,} tasks is told",
+        f"processes the progress is told of up to {sharing.HEARD:,}",
         f"A comment comes every {followers.COMMENT_EVERY:g} seconds",
         f"Who reads nothing for {followers.PATIENCE:g} seconds is dropped",
         f"every bad field (the first {wire.MAX_ERRORS:,})",

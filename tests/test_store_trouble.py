@@ -181,6 +181,14 @@ class SqliteTroubleTests(OnFile):
         self.add(self.new("after"))
         self.assertEqual(self.names(), ["after", "before"])
 
+    def test_a_file_that_is_removed_is_missed_though_nothing_is_written(self) -> None:
+        self.assertTrue(self.store.healthy)
+        beside = self.path.with_name("beside")
+        self.path.rename(beside)
+        self.assertFalse(self.store.healthy)
+        beside.rename(self.path)
+        self.assertTrue(self.store.healthy)
+
     def test_a_cancel_that_may_have_been_done_is_told_to_its_handler(self) -> None:
         for times in (1, 2):
             task, other = self.run_one(), self.run_one()
