@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask import pgserver
 from asynctask.options import Options
+from asynctask.registry import kinds_of
 from asynctask.signing import Signer, new_secret
 from asynctask.store import SqlStore
 from tests import postgres
@@ -207,6 +210,35 @@ class FilesTests(SynchronousTestCase):
             (now,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'")
             self.assertNotEqual(now, epoch)
 
+    def test_what_waits_in_a_file_is_worked_off_beside_a_database(self) -> None:
+        (commands,) = (block for block in blocks("docs/scale.md", "sh") if "--no-http" in block)
+        secret, new, old = commands.strip().splitlines()
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        (self.folder / "mytasks.py").write_text("from asynctask import task\n\n@task\ndef work(): pass\n")
+        server = self.enterContext(Server(self.folder, store="sqlite:///asynctask.sqlite")).ready()
+        with server.client() as client:
+            client.post("/api/tasks", {"name": "left", "delay": 1, "duration": 0})
+        server.kill()
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self.run_all([secret], environment)
+        new = re.sub(r"postgresql://\S+", lambda _: postgres.uri_of(database), new)
+        for command, message in ((new, "Listening on"), (old, "Task completed")):
+            service = subprocess.Popen(
+                command.replace("python", sys.executable, 1).split(),
+                cwd=self.folder,
+                env=environment | {"ASYNCTASK_PORT": "0"},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert service.stdout is not None
+            with service.stdout as log:
+                self.assertTrue(any(message in line for line in log), command)
+                service.terminate()
+                log.read()
+            service.wait()
+        self.assertRegex((self.folder / "secrets").read_text(), "^whsec_")
+
     def run_all(self, commands: Iterable[str], environment: Mapping[str, str]) -> None:
         """Run lines of a shell; each has to succeed."""
         for line in commands:
@@ -248,7 +280,7 @@ class FilesTests(SynchronousTestCase):
     def test_prometheus_takes_its_file_and_its_alerts(self) -> None:
         if shutil.which("promtool") is None:
             raise SkipTest("promtool (Debian's package prometheus) is not there")
-        scrape, alerts = blocks("docs/operating.md", "yaml")
+        scrape, alerts, _ = blocks("docs/operating.md", "yaml")
         (self.folder / "prometheus.yml").write_text(scrape)
         tried = run("promtool", "check", "config", self.folder / "prometheus.yml")
         self.assertEqual(tried.returncode, 0, tried.stderr)
@@ -282,6 +314,79 @@ class CronTests(SynchronousTestCase):
         job = job.replace("localhost:8080", f"localhost:{server.port}")
         told = [json.loads(run("bash", "-ec", job).stdout) for _ in range(2)]
         self.assertEqual(told[0]["task_id"], told[1]["task_id"])
+
+
+class ContainerTests(SynchronousTestCase):
+    """The command of a container."""
+
+    def test_it_starts_and_is_stopped_in_time(self) -> None:
+        *_, compose = blocks("docs/operating.md", "yaml")
+        (command,) = re.findall(r"command: python (.*)", compose)
+        (patience,) = re.findall(r"stop_grace_period: (\d+)s", compose)
+        self.assertGreaterEqual(int(patience), Options({})["grace"] + 20)
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        port = free_port()
+        command = command.replace("8080", f"{port}:interface=127.0.0.1")
+        given = command.replace("/var/lib/asynctask", str(folder)).split()
+        service = subprocess.Popen([sys.executable, *given], stdout=subprocess.PIPE, text=True)
+        assert service.stdout is not None
+        with service.stdout as log:
+            self.assertTrue(any(f"Listening on http://127.0.0.1:{port}" in line for line in log))
+            answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", headers={"Host": "asynctask:8080"})
+            service.terminate()
+            log.read()
+        self.assertEqual((answer.status_code, service.wait()), (200, -signal.SIGTERM))
+        self.assertTrue((folder / "tasks.sqlite").exists())
+
+
+class ComingFromTests(SynchronousTestCase):
+    """The samples of docs/coming-from.md."""
+
+    def setUp(self) -> None:
+        self.client, self.invoices = blocks("docs/coming-from.md", "python")
+        self.names: dict[str, Any] = {"__name__": "sample"}
+
+    def test_a_task_is_submitted_once_through_failures(self) -> None:
+        exec(self.client, self.names)
+        asked: list[httpx.Request] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            if len(asked) == 1:
+                raise httpx.ReadError("the connection was reset")
+            status = 503 if len(asked) == 2 else 202
+            return httpx.Response(status, json={"task_id": "task_1"}, request=request)
+
+        transport = httpx.MockTransport(answer)
+        self.names["service"] = httpx.Client(base_url="http://queue.example", transport=transport)
+        self.names["time"] = SimpleNamespace(sleep=lambda _: None)
+        self.assertEqual(self.names["submit"]("a", "double", number=2), "task_1")
+        self.assertEqual(len({request.headers["Idempotency-Key"] for request in asked}), 1)
+        body = {"name": "a", "kind": "double", "input": {"number": 2}}
+        self.assertEqual([json.loads(request.content) for request in asked], [body] * 3)
+
+    def test_a_handler_has_its_connections_looked_after_and_keeps_its_signature(self) -> None:
+        closed: list[str] = []
+        django, db = ModuleType("django"), ModuleType("django.db")
+        vars(django).update(setup=lambda: closed.append("set up"), db=db)
+        vars(db).update(close_old_connections=lambda: closed.append("looked after"))
+        self.enterContext(self.modules({"django": django, "django.db": db}))
+        exec(self.invoices, self.names)
+        (kind,) = kinds_of(self.names["invoice"])
+        self.assertEqual(list(kind.input.schema["properties"]), ["order"])
+        self.assertRaises(ModuleNotFoundError, self.names["invoice"], 1)
+        self.assertEqual(closed, ["set up", "looked after", "looked after"])
+
+    @contextmanager
+    def modules(self, made: Mapping[str, ModuleType]) -> Iterator[None]:
+        """Have these while it lasts."""
+        sys.modules.update(made)
+        try:
+            yield
+        finally:
+            for name in made:
+                del sys.modules[name]
 
 
 class CallbackTests(SynchronousTestCase):
