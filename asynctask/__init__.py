@@ -86,8 +86,11 @@ live           how far running attempts are
 parts          a dict of a million, in parts
 changes        what happened, as it is kept
 retention      forgets what ended long ago
+starting       what its start does with the database, and finds there
+changing       what is asked of one task from outside: a cancel, a retry, its removal
 claiming       what a claim takes: what an earlier process left running (``recovery``), what is due
-outbox         callbacks in the store: which are due, what became of them
+outbox         callbacks in the store: which are due, what became of them; ``shownsecret`` tells the
+               operator what signs them
 writer         the one thread that writes, a transaction for all that waits (``works``); its
                ``replies``, and what is ``indoubt`` after commits that failed
 outage         whether a database that is back takes anything

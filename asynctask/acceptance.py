@@ -117,7 +117,7 @@ class Acceptance:
         return _first(known)
 
     async def repeated(self, keys: Sequence[str], given: bytes, shape: type, invalid: Invalid) -> Accepted:
-        """What was answered to the same body, of this shape, and key before: its kind may be gone since.
+        """What the same body with the same key was answered before: its kind may be gone by now.
 
         :raises Invalid: nothing was.
         """

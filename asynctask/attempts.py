@@ -1,4 +1,4 @@
-"""One attempt after its end: what the task is then. Pure, but for the names of exceptions."""
+"""One attempt after its end: what the task is then; the time and the pause are given."""
 
 from collections.abc import Callable
 from typing import Final

@@ -25,8 +25,8 @@ MANY_ENDS: Final = 8
 """Ends of one transaction that are many: of fewer, the next does not wait for others."""
 
 FEWEST: Final = 20
-"""Ends of attempts of one transaction for which somebody waits: so few that they do not delay a POST. And
-as many as it has new tasks, or ends would pile up."""
+"""Ends of attempts in a transaction that somebody waits for: so few that they do not delay a POST. One more
+for each new task in it, or ends would pile up."""
 
 MOST: Final = 200
 """Ends of attempts of one transaction: a batch of a thousand tasks takes as long as these."""

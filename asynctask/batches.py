@@ -109,7 +109,7 @@ def _save(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
 
 
 def _before(connection: Connection, end: End) -> Status | None:
-    """What an end has come to whose first try nobody knew of; None for an attempt that was given up."""
+    """The status that an end has left whose first try may have succeeded; None if it has not."""
     if not end.again:
         return None
     found = connection.exec_driver_sql(_STATUS, (end.task.task_id, end.task.attempt)).scalar_one_or_none()
@@ -170,8 +170,8 @@ def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def _padded(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The same, as many as a statement has, with further ones of no task: a few of these take less time
-    than another statement."""
+    """The same, filled up with rows of no task to a number for which there is a statement: a few more rows
+    take less time than a statement more."""
     size = SIZES[bisect_left(SIZES, len(rows))]
     nothing = ["" if isinstance(value, str) else value for value in rows[-1]]
     return [*rows, *[tuple(nothing)] * (size - len(rows))]

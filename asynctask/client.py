@@ -10,7 +10,8 @@ from twisted.internet import defer
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from asynctask.model import ENDED
+from asynctask.model import ENDED, Error, Progress, Status
+from asynctask.problems import FieldError
 from asynctask.responses import (
     Accepted,
     ApiError,
@@ -43,13 +44,17 @@ __all__ = [
     "Change",
     "Client",
     "Conflict",
+    "Error",
     "Event",
+    "FieldError",
     "Forbidden",
     "Invalid",
     "Kind",
     "Mismatch",
     "New",
     "NotFound",
+    "Progress",
+    "Status",
     "Task",
     "TooLarge",
     "Unavailable",
@@ -60,8 +65,8 @@ __all__ = [
 log = Logger(namespace="asynctask.client")
 
 LOOK_AGAIN: Final = 5.0
-"""Seconds at most until a task is looked at again that the service does not wait for: it stops, or a proxy
-drops the wish."""
+"""Seconds at most until the next look, where the service has answered at once though it was asked to wait:
+it stops, or a proxy has dropped the ``Prefer``."""
 
 
 class Client:

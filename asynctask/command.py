@@ -22,6 +22,7 @@ from twisted.python.components import Componentized
 from asynctask import logs, pythonlog
 from asynctask.logqueue import PAUSE, LogQueue
 from asynctask.sdnotify import Notifier
+from asynctask.spawned import lives
 from asynctask.sqlite import StartError
 from asynctask.supervisor import Supervisor
 from asynctask.timers import Wheel
@@ -68,6 +69,7 @@ class OfCommand(Service):
     notifier = Notifier({})
     _process = 0
     _signal = 0
+    _signalled_at = 0.0
     _ours: ClassVar[WeakKeyDictionary[Any, tuple["OfCommand", Any]]] = WeakKeyDictionary()
     _stepped: pythonlog.Stepped = staticmethod(pythonlog.nobody)
 
@@ -166,9 +168,7 @@ class OfCommand(Service):
         self._complain(sentence)
         self.end_now(1)
 
-    def begin(
-        self, reactor: Any, *, supervised: bool = False, stepped: pythonlog.Stepped = pythonlog.nobody
-    ) -> None:
+    def begin(self, *, supervised: bool = False, stepped: pythonlog.Stepped = pythonlog.nobody) -> None:
         """The reactor runs: the log may have its thread, `logging` is heard, and signals are ours.
 
         :param supervised: the first signal may come twice, from a supervisor and from what ended that;
@@ -179,28 +179,10 @@ class OfCommand(Service):
             self.observer.start()
         self._stepped = stepped
         pythonlog.listen(stepped)
-        if threading.current_thread() is not threading.main_thread():
-            return  # where no signal can be heard: they are the program's
-        seen: list[float] = []
+        if threading.current_thread() is threading.main_thread():  # elsewhere they are the program's
+            self._take_signals(supervised=supervised)
 
-        def watch(number: int, stop: Any) -> None:
-            if not callable(stop):  # ignored, as in the background of a script
-                return
-
-            def handle(number: int, frame: FrameType | None) -> None:
-                if number not in self._handlers:  # another service has given it back to us after our end
-                    stop(number, frame)
-                    return
-                if not seen:
-                    self._signal = number
-                    # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
-                    reactor.callFromThread(stop, number, None)
-                    seen.append(time.monotonic())
-                elif not supervised and time.monotonic() > seen[0] + ECHO:
-                    self.end_now(128 + number)
-
-            self._hear(number, handle)
-
+    def _take_signals(self, *, supervised: bool) -> None:
         terminate: Any = signal.getsignal(signal.SIGTERM)
 
         def hang_up(number: int, frame: FrameType | None) -> None:
@@ -211,9 +193,9 @@ class OfCommand(Service):
             self._hear(signal.SIGHUP, lambda *_: None)
         # Not under nohup: the terminal was closed.
         elif callable(terminate) and self._is_free(signal.SIGHUP):
-            watch(signal.SIGHUP, hang_up)
-        watch(signal.SIGTERM, terminate)
-        watch(signal.SIGINT, signal.getsignal(signal.SIGINT))
+            self._stop_by(signal.SIGHUP, hang_up, supervised=supervised)
+        self._stop_by(signal.SIGTERM, terminate, supervised=supervised)
+        self._stop_by(signal.SIGINT, signal.getsignal(signal.SIGINT), supervised=supervised)
         for unused in (signal.SIGUSR1, signal.SIGUSR2):
             if self._is_free(unused):
                 # By the first, twistd's own log is rotated; ours does that itself, and neither is to kill
@@ -221,6 +203,23 @@ class OfCommand(Service):
                 self._hear(unused, lambda *_: None)
         if supervised:
             self._hear(signal.SIGQUIT, lambda number, _frame: self.end_now(128 + number))
+
+    def _stop_by(self, number: int, stop: Any, *, supervised: bool) -> None:
+        """Stop by the first of these signals; by a second one, end at once."""
+        if not callable(stop):  # ignored, as in the background of a script
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if number not in self._handlers:  # another service has given it back to us after our end
+                stop(number, frame)
+            elif not self._signal:
+                self._signal, self._signalled_at = number, time.monotonic()
+                # Not here, in the middle of whatever the reactor does: it may hold the log's lock.
+                self._reactor.callFromThread(stop, number, None)
+            elif not supervised and time.monotonic() > self._signalled_at + ECHO:
+                self.end_now(128 + number)
+
+        self._hear(number, handle)
 
     def _is_free(self, number: int) -> bool:
         """Whether a signal is nobody's; or another service's of this program, which may end before."""
@@ -257,7 +256,7 @@ class Supervising(OfCommand, Supervisor):
     _clock: Wheel
 
     def _serving(self) -> None:
-        self.begin(self._reactor)
+        self.begin()
         Watchdog(self._reactor.callFromThread, lambda: "", beat=self._beat).start()
         super()._serving()
 
@@ -273,18 +272,11 @@ class Supervising(OfCommand, Supervisor):
         """End all processes at once, and this one."""
         self.quit()
         until = time.monotonic() + AT_ONCE
-        while time.monotonic() < until and any(map(_lives, self.pids)):
+        while time.monotonic() < until and any(map(lives, self.pids)):
             time.sleep(LOOK)
-        for pid in filter(_lives, self.pids):
+        for pid in filter(lives, self.pids):
             os.kill(pid, signal.SIGKILL)
         super().end_now(status)
-
-
-def _lives(pid: int) -> bool:
-    """Whether a child of ours has not ended; does not take its exit code from the reactor."""
-    with suppress(ChildProcessError):
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    return False
 
 
 def raise_file_limit() -> None:

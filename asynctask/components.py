@@ -1,4 +1,4 @@
-"""What calls have in common, for their description: examples, errors, headers, parameters. Pure."""
+"""What calls have in common, for their description: examples, errors, headers, parameters."""
 
 from collections.abc import Mapping
 from typing import Final

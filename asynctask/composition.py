@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks, su
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from asynctask import forked, listening, storeurl, twistedweb
+from asynctask import forked, listening, twistedweb
 from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
 from asynctask.answers import MAX_BATCH_BODY, answer_too_large
@@ -189,7 +189,6 @@ class AsyncTask(Service):
 
     def _begin(self) -> None:
         self._listen()
-        storeurl.check(self._place)
         if isinstance(self._place, Place) and is_missing(self._place):
             log.warn(
                 "The store has been here, and its file is gone: it is made anew", path=self._place.path
@@ -250,10 +249,7 @@ class AsyncTask(Service):
         self._tell_that_it_serves(url or None)
 
     def _tell_that_it_serves(self, url: str | None) -> None:
-        if url is None:
-            log.info("Working without HTTP, on no port")
-        else:
-            log.info("Listening on {url}", url=url)
+        listening.announce(url)
 
     def _listen(self) -> None:
         if self.port is not None or self._description is None:

@@ -80,10 +80,9 @@ class Context:
         facts: Attempted,
         clock: IReactorTime | None,
         report: Callable[[Progress], None],
-        log: "TaskLogger | None" = None,
     ) -> None:
         self._facts = facts
-        self._log = log
+        self._log: TaskLogger | None = None
         self._clock = clock
         self._report = report
 

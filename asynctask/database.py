@@ -19,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from asynctask import batches, statements
 from asynctask.model import News
 from asynctask.problems import Unavailable
-from asynctask.readers import LONGEST, NO_ANSWER, READERS, Readable, Threads
+from asynctask.readers import LONGEST, NO_ANSWER, READERS, Readable, ReaderThreads
 from asynctask.sqlite import BUSY, Lock, Place, StartError, create
 
 COPIED: Final = 600
@@ -167,7 +167,7 @@ class Sqlite:
         return seq
 
     def _look_for_file(self) -> None:
-        """Of what is written into a file that has no name, nothing is left at the next start.
+        """What is written into a file that was removed is lost at the next start.
 
         :raises OperationalError: it has none any more.
         """
@@ -207,7 +207,7 @@ class Sqlite:
                 raise StartError(
                     f"--store: cannot sync the folder {path.parent} ({error.strerror})"
                 ) from None
-        self.readers = Threads()
+        self.readers = ReaderThreads()
         self.readers.start()
 
     def stop_reading(self) -> None:

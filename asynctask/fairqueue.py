@@ -8,8 +8,8 @@ AT_ONCE: Final = 64
 """Deliveries under way in all."""
 
 PART: Final = 4
-"""One in so many of these is only for hosts that answered the last time, and as many again not for those
-that did not: any number of names may be of receivers that hang."""
+"""One in so many of these is kept for hosts that answered the last time. As many more are kept from those
+that did not: any number of receivers may hang."""
 
 REMEMBERED: Final = 10_000
 """Hosts of which it is known that they answer, and as many that do not: some MiB."""

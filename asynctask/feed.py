@@ -6,7 +6,7 @@ who is slower than the ring goes on from the store.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -37,7 +37,7 @@ SERVED: Final = 50
 """Followers that are served in one turn of the reactor: some milliseconds."""
 
 UNHEARD: Final = 20_000
-"""Tellings that may wait for their turn until progress is told no more: the next one says it too."""
+"""Messages that may wait for their turn. With more, progress is left out: the next report says as much."""
 
 BEAT: Final = 1.0
 """Seconds between two looks at who reads and who does not."""
@@ -176,10 +176,13 @@ class Feed:
             for one in news:
                 self._tell(one.task_id, one)
         if self._waiting:
-            for one in news:
-                if isinstance(one, Task) and one.status in ENDED:
-                    for waiter in self._waiting.pop(one.task_id, ()):
-                        waiter.callback(None)
+            self._wake([one.task_id for one in news if isinstance(one, Task) and one.status in ENDED])
+
+    def _wake(self, task_ids: Iterable[str]) -> None:
+        """These tasks have ended."""
+        for task_id in task_ids:
+            for waiter in self._waiting.pop(task_id, ()):
+                waiter.callback(None)
 
     def report(self, task: Task, progress: Progress) -> None:
         """A running attempt tells how far it is."""
@@ -321,10 +324,7 @@ class Feed:
     def close(self) -> None:
         """Nobody is to wait any more: the service stops."""
         self._closed = True
-        waiting, self._waiting = self._waiting, {}
-        for waiters in waiting.values():
-            for waiter in waiters:
-                waiter.callback(None)
+        self._wake(list(self._waiting))
 
     def end(self) -> None:
         """Nobody is to follow any more: nothing happens from now on, and what has happened is told."""

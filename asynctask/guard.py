@@ -7,7 +7,6 @@ from typing import Final
 
 from asynctask.problems import CLOSE, Forbidden, Invalid
 
-LOOPBACK_NAMES: Final = frozenset({"localhost"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 LONGEST: Final = 200
 """Characters of a field that are told back."""
@@ -32,9 +31,7 @@ def check_host(hosts: Sequence[bytes], version: bytes, came_in_on: str, names: C
     if len(hosts) != 1:
         raise Invalid("The request must have exactly one Host", headers=CLOSE)
     name, _ = split_host(hosts[0])
-    if name and (
-        name in LOOPBACK_NAMES or name == _shortest(came_in_on) or name in names or _is_loopback(name)
-    ):
+    if name and (is_loopback(name) or name == _shortest(came_in_on) or name in names):
         return
     raise Forbidden("This name is not one of the service's; allow it with --host")
 
@@ -98,8 +95,9 @@ def _same_site(origin: bytes, host: bytes) -> bool:
     return bool(theirs) and (theirs, their_port) == (ours, our_port)
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, and reached from it only."""
     try:
-        return ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"

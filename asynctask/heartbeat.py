@@ -12,8 +12,9 @@ from typing import Any, Final
 import psycopg
 from twisted.logger import Logger
 
-from asynctask.pgserver import PATIENCE, STAY, Server, connect, why
+from asynctask.pgserver import PATIENCE, STAY, Server, connect
 from asynctask.postgres import SECONDS, Postgres
+from asynctask.wire import in_a_line
 
 log = Logger(namespace="asynctask.store")
 
@@ -27,8 +28,8 @@ TRY_AGAIN: Final = 0.5
 """Seconds between two tries to reach the database."""
 
 COMING_BACK: Final = 4.0
-"""Seconds in which those who wait for the database have found it again: each tries it every half a second.
-Until then, who has just started takes nobody for dead."""
+"""Seconds within which every process has reached a database that is back: each tries it twice a second.
+Until they are over, a process that has just started takes nobody for dead."""
 
 _LIGHTLY: Final = (
     f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}; SET LOCAL synchronous_commit = off".encode()
@@ -103,7 +104,7 @@ class Heartbeat:
                     self._beat_on(connection)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not self._failing:
-                    log.warn("Store does not answer the heartbeat", error=why(error))
+                    log.warn("Store does not answer the heartbeat", error=in_a_line(error))
                 self._failing = True
                 self._troubled()
             finally:
@@ -144,8 +145,8 @@ class Heartbeat:
             self._reaped()
 
     def _silent(self, connection: "psycopg.Connection[Any]", now: float) -> list[tuple[str, float]]:
-        """Who has not been heard of for a lease: by our clock; or by the database's, which may have made a
-        step, and so for half of one by ours."""
+        """Who was not heard of for a lease by our clock; or for one by the database's, which may have been
+        set, and half of one by ours."""
         lease = self._server.lease
         rows = connection.execute(_LOOK, {"lease": lease, "me": self._database.owner}).fetchall()
         before, self._heard = self._heard, {}

@@ -78,7 +78,7 @@ class HttpServer(Deadlines[Connection], ServerFactory):
             self.access(method, request.uri, status, sent or request.sentLength, seconds, connection.peer)
 
 
-class Answering(Protocol):
+class Closable(Protocol):
     """A server with connections."""
 
     @property
@@ -89,7 +89,7 @@ class Answering(Protocol):
         """Close those on which nothing is being answered; tell on how many something is."""
 
 
-async def finish_answers(server: Answering, clock: IReactorTime) -> None:
+async def finish_answers(server: Closable, clock: IReactorTime) -> None:
     """Let go of idle connections, and wait a moment for those with an answer under way.
 
     The rest is cut off, since a program may go on when its service has ended.

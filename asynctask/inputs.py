@@ -15,7 +15,7 @@ from asynctask.annotations import shape_of
 from asynctask.context import Context
 from asynctask.problems import FieldError
 from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape
-from asynctask.wire import dump, encode, shown, text_of
+from asynctask.wire import dump, encode, in_a_line, shown
 
 
 class UnusableError(Exception):
@@ -105,7 +105,7 @@ def read_signature(function: Callable[..., Any]) -> Input:
         parameters = inspect.signature(function).parameters.values()
         names = _names(_innermost(function))
     except Exception as error:  # From Python 3.14 on, annotations are code that runs only now.
-        raise UnusableError(f"its signature cannot be read ({_in_a_line(error)})") from error
+        raise UnusableError(f"its signature cannot be read ({_named(error)})") from error
     annotations = {parameter.name: _annotation(parameter, names) for parameter in parameters}
     context = _context(annotations)
     given = [parameter for parameter in parameters if parameter.name != context]
@@ -118,16 +118,16 @@ def read_signature(function: Callable[..., Any]) -> Input:
         schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
         encode(schema)
     except Exception as error:  # Two types of one name (msgspec < 0.23); an example that is no JSON.
-        raise UnusableError(f"its input cannot be described ({_in_a_line(error)})") from error
+        raise UnusableError(f"its input cannot be described ({_named(error)})") from error
     return Input(context, schema, fields)
 
 
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(text_of(error).split())}"
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {in_a_line(error)}"
 
 
 def called(function: Any) -> Any:
-    """What a call of it calls: behind partials, the function, or that of an object that can be called."""
+    """The function that a call of it runs: behind partials, and the ``__call__`` of an object."""
     while isinstance(function, partial):
         function = function.func
     return function if inspect.isroutine(function) else type(function).__call__

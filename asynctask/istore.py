@@ -9,7 +9,7 @@ from zope.interface import Attribute, Interface
 from asynctask.deliveries import Tried
 from asynctask.live import Told
 from asynctask.model import News, Progress, Query, Status, Task
-from asynctask.recorder import Suspect
+from asynctask.recorder import FlightRecorder, Suspect
 
 Hook = Callable[[Sequence[Task]], None]
 Published = Callable[[int, Sequence[News]], None]
@@ -135,6 +135,9 @@ class IStore(Interface):
     timed: Timed = Attribute(
         "Called now and then with the time of the database that processes share, and with this machine's; "
         "tells by how much the time is another one now."
+    )
+    abandoned: Callable[[], Sequence[FlightRecorder]] = Attribute(
+        "Called to learn whom processes died in that are gone: their flight recorders, to be closed."
     )
     followed: Callable[[], bool] = Attribute("Tells whether anybody wants to hear of changes.")
     outbox: IOutbox = Attribute("What is to be told of tasks that have ended.")

@@ -1,7 +1,6 @@
 """Where the service listens: looked at before the start, so that what is wrong is said in a sentence."""
 
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -17,8 +16,12 @@ from twisted.internet.error import CannotListenError, VerifyError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactor
+from twisted.logger import Logger
 
+from asynctask.guard import is_loopback
 from asynctask.sqlite import StartError
+
+log = Logger(namespace="asynctask")
 
 INSECURE: Final = "{} can be reached from other machines, by everybody; if that is meant, add --insecure"
 
@@ -56,7 +59,7 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
     if shared is not None:
         if shared.descriptor is not None:
             return AdoptedStreamServerEndpoint(reactor, shared.descriptor, shared.family)
-        reactor = _Sharing(reactor, shared.port)
+        reactor = _Reusing(reactor, shared.port)
     try:
         found: IStreamServerEndpoint = serverFromString(reactor, description)
         if isinstance(found, AdoptedStreamServerEndpoint) and found.addressFamily == socket.AF_UNIX:
@@ -76,8 +79,9 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
 
 
 def check(description: str, *, insecure: bool, shared: bool = False) -> None:
-    """Look whether it could be listened on now, and leave everything as it is, but for a socket in the file
-    system of which nothing but its name is left.
+    """Look whether it could be listened on now.
+
+    Nothing is changed, but that the file of a Unix socket is removed on which nobody listens any more.
 
     :param shared: whether many processes are to listen on it.
     :raises StartError: it could not, or it may not.
@@ -197,7 +201,7 @@ def _bind(port: int, interface: str) -> socket.socket:
     return bound
 
 
-class _Sharing:
+class _Reusing:
     """A reactor whose TCP port is that of other processes too.
 
     :param port: opened instead of the one that an endpoint asks for.
@@ -264,33 +268,26 @@ def _check_unix(path: str) -> None:
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise StartError(f"--listen: {path} is there, and is no socket")
+    found = _connected(path)
+    if found in (0, errno.EAGAIN):  # who listens may be held up
+        raise StartError(TAKEN.format(path))
+    if found == errno.ECONNREFUSED:
+        # Of a process that was killed. Its lock may name any process by now, in a container above all.
+        for left in (path, f"{path}.lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(left)
+    # Whatever else it is, who listens finds out.
+
+
+def _connected(path: str) -> int:
+    """What a connection to a Unix socket comes to: the number of an error, or 0."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.setblocking(False)  # who listens may be held up
-        try:
-            client.connect(path)
-        except BlockingIOError:
-            raise StartError(TAKEN.format(path)) from None
-        except ConnectionRefusedError:
-            # Of a process that was killed. Its lock may name any process by now, in a container above all.
-            for left in (path, f"{path}.lock"):
-                with suppress(FileNotFoundError):
-                    os.unlink(left)
-        except OSError:  # whatever it is, who listens finds out
-            pass
-        else:
-            raise StartError(TAKEN.format(path))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"
+        client.setblocking(False)
+        return client.connect_ex(path)
 
 
 def check_address(port: IListeningPort, *, insecure: bool) -> None:
-    """The same for a port that is open, of whatever endpoint: the last word.
+    """Look at the address of a port that is open, of whatever endpoint.
 
     :raises StartError: it can be reached from other machines.
     """
@@ -308,3 +305,11 @@ def url(port: IListeningPort, description: str) -> str:
     scheme = "https" if description.startswith(("ssl:", "tls:")) else "http"
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{scheme}://{host}:{address.port}"
+
+
+def announce(url: str | None) -> None:
+    """Log where clients find the service; None is nowhere."""
+    if url is None:
+        log.info("Working without HTTP, on no port")
+    else:
+        log.info("Listening on {url}", url=url)

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from asynctask.registry import MARKED, Kind, RegistryError, kinds_of, marks_of, simulate
-from asynctask.wire import text_of
+from asynctask.wire import in_a_line
 
 GROUP: Final = "asynctask.tasks"
 """The entry points by which an installed package brings handlers."""
@@ -72,7 +72,7 @@ def _imported(source: str, run: Callable[[], Any]) -> Any:
 
 def _where(error: BaseException) -> str:
     """What went wrong in an import, and in which line of whose code."""
-    text = f"{type(error).__name__}: {' '.join(text_of(error).split())}"
+    text = f"{type(error).__name__}: {in_a_line(error)}"
     lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     theirs = [f"{file}, line {line}" for file, line in lines if not file.startswith(("<", *NOT_THEIRS))]
     return f"{text} ({theirs[-1]})" if theirs else text

@@ -317,8 +317,8 @@ class Running:
         self._task: asyncio.Task[Any] | None = None
 
     def abandon(self) -> None:
-        """Let go of it; where it was asked to end and holds its loop, or that has not even heard of it, of
-        the loop too."""
+        """Let go of it; and of its loop too, where it was asked to end and it, or something else, holds
+        that."""
         if self._asked and (self.stepping or not self._heard):
             self._loop.leave(self._thread)
 

@@ -17,6 +17,7 @@ from asynctask import pipes
 from asynctask.aggregation import Families
 from asynctask.listening import Shared, reserve
 from asynctask.pipes import HEARS, LISTENS, SAYS, Downwards, Lines, Setting, Upwards
+from asynctask.spawned import signal_name
 from asynctask.wire import UNREADABLE
 
 log = Logger(namespace="asynctask.supervisor")
@@ -24,8 +25,8 @@ log = Logger(namespace="asynctask.supervisor")
 OUT, ERR = 1, 2
 
 LONGEST: Final = {OUT: 32 * 1024 * 1024, ERR: 64 * 1024}
-"""Bytes that wait for the end of their line, which a bar that shows progress never has. A line of the log
-has it, and is shorter, whatever a client's text becomes in a traceback."""
+"""Bytes kept of a line that has not ended: that of a progress bar never does. A line of the log does, and
+is shorter, even with a client's text in a traceback."""
 
 SHOWN: Final = 200
 """Bytes that are shown of what cannot be understood."""
@@ -34,7 +35,7 @@ MARK: Final = "asynctask: "
 """Begins the sentence of a start that failed."""
 
 
-class Told(Protocol):
+class Listener(Protocol):
     """Who is told of a member."""
 
     def wrote(self, lines: str) -> None:
@@ -60,7 +61,7 @@ class Member(ProcessProtocol):
     :ivar complaint: why it could not start, in its own words.
     """
 
-    def __init__(self, number: int, supervisor: Told) -> None:
+    def __init__(self, number: int, supervisor: Listener) -> None:
         self.number = number
         self.pid = 0
         self.began = 0.0
@@ -157,14 +158,6 @@ def how_it_ended(reason: Failure) -> str:
             return signal_name(ended.signal)
         return f"exit code {ended.exitCode}"
     return reason.getErrorMessage()
-
-
-def signal_name(number: int) -> str:
-    """``SIGKILL`` for 9."""
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 class Spawner:

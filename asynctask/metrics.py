@@ -29,7 +29,7 @@ OTHER: Final = "other"
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 
 CALLBACKS: Final = {"delivered": "delivered", "pending": "retried", "failed": "failed"}
-"""What a try leaves a callback, and what it is counted as."""
+"""The state in which a try leaves a callback, and the label under which the try is counted."""
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE: Final = CONTENT_TYPE_LATEST
@@ -56,7 +56,7 @@ class OfKind:
         became: dict[Status, Count],
         started: Count,
         blocked: Count,
-        held: Callable[[float], object],
+        held: Observe,
         waited: Observe,
         ran: Observe,
     ) -> None:

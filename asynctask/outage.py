@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from asynctask.works import why
 
 STEADY: Final = 5.0
-"""Seconds for which it has to work: what fails before is the same outage again."""
+"""Seconds for which it has to work until its next failure is another outage."""
 
 SAY_AGAIN: Final = 60.0
 """Seconds after which an outage that lasts is told of again."""

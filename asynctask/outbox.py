@@ -1,29 +1,18 @@
 """Callbacks in the store: which are due, what became of them, and the secret that signs them."""
 
-import sqlite3
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from asynctask import outboxstatements as statements
-from asynctask.database import Sqlite
 from asynctask.deliveries import Tried
 from asynctask.istore import Dues, IOutbox, ToCall, ToTell
-from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import ENDED, News, Task
 from asynctask.rows import task_of
 from asynctask.signing import new_secret
-from asynctask.sqlite import BUSY, Place, StartError, check
-from asynctask.works import Database, why
-
-if TYPE_CHECKING:
-    from asynctask.pgserver import Server
 
 FROM_THE_FIRST: Final = (0.0, "")
 """Before whatever is due: times are seconds since the epoch, and no id is empty."""
@@ -152,53 +141,3 @@ def secret_of(connection: Connection) -> str:
         connection.execute(statements.KEEP_SECRET, {"secret": new_secret()})
         kept = connection.scalar(statements.SECRET)
     return str(kept)
-
-
-def show_secret(place: "Place | Server") -> str:
-    """The secret of a store for its operator, whether a service has it open or it has yet to be made.
-
-    :raises StartError: it has none, and cannot be given one.
-    """
-    if isinstance(place, Place):
-        if place.path is None:
-            raise StartError(
-                "--store sqlite:// is in memory, its secret too; give --callback-secret a file"
-            )
-        if kept := _kept(place):
-            return kept
-        check(place)
-        if not place.path.exists():
-            sys.stderr.write(f"asynctask: {place.path} was not there; it is made now, with this secret\n")
-        return _shown(Sqlite(place), place)
-    from asynctask.postgres import Postgres
-
-    return _shown(Postgres(place), place)
-
-
-def _shown(database: Database, place: "Place | Server") -> str:
-    """The secret of a database that is brought up for it, where it has yet to be."""
-    database.open()
-    try:
-        with database.connect() as connection:
-            with connection.begin():
-                database.prepare(connection)
-                upgrade(connection)
-            with connection.begin():
-                return secret_of(connection)
-    except UnreadableSchemaError as error:
-        raise StartError(f"--store {place.path} {error}") from None
-    except DBAPIError as error:
-        raise StartError(f"--store {place.path} cannot be used ({why(error)})") from None
-    finally:
-        database.close()
-
-
-def _kept(place: Place) -> str | None:
-    """What a store tells that a service may have open; None where it does not say."""
-    assert place.path is not None
-    try:
-        with closing(sqlite3.connect(f"{place.path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as file:
-            row = file.execute("SELECT value FROM meta WHERE key = 'callback_secret'").fetchone()
-    except sqlite3.DatabaseError:
-        return None
-    return None if row is None else str(row[0])

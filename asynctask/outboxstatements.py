@@ -1,4 +1,4 @@
-"""Every SQL statement about callbacks. Times are seconds since the epoch."""
+"""The SQL statements about callbacks. Times are seconds since the epoch."""
 
 from typing import Final
 

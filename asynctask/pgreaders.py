@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from asynctask.cutoff import Cutoff, Cutoffs
 from asynctask.problems import Unavailable
-from asynctask.readers import LONGEST, NO_ANSWER, Readable, Threads
+from asynctask.readers import LONGEST, NO_ANSWER, Readable, ReaderThreads
 
 TRY_AGAIN: Final = 0.5
 """Seconds until a database that could not be reached is tried again by those who read."""
@@ -45,7 +45,7 @@ class Readers:
         connect: "Callable[[Cutoff], psycopg.Connection[Any]]",
         begin: Callable[[Connection], None],
     ) -> None:
-        self.threads = Threads()
+        self.threads = ReaderThreads()
         self._mine = Reader(cutoffs)
         self._engine: Engine = create_engine(
             "postgresql+psycopg://",

@@ -11,6 +11,7 @@ from msgspec import Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from asynctask.sqlite import StartError
+from asynctask.wire import in_a_line
 
 PATIENCE: Final = 1.5
 """Seconds that a statement may take, or wait for a lock: a client's 503 waits for it."""
@@ -70,13 +71,9 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
         if given is None:
             continue
         try:
-            known = conninfo_to_dict(given)
-            for port in str(known.get("port", "")).split(","):
-                if port and not (port.isdecimal() and 0 < int(port) < 65_536):
-                    raise ValueError(f"invalid port number: '{port}'")
-            _check_places(known, given)
+            _check_places(conninfo_to_dict(given), given)
         except (psycopg.Error, ValueError) as error:
-            told = _without_secrets(why(error), given)
+            told = _without_secrets(in_a_line(error), given)
             raise StartError(f"{option} is no URL of a PostgreSQL database ({told})") from None
     return Server(url, listen, folder, lease)
 
@@ -84,8 +81,11 @@ def parse_url(url: str, folder: Path, lease: float = 15.0, listen: str | None = 
 def _check_places(known: Mapping[str, Any], url: str) -> None:
     """A password that is not written as a URL's has to be may have become the name of something else.
 
-    :raises ValueError: it looks like that.
+    :raises ValueError: it looks like that; or a port is none.
     """
+    for port in str(known.get("port", "")).split(","):
+        if port and not (port.isdecimal() and 0 < int(port) < 65_536):
+            raise ValueError(f"invalid port number: '{port}'")
     host, database = str(known.get("host", "")), str(known.get("dbname", ""))
     # One that begins with it is an abstract socket.
     if host.find("@") > 0 or ("@" in database and "%40" not in url):
@@ -108,12 +108,7 @@ def check(server: Server) -> None:
     try:
         connect(server.url).close()
     except psycopg.Error as error:
-        raise StartError(f"--store {server.path} cannot be reached ({why(error)})") from None
-
-
-def why(error: Exception) -> str:
-    """What the database says, in one line."""
-    return " ".join(str(error).split())
+        raise StartError(f"--store {server.path} cannot be reached ({in_a_line(error)})") from None
 
 
 def connect(url: str, **given: Any) -> "psycopg.Connection[Any]":

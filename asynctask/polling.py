@@ -17,8 +17,9 @@ import psycopg
 from msgspec import Struct
 from twisted.logger import Logger
 
-from asynctask.pgserver import PATIENCE, STAY, Server, connect, why
+from asynctask.pgserver import PATIENCE, STAY, Server, connect
 from asynctask.postgres import Postgres
+from asynctask.wire import in_a_line
 
 log = Logger(namespace="asynctask.store")
 
@@ -135,7 +136,7 @@ class Poller:
                     self._watch(looking)
             except (psycopg.Error, OSError) as error:  # such as: no more descriptors
                 if not self._failing:
-                    log.warn("Store does not tell what others do", error=why(error))
+                    log.warn("Store does not tell what others do", error=in_a_line(error))
                 self._failing = True
                 self._wait([], TRY_AGAIN)
             finally:
@@ -190,7 +191,7 @@ class Poller:
             log.warn(
                 "Store cannot be listened to; others are heard of within {seconds} s",
                 seconds=POLL,
-                error=why(error),
+                error=in_a_line(error),
             )
 
     def _stop_listening(self) -> None:

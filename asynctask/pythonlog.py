@@ -92,8 +92,8 @@ _ear: Final = _Ear()
 
 
 def _configure_if_asked(**settings: Any) -> None:
-    """`logging.basicConfig`, but not where ``logging.warning`` itself calls it: it would have from then on
-    what every logger says."""
+    """`logging.basicConfig`, but for the call that ``logging.warning`` makes by itself: the handler that it
+    adds would have what every logger says from then on."""
     if sys._getframe(1).f_globals is not vars(logging):
         _ear.configure(**settings)
 

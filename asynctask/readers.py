@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.problems import Unavailable
+from asynctask.wire import in_a_line
 
 READERS: Final = 4
 """Threads that read, each on a connection: what is read is short, and the cores are few."""
@@ -38,7 +39,7 @@ class Readable:
         with self._noting:
             before, self._fails = self._fails, error is not None
         if error is not None and not before:
-            log.warn("Store cannot be read", error=" ".join(str(getattr(error, "orig", error)).split()))
+            log.warn("Store cannot be read", error=in_a_line(getattr(error, "orig", error)))
         elif error is None and before:
             log.info("Store can be read again")
 
@@ -50,7 +51,7 @@ class _Daemon(Thread):
         super().__init__(*given, daemon=True, **named)
 
 
-class Threads(ThreadPool):
+class ReaderThreads(ThreadPool):
     """Threads that are started as they are needed."""
 
     threadFactory = _Daemon

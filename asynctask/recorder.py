@@ -148,7 +148,7 @@ class FlightRecorder:
 
 
 def abandoned(path: Path) -> list[FlightRecorder]:
-    """Those of a name and a number that name somebody, and whose processes are gone.
+    """The recorders of this path and a number that name an attempt, and whose processes are gone.
 
     Nobody else has them until they are closed.
     """

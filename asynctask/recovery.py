@@ -75,7 +75,7 @@ def settle(
     news: list[News],
     gone: Collection[str] | None = None,
 ) -> bool:
-    """Settle what is not to run again of what processes have left.
+    """End, or set back to wait, what processes that are gone have left and what must not run again here.
 
     :param gone: these processes, where many share the database and they are known.
     :returns: whether there may be more.
@@ -93,7 +93,7 @@ def settle(
 def charge(
     connection: Connection, database: Database, suspects: Collection[Suspect], now: float, news: list[News]
 ) -> None:
-    """Charge whom processes died in."""
+    """Charge the tasks in whose handlers processes died."""
     if database.shared:
         blame(connection, suspects, now, news)
     database.end(connection, [End(task, now) for task in charged(connection, suspects, now)], news)
@@ -148,8 +148,8 @@ def release(
 
 
 def unrun_starts(connection: Connection, started: Sequence[Task], owner: str) -> Iterator[Task]:
-    """Attempts that a commit of which nothing was known has begun after all, as they are once interrupted:
-    no handler runs them.
+    """Attempts that were begun by a commit whose outcome was not known, as they are once interrupted: no
+    handler runs them.
 
     :param started: those that it may have begun.
     :param owner: for whom. Where the commit has failed, another process may have begun an attempt with the
@@ -186,7 +186,7 @@ def running_of(connection: Connection, kind: str) -> int:
 def orphans_of(
     connection: Connection, orphans: Select[Any], given: Mapping[str, Any], news: list[News]
 ) -> list[Task]:
-    """Tasks of a kind that a process left which is gone: they go on here.
+    """Tasks of a kind that were left by a process that is gone: they go on here.
 
     :param orphans: the statement that finds them.
     :param given: what that takes, and `asynctask.statements.CLAIM_ORPHANS`.

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from asynctask.context import Context
 from asynctask.inputs import Input, UnusableError, called, read_signature
-from asynctask.wire import LABEL, MAX_NAME, text_of
+from asynctask.wire import LABEL, MAX_NAME, in_a_line
 
 Where = Literal["reactor", "thread", "asyncio", "process"]
 PLACES: Final = get_args(Where)
@@ -218,7 +218,7 @@ def _marks(function: Callable[..., Any]) -> tuple[Settings, ...]:
     """What `task` was told of it already: a function may be several kinds."""
     marks: tuple[Settings, ...] = getattr(function, "__dict__", {}).get("__asynctask__", ())
     inner = getattr(function, "__wrapped__", None)
-    # Those of the function inside it, ``functools.wraps`` has copied.
+    # ``functools.wraps`` has copied those of the function inside it, which do not count.
     copied = getattr(inner, "__asynctask__", ())
     return tuple(one for one in marks if not any(one is other for other in copied))
 
@@ -291,6 +291,7 @@ def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
         read = read_signature(function)
     except UnusableError as error:
         raise RegistryError(f"handler '{settings.name}' cannot be used: {error}") from None
+    generator = _generator_of(function)
     return Kind(
         name=settings.name,
         function=function,
@@ -302,8 +303,8 @@ def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
         concurrency=settings.concurrency,
         concurrency_total=settings.concurrency_total,
         backoff=settings.backoff,
-        steps=_generator_of(function) or function,
-        is_stepped=_generator_of(function) is not None or _is_async(function),
+        steps=generator or function,
+        is_stepped=generator is not None or _is_async(function),
     )
 
 
@@ -320,8 +321,7 @@ def _check_place(function: Callable[..., Any], place: str) -> None:
         try:
             pickle.dumps(function)
         except Exception as error:
-            why = " ".join(text_of(error).split())
-            raise UnusableError(f"no process could find it by its name: {why}") from error
+            raise UnusableError(f"no process could find it by its name: {in_a_line(error)}") from error
 
 
 @task

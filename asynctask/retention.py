@@ -1,4 +1,4 @@
-"""Forgets tasks that ended long ago, a few at a time, so that nobody waits for it."""
+"""Forgets tasks that ended long ago, expired keys and old events, a few at a time: nobody waits for it."""
 
 from collections.abc import Callable
 from typing import Final

@@ -43,8 +43,8 @@ SOON: Final = 1.0
 """The least of these seconds at a stop, where they are no more than its grace."""
 
 STARTS: Final = 10
-"""Attempts that begin in one turn of the reactor: a quarter of a millisecond, or some if they fail. Turns
-take time too."""
+"""Attempts that begin in one turn of the reactor: together a quarter of a millisecond, or a few if they
+fail. With fewer, the turns themselves would take the time."""
 
 PART: Final = 8
 """One in so many of those that wait begins in a turn, where that is more: else a service whose clients send
@@ -61,7 +61,7 @@ CANCELLED_ERRORS: Final = (
     "asyncio.exceptions.CancelledError",
     "concurrent.futures._base.CancelledError",
 )
-"""By their names, of which two may never have been imported: by what a handler ends that was asked to."""
+"""What a handler ends by that was asked to end; by name, since two of their modules may not be imported."""
 
 
 class Running(Attempt):

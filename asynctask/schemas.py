@@ -1,4 +1,4 @@
-"""JSON Schemas of what goes in and out, made of the Structs and of the kinds' signatures. Pure."""
+"""JSON Schemas of what goes in and out, made of the Structs and of the kinds' signatures."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -296,7 +296,7 @@ def _input(kind: Kind, name: str) -> dict[str, Schema]:
 
 
 def _moved(schema: Any, to: Mapping[str, str]) -> Any:
-    """A schema whose references are led to where that has gone to which they refer."""
+    """A schema with its references changed to where their targets have moved."""
     if not isinstance(schema, dict):
         return schema
     moved = _each_part(schema, lambda part: _moved(part, to))

@@ -1,4 +1,7 @@
-"""The service as ``twistd`` and ``python -m asynctask`` run it. Only here is the global reactor touched."""
+"""The service as ``twistd`` and ``python -m asynctask`` run it.
+
+The global reactor is touched only here, and by a client that is given none.
+"""
 
 import os
 import sys
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
-from asynctask import listening, outbox, pipes, storeurl
+from asynctask import listening, pipes, shownsecret, storeurl
 from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of, raise_file_limit
 from asynctask.composition import AsyncTask
@@ -57,7 +60,7 @@ class Command(OfCommand, AsyncTask):
         self._metrics.everyone = self.pipes.everyone
 
     def _serving(self) -> None:
-        self.begin(self._reactor, supervised=self.pipes is not None, stepped=self._recorder.stepped)
+        self.begin(supervised=self.pipes is not None, stepped=self._recorder.stepped)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
         if not self._switched:  # several may serve in one program
@@ -121,7 +124,7 @@ def makeService(options: Options) -> OfCommand:
         file = options["callback-secret"]
         secrets = [] if file is None else read_secrets(Path(setting.start if setting else "", file))
         if options["show-callback-secret"]:
-            sys.stdout.write("\n".join(secrets or [outbox.show_secret(place)]) + "\n")
+            sys.stdout.write("\n".join(secrets or [shownsecret.show(place)]) + "\n")
             sys.exit(0)
         many = options["processes"] > 1
         storeurl.check_use(place, options["processes"], with_http=not options["no-http"])

@@ -229,7 +229,7 @@ class Sharing:
             self._start(self._read)
 
     def _look_behind(self, seq: int) -> None:
-        """One look that has not seen what was told here may have been taken before; the next one is odd."""
+        """A look that lacks what was told here may be an old one; a second one in a row is looked into."""
         told = self._next
         if seq + 1 < told and self._behind == told and not self._reading:
             self._start(self._go_back, seq, told)
@@ -265,7 +265,7 @@ class Sharing:
             self._store.lost()
 
     def _find_out(self) -> None:
-        """Let a transaction meet whatever the heartbeat has met: it is what the store's health goes by."""
+        """The heartbeat has met trouble: try a transaction, which tells whether the store is healthy."""
         if not self._stopped:
             self._may_have_strays = True
             self._start(self._store.register, self._database.beat)

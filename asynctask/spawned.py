@@ -77,11 +77,7 @@ class Spawned:
             return False
         if self._pid is None:
             return monotonic() < self._started + LATE
-        try:
-            # Looks without taking the exit code from pebble.
-            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:
-            return False
+        return lives(self._pid)
 
     def kill(self) -> None:
         """End it now, with what it has started."""
@@ -107,10 +103,22 @@ class Spawned:
         if self._end.cancelled():
             return "nobody knows how"
         code = getattr(self._end.exception(), "exitcode", None)
-        if code is not None and code < 0:
-            with suppress(ValueError):
-                return signal.Signals(-code).name
-        return f"exit code {code}"
+        return signal_name(-code) if code is not None and code < 0 else f"exit code {code}"
+
+
+def lives(pid: int) -> bool:
+    """Whether a child of ours has not ended; its exit code is left to whoever waits for it."""
+    with suppress(ChildProcessError):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return False
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def forgiving(end: Future[None]) -> Future[None]:

@@ -1,4 +1,6 @@
-"""Every SQL statement of the store, but for those of callbacks.
+"""The SQL statements of the store, but for those on the way of a task (`asynctask.batches`), those about
+callbacks (`asynctask.outboxstatements`) and those by which processes share it (`asynctask.postgres`,
+`asynctask.heartbeat`, `asynctask.polling`).
 
 Statuses are literals: a bound one would lose the partial indexes (https://sqlite.org/partialindex.html,
 "Queries Using Partial Indexes"). Times are seconds since the epoch.
@@ -263,8 +265,8 @@ _old: Final = _once(
 FORGET_OLD: Final = (
     delete(task).where(task.c.task_id.in_(select(_old.c.task_id))).returning(task.c.task_id, task.c.kind)
 )
-"""Retention: those that ended first, but none that is just retried: what was chosen without its lock is
-deleted whatever it has become. SQLite has one writer, and no such words."""
+"""Retention: those that ended first. They are locked when they are chosen, or a task that is retried
+meanwhile would be deleted all the same. SQLite, which has one writer, leaves the lock out."""
 
 KEY: Final = select(idempotency.c.digest, idempotency.c.answer).where(
     idempotency.c.scope == "",
@@ -288,7 +290,7 @@ FORGET_KEYS: Final = (
     .where(tuple_(idempotency.c.scope, idempotency.c.key).in_(select(_expired.c.scope, _expired.c.key)))
     .returning(idempotency.c.key)
 )
-"""SQLite's driver counts no rows of a statement that begins with its choice."""
+"""It returns the keys, since SQLite's driver counts no rows of a statement that begins with WITH."""
 
 _upto: Final = select(event.c.upto).order_by(event.c.seq.desc()).limit(1).scalar_subquery()
 
@@ -357,9 +359,11 @@ LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind,
 RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING, ~_ownerless)
 """How many run: an orphan takes no seat from those that would go on with it."""
 
+_not_to_go_on: Final = or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True)))
+
 CUT_OFF: Final = select(*WHOLE).where(
     _RUNNING,
-    or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
+    _not_to_go_on,
 )
 """At a start: running tasks that must not run again, to be cancelled or of a kind that is gone."""
 
@@ -368,7 +372,7 @@ CUT_OFF_ABANDONED: Final = (
     .where(
         _RUNNING,
         _of_gone,
-        or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True))),
+        _not_to_go_on,
     )
     .limit(SETTLED)
     .with_for_update(skip_locked=True, of=task)
@@ -381,11 +385,7 @@ LEFT: Final = (
     .where(
         _RUNNING,
         _of_gone,
-        or_(
-            task.c.kind == bindparam("of_kind"),
-            task.c.cancel_requested,
-            task.c.kind.not_in(bindparam("kinds", expanding=True)),
-        ),
+        or_(task.c.kind == bindparam("of_kind"), _not_to_go_on),
     )
     .limit(1)
 )
@@ -420,7 +420,7 @@ BLAMED: Final = (
 
 
 def _moved(table: str, column: str, which: str, written: str) -> Any:
-    """:param written: when that was, as far as the row tells."""
+    """:param written: an expression: when the row was written, as far as it tells."""
     return text(
         f"UPDATE {table} SET {column} = CASE WHEN {column} > :before THEN {column} + (:now - :before) "  # noqa: S608
         f"ELSE :now END WHERE {which} AND {column} > :least AND {written} BETWEEN :since AND :until"
@@ -431,13 +431,13 @@ CLOCK: Final = text(
     "INSERT INTO meta (key, value) VALUES ('clock', :time) "
     "ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value"
 )
-"""That the time with this name was followed; no row if it was before."""
+"""Notes that this setting of the clock was followed; changes no row if that is noted already."""
 
 SET_CLOCK: Final = (
     _moved("task", "run_at", "status IN ('accepted', 'retrying')", "accepted_at"),
     _moved("task", "callback_due", "callback_due IS NOT NULL", "accepted_at"),
 )
-"""For a clock that was set: what was not due is due after as long as before, and what was due, is."""
+"""After the clock was set: what was not due yet waits for as long as it would have, what was due is due."""
 
 SET_CLOCK_OF_KEYS: Final = _moved("idempotency", "expires_at", "TRUE", f"expires_at - {KEY_KEPT}")
 """The same for keys: they are known for as long as was promised."""

@@ -1,14 +1,12 @@
 """Where tasks are kept: `SqlStore`, on SQLAlchemy Core."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from time import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import asdict
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
@@ -16,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from asynctask import changes, statements
+from asynctask.changing import Decide, Decided, change, remove
 from asynctask.claiming import Wanted, take
 from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
@@ -24,45 +23,38 @@ from asynctask.leftovers import Leftovers
 from asynctask.live import Live
 from asynctask.maintenance import Maintenance
 from asynctask.metrics import Metrics
-from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
     ENDED,
     RUNNING,
-    Deleted,
     InvalidTransition,
     News,
     Progress,
     Status,
     Task,
-    cancel,
     request_cancel,
     retry,
     start,
 )
 from asynctask.outbox import Outbox
 from asynctask.problems import OutcomeUnknown
-from asynctask.reading import Reading, find
+from asynctask.reading import Reading
 from asynctask.recorder import Suspect
-from asynctask.recovery import charge, moved_in, note, settle
-from asynctask.rows import changed_row, claimed_row, new_row, size_of
-from asynctask.sqlite import BUSY, Place, StartError
-from asynctask.works import CLAIM, Database, why
+from asynctask.recovery import note
+from asynctask.rows import claimed_row, new_row, size_of
+from asynctask.sqlite import BUSY, Place
+from asynctask.starting import begin, bring_up, usable
+from asynctask.works import CLAIM, Database
 from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
     from asynctask.pgserver import Server
     from asynctask.sharing import Sharing
 
-ON_THE_WAY: Final = 2.0
-"""Seconds that a change may take to be written; one that is later yet is of a clock that was ahead."""
-
 log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
-Decided = InvalidTransition | tuple[Status, Task] | None
-Decide = Callable[[Task, float], Task]
 
 
 @implementer(IStore)
@@ -120,39 +112,20 @@ class SqlStore(Hooks, Reading, Maintenance, Leftovers):
         self._database.open()
         with ExitStack() as undo:
             undo.callback(self._database.close)
-            try:
+            with usable(self._place.path):
                 connection = self._database.connect()
                 undo.callback(connection.close)
-                with connection.begin():
-                    self._database.prepare(connection)
-                    upgrade(connection)
+                bring_up(connection, self._database)
                 with connection.begin():
                     self._database.start(connection)
-                    if self._database.shared:
-                        now += self.timed(connection.execute(statements.TIME).scalar_one(), time())
-                    else:
-                        self.note_clock(self._now(), connection.scalar(statements.TOLD_AT))
-                    # First, since from what is told on, the other processes wait with all that they tell.
-                    counted = Counter(
-                        {row.kind: row.tasks for row in connection.execute(statements.UNFINISHED)}
-                    )
-                    news: list[News] = []
-                    charge(connection, self._database, list(suspects), now, news)
-                    settle(connection, self._database, self._seated, now, news)
-                    self._database.tell(connection, news, now)
-                    left = moved_in(news)
-                    unfinished = counted - Counter(task.kind for task in left if task.status in ENDED)
+                    now += self._look_at_clocks(connection)
+                    found = begin(connection, self._database, list(suspects), self._seated, now)
                     self.outbox.open(connection)
-                    self.epoch = connection.scalar(statements.EPOCH) or ""
-                    self.seq = connection.scalar(statements.LAST_EVENT) or 0
-                    self.newest = connection.scalar(statements.NEWEST)
                 self._database.start_reading()
-            except (UnreadableSchemaError, DBAPIError) as error:
-                found = f"cannot be used ({why(error)})" if isinstance(error, DBAPIError) else error
-                raise StartError(f"--store {self._place.path} {found}") from None
             undo.pop_all()
-        note(left, self._metrics)
-        self.unfinished = sum(unfinished.values())
+        note(found.left, self._metrics)
+        self.epoch, self.seq, self.newest = found.epoch, found.seq, found.newest
+        self.unfinished = sum(found.unfinished.values())
         self._writer = Writer(
             connection,
             self._database,
@@ -166,7 +139,14 @@ class SqlStore(Hooks, Reading, Maintenance, Leftovers):
         )
         if not isinstance(self._place, Place):
             self._share(self._place)
-        return {kind: tasks for kind, tasks in unfinished.items() if kind not in kinds}
+        return {kind: tasks for kind, tasks in found.unfinished.items() if kind not in kinds}
+
+    def _look_at_clocks(self, connection: Connection) -> float:
+        """See whether this machine's clock is right; by how much the time is another one now."""
+        if self._database.shared:
+            return self.timed(connection.execute(statements.TIME).scalar_one(), time())
+        self.note_clock(self._now(), connection.scalar(statements.TOLD_AT))
+        return 0.0
 
     def _share(self, server: "Server") -> None:
         """From now on hear of what other processes do."""
@@ -340,34 +320,13 @@ class SqlStore(Hooks, Reading, Maintenance, Leftovers):
         return changed.addBoth(counted)
 
     def _change(self, task_id: str, decide: Decide, now: float) -> Deferred[Task | None]:
-        """Read a task, decide, and write what was decided, in one transaction.
+        """Change a task as is decided once it is read.
 
-        :param decide: gives the task as it is to be, at a time that is never before its last change.
         :returns: the task, None if there is none; fails with `InvalidTransition` if its state forbids it.
         """
 
         def run(db: Connection, news: list[News]) -> Decided:
-            before = find(db, task_id, locked=True)
-            if before is None:
-                return None
-            latest = changes.latest(before)  # an attempt may have ended on the way
-            at = latest if now < latest < now + ON_THE_WAY else now
-            try:
-                after = decide(before, at)
-            except InvalidTransition as forbidden:
-                return forbidden.with_traceback(None)  # whose frames have all of this batch
-            if after is before:
-                return before.status, before
-            given = {"of_task": task_id, "me": self._database.owner}
-            if after.status is RUNNING and db.scalar(self._database.is_orphan, given) is not None:
-                after = cancel(before, at)  # nobody is there who would end it
-            moved = after.status is not before.status
-            db.execute(statements.CHANGE, changed_row(after, at, moved=moved))
-            changed = find(db, task_id)
-            assert changed is not None
-            if moved:
-                news.append(changes.listed(changed))
-            return before.status, changed
+            return change(db, self._database, task_id, decide, now, news)
 
         def tell(decided: Decided) -> Task | None:
             self.settled += 1
@@ -393,19 +352,13 @@ class SqlStore(Hooks, Reading, Maintenance, Leftovers):
     def delete(self, task_id: str) -> Deferred[Task | None]:
         """See `IStore`."""
 
-        def run(db: Connection, news: list[News]) -> Task | None:
-            task = find(db, task_id, locked=True)
-            if task is not None and task.status in ENDED:
-                db.execute(statements.DELETE, {"of_task": task_id})
-                news.append(Deleted(task_id, task.kind))
-            return task
-
         def tell(task: Task | None) -> Task | None:
             if task is not None and task.status not in ENDED:
                 raise InvalidTransition(task.status)
             return task
 
-        return self._writer.call(run, order=f"task {task_id}").addCallback(tell)
+        removed = self._writer.call(lambda db, news: remove(db, task_id, news), order=f"task {task_id}")
+        return removed.addCallback(tell)
 
 
 def _database_of(place: "Place | Server", busy: float) -> Database:

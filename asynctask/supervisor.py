@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from asynctask.aggregation import Families, counted, merge
+from asynctask.listening import announce
 from asynctask.member import Member
 from asynctask.pipes import Asked, Sum, Tell, Told, Up
 
@@ -223,10 +224,7 @@ class Supervisor(Service):
         self._tell_that_it_serves(url)
 
     def _tell_that_it_serves(self, url: str | None) -> None:
-        if url is None:
-            log.info("Working without HTTP, on no port")
-        else:
-            log.info("Listening on {url}", url=url)
+        announce(url)
 
     # The numbers of all.
 

@@ -38,8 +38,8 @@ SHARE: Final = 0.0015
 """Seconds of a turn of the reactor for calls that are due, and as many for those without delay."""
 
 OF_LATENESS: Final = 1 / 16
-"""Part of the time by which calls are late that they get in a turn, where it is more: a reactor that always
-has something else to do would call ever later."""
+"""Late calls get this part of their lateness in a turn, where that is more than `SHARE`: else a reactor
+that always has something else to do would call ever later."""
 
 MOST: Final = 0.003
 """Seconds of a turn for calls that are late, with which a turn stays below 5 ms."""

@@ -13,13 +13,13 @@ MAX_TRACEBACK: Final = 20_000
 """Characters that are kept of a traceback."""
 
 MAX_CAUSES: Final = 100
-"""Exceptions that one came from, of which each may have come from another one; they may go in a circle."""
+"""Exceptions that are followed from one to the one that it came from: they may go in a circle."""
 
 E = TypeVar("E", bound=BaseException)
 
 
 class UntoldError(Exception):
-    """An exception of whose class even a look at it raises another one.
+    """Told in place of an exception whose class raises another one when it is looked at.
 
     :param name: of that class.
     """
@@ -84,7 +84,7 @@ def let_go(failure: Failure) -> None:
 
 
 def without_frames(error: E) -> E:
-    """The same exception without the frames that it has come through, nor has any that it came from.
+    """The same exception without its frames, and without those of the exceptions that it came from.
 
     Most frames hold it in their turn, and all that would stay until the collector comes.
     """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
@@ -12,14 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from asynctask.access import GONE, Access
-from asynctask.deadlines import close_idle
-
-IDLE: Final = 60
-"""Seconds that a connection may stay open between requests, or stop in the middle of one."""
-
-LINGER: Final = 2.0
-"""Seconds for which the rest of a refused body is read and dropped: closing at once would reset the
-connection, and the client might never see why."""
+from asynctask.deadlines import IDLE, LINGER, close_idle
 
 Refuse = Callable[[Request], bytes]
 

@@ -18,11 +18,11 @@ SET: Final = 1.0
 their speed for less."""
 
 AT_ONCE: Final = 0.1
-"""Seconds in which both clocks are read: whoever is stopped in between has read two different times."""
+"""Seconds that reading both clocks may take: what is read before and after a stop does not go together."""
 
 
-elapsed: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-"""Seconds that no setting changes, and in which a machine that slept counts too, where it can tell."""
+elapsed: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds that no setting changes, and that go on while the machine sleeps."""
 
 
 class WallClock:

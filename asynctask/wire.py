@@ -1,6 +1,6 @@
-"""Bytes to model and back: bodies, queries, ids, task JSON, problems. Pure.
+"""Bytes to model and back: queries, ids, results, task JSON, problems. Pure.
 
-What a body may hold is the contract's, stricter than any JSON library: see `asynctask.strictjson`.
+JSON is read as the contract has it, stricter than any library: see `asynctask.strictjson`.
 """
 
 import difflib
@@ -127,6 +127,11 @@ def text_of(error: BaseException | None) -> str:
         return str.__str__(str(error))  # which may be of a class of its own
     except BaseException:
         return "(its text cannot be shown)"
+
+
+def in_a_line(error: BaseException | None) -> str:
+    """An exception's text in one line."""
+    return " ".join(text_of(error).split())
 
 
 def name_of(error: BaseException | None) -> str:

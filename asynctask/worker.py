@@ -147,8 +147,7 @@ class _Mouth:
 
 def die_with(parent: int) -> None:
     """End at once when the parent does (``prctl(2)``, PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before that
         os._exit(1)
 
@@ -181,10 +180,7 @@ def _raised(error: BaseException) -> Raised:
         kinds = [(str(kind.__module__), str(kind.__qualname__)) for kind in type(error).__mro__]
     except BaseException:  # a metaclass may have any code of its own
         kinds = [(__name__, wire.name_of(error)), ("builtins", "Exception")]
-    try:
-        text = _text(str(error))
-    except BaseException:
-        text = "(its text cannot be shown)"
+    text = _text(wire.text_of(error))
     try:
         trace = _text("".join(traceback.format_exception(error)))
     except BaseException:

@@ -15,6 +15,7 @@ from twisted.python.threadpool import ThreadPool
 from asynctask.batches import Differs, End
 from asynctask.model import News, Status, Task
 from asynctask.problems import OutcomeUnknown, Problem, Unavailable
+from asynctask.wire import in_a_line
 
 T = TypeVar("T")
 
@@ -126,11 +127,12 @@ def refusal(unknown: bool = False) -> Problem:
 
 def why(error: Exception) -> str:
     """What the database says, in one line."""
-    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    return in_a_line(error.orig if isinstance(error, DBAPIError) else error)
 
 
 def collided(error: Exception) -> bool:
-    """Whether a transaction has met another process's, or not what it supposed, and may be made again."""
+    """Whether a transaction collided with another process's, or found a task other than it supposed: it may
+    be done again."""
     return (
         isinstance(error, Differs) or getattr(getattr(error, "orig", None), "sqlstate", None) in COLLISIONS
     )

@@ -57,12 +57,12 @@ LATE: Final = 0.8
 is refused, while there is time for an answer."""
 
 ENOUGH: Final = 1.0
-"""Seconds since the first of a transaction has waited, after which no call but claims is begun in it:
-a server that is far takes its time for each, and all would be cut off together. Divided by how many
-transactions there are still in this go, so that the later ones come in time too."""
+"""Seconds after which a transaction begins no further call but claims, counted since its first work came: a
+distant server takes its time for each, and all would be cut off together. It is divided by the number of
+transactions that are left of a batch, so that the last one comes in time too."""
 
 REPEATS: Final = 3
-"""Times that a transaction is begun again which met another process's."""
+"""How often a transaction that collided with another process's is begun again."""
 
 UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
 """How an attempt ends whose own end the database refuses."""
@@ -319,8 +319,8 @@ class Writer:
         if not known or again:
             self._disconnect()
             self.healthy = False
-        # What came back has changed other things for good, and what had nothing to tell may have; of new
-        # tasks nothing is left.
+        # Calls of a commit that came back have taken effect, and those of one without news may have; new
+        # tasks were removed.
         others = at_commit and (bool(self._came_back) or not self._told)
         self._refuse(batch, unknown=at_commit and not known, others_unknown=others)
         if known:

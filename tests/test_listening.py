@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
-from asynctask import listening
+from asynctask import guard, listening
 from asynctask.listening import LONGEST_PATH, Shared
 from asynctask.sqlite import StartError
 from tests.test_sqlite import nobody
@@ -215,9 +215,9 @@ class Loopback(ListeningTestCase):
 
     def test_which_addresses_are_this_machine(self) -> None:
         for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
-            self.assertTrue(listening.is_loopback(host), host)
+            self.assertTrue(guard.is_loopback(host), host)
         for host in ("", "0.0.0.0", "::", "192.0.2.7", "fe80::1%eth0", "tasks.example", "128.0.0.1"):
-            self.assertFalse(listening.is_loopback(host), host)
+            self.assertFalse(guard.is_loopback(host), host)
 
     def test_a_port_that_is_open_is_looked_at_again(self) -> None:
         for address in (EVERYWHERE, EVERYWHERE_6):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from asynctask import model, outbox
+from asynctask import model, shownsecret
 from asynctask.deliveries import GIVE_UP, Tried
 from asynctask.istore import Dues, ToTell
 from asynctask.model import Callback, Error, Task, complete
@@ -204,9 +204,9 @@ class OnPostgres(OutboxContract, OnServer):
 
     def test_the_secret_is_shown_too(self) -> None:
         place = Server(postgres.url_of(self.database))
-        self.assertEqual(outbox.show_secret(place), self.store.outbox.secret)
+        self.assertEqual(shownsecret.show(place), self.store.outbox.secret)
         other = Server(postgres.url_of(f"{self.database}_that_is_not_there"))
-        self.assertIn("cannot be used", str(self.assertRaises(StartError, outbox.show_secret, other)))
+        self.assertIn("cannot be used", str(self.assertRaises(StartError, shownsecret.show, other)))
 
     def test_the_secret_of_a_store_that_only_a_later_version_can_read_is_not_shown(self) -> None:
         later = (
@@ -215,7 +215,7 @@ class OnPostgres(OutboxContract, OnServer):
         )
         self.wait(self.store._writer.call(lambda db, _: [db.execute(text(one)).rowcount for one in later]))
         place = Server(postgres.url_of(self.database))
-        told = str(self.assertRaises(StartError, outbox.show_secret, place))
+        told = str(self.assertRaises(StartError, shownsecret.show, place))
         self.assertRegex(told, "^--store postgresql://.* has schema 9999, ")
 
     def test_one_process_tells_it(self) -> None:
@@ -257,12 +257,12 @@ class ShownTests(OnFile):
     """What ``--show-callback-secret`` prints."""
 
     def test_the_secret_of_a_service_that_runs(self) -> None:
-        self.assertEqual(outbox.show_secret(Place(self.path)), self.store.outbox.secret)
+        self.assertEqual(shownsecret.show(Place(self.path)), self.store.outbox.secret)
 
     def test_the_secret_of_a_service_that_does_not(self) -> None:
         secret = self.store.outbox.secret
         self.wait(self.store.close())
-        self.assertEqual(outbox.show_secret(Place(self.path)), secret)
+        self.assertEqual(shownsecret.show(Place(self.path)), secret)
         self.store = self.open()
 
     def test_the_secret_of_a_store_that_has_none_yet_is_drawn_and_kept(self) -> None:
@@ -270,22 +270,22 @@ class ShownTests(OnFile):
         self.wait(self.store.close())
         with closing(sqlite3.connect(self.path)) as file, file:
             file.execute("DELETE FROM meta WHERE key = 'callback_secret'")
-        secret = outbox.show_secret(Place(self.path))
+        secret = shownsecret.show(Place(self.path))
         self.assertNotEqual(secret, before)
         self.store = self.open()
         self.assertEqual(self.store.outbox.secret, secret)
 
     def test_the_secret_of_a_store_that_has_yet_to_be_made(self) -> None:
         place = Place(Path(self.mktemp()).absolute())
-        secret = outbox.show_secret(place)
-        self.assertEqual(outbox.show_secret(place), secret)
+        secret = shownsecret.show(place)
+        self.assertEqual(shownsecret.show(place), secret)
         store = SqlStore(place, self.turns)
         store.open([], NOW)
         self.assertEqual(store.outbox.secret, secret)
         self.wait(store.close())
 
     def complaint(self, place: Place) -> str:
-        told = str(self.assertRaises(StartError, outbox.show_secret, place))
+        told = str(self.assertRaises(StartError, shownsecret.show, place))
         self.assertEqual(told.splitlines(), [told])
         return told
 

@@ -29,11 +29,11 @@ from asynctask.model import (
     complete,
     interrupt,
 )
-from asynctask.outbox import show_secret
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server
 from asynctask.problems import OutcomeUnknown, Unavailable
 from asynctask.recovery import unrun_starts
+from asynctask.shownsecret import show as show_secret
 from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
 from asynctask.writer import ENOUGH, LATE, REPEATS

@@ -1,0 +1,59 @@
+"""The secret that signs callbacks, shown to the operator of a store."""
+
+import sqlite3
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from asynctask.database import Sqlite
+from asynctask.outbox import secret_of
+from asynctask.sqlite import BUSY, Place, StartError, check
+from asynctask.starting import bring_up, usable
+from asynctask.works import Database
+
+if TYPE_CHECKING:
+    from asynctask.pgserver import Server
+
+
+def show(place: "Place | Server") -> str:
+    """The secret of a store for its operator, whether a service has it open or it has yet to be made.
+
+    :raises StartError: it has none, and cannot be given one.
+    """
+    if isinstance(place, Place):
+        if place.path is None:
+            raise StartError(
+                "--store sqlite:// is in memory, its secret too; give --callback-secret a file"
+            )
+        if kept := _kept(place):
+            return kept
+        check(place)
+        if not place.path.exists():
+            sys.stderr.write(f"asynctask: {place.path} was not there; it is made now, with this secret\n")
+        return _shown(Sqlite(place), place)
+    from asynctask.postgres import Postgres
+
+    return _shown(Postgres(place), place)
+
+
+def _shown(database: Database, place: "Place | Server") -> str:
+    """The secret of a database that is brought up for it, where it has yet to be."""
+    database.open()
+    try:
+        with usable(place.path), database.connect() as connection:
+            bring_up(connection, database)
+            with connection.begin():
+                return secret_of(connection)
+    finally:
+        database.close()
+
+
+def _kept(place: Place) -> str | None:
+    """What a store tells that a service may have open; None where it does not say."""
+    assert place.path is not None
+    try:
+        with closing(sqlite3.connect(f"{place.path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as file:
+            row = file.execute("SELECT value FROM meta WHERE key = 'callback_secret'").fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return None if row is None else str(row[0])
