@@ -18,7 +18,18 @@ FLOORED: Final = (
     *("model", "problems", "wire", "headers", "submissions", "acceptance"),
     *("runner", "attempts", "claims", "seats", "steps"),
     *("channel", "heads", "incoming", "request", "deadlines", "dispatch"),
-    *("store", "writer", "statements", "outboxstatements", "rows", "tables", "database", "sqlite"),
+    *(
+        "store",
+        "starting",
+        "changing",
+        "writer",
+        "statements",
+        "outboxstatements",
+        "rows",
+        "tables",
+        "database",
+        "sqlite",
+    ),
 )
 
 

@@ -21,9 +21,9 @@ from twisted.python.components import Componentized
 
 from asynctask import logs, pythonlog
 from asynctask.logqueue import PAUSE, LogQueue
+from asynctask.problems import StartError
 from asynctask.sdnotify import Notifier
 from asynctask.spawned import lives
-from asynctask.sqlite import StartError
 from asynctask.supervisor import Supervisor
 from asynctask.timers import Wheel
 from asynctask.watchdog import Watchdog

@@ -24,14 +24,15 @@ from asynctask.loop import EXECUTOR
 from asynctask.metrics import Metrics
 from asynctask.places import MAX_ABANDONED, Places
 from asynctask.posting import Poster
+from asynctask.problems import StartError
 from asynctask.recorder import FlightRecorder, abandoned
 from asynctask.registry import KINDS, Kind
 from asynctask.resolver import Resolver
 from asynctask.retention import LONG_STEP, Retention
 from asynctask.runner import Runner
-from asynctask.seats import Seats
+from asynctask.seats import DEFAULT, Seats
 from asynctask.signing import Signer
-from asynctask.sqlite import Place, StartError, is_missing
+from asynctask.sqlite import Place, is_missing
 from asynctask.store import SqlStore
 from asynctask.timers import Wheel
 from asynctask.wallclock import WallClock
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from asynctask.pgserver import Server
 
 log = Logger(namespace="asynctask")
-
-SEATS: Final = {"reactor": 1_000_000, "asyncio": 1_000_000, "thread": 32, "process": 2}
 
 LAST_CALLBACKS: Final = 2.0
 """Seconds that callbacks under way have to be answered."""
@@ -82,7 +81,7 @@ class AsyncTask(Service):
         reactor: Any,
         *,
         kinds: Mapping[str, Kind] = KINDS,
-        seats: Mapping[str, int] = SEATS,
+        seats: Mapping[str, int] = DEFAULT,
         max_waiting: int = 10_000_000,
         keep: float = 7,
         grace: float = 10,

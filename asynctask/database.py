@@ -18,9 +18,9 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask import batches, statements
 from asynctask.model import News
-from asynctask.problems import Unavailable
+from asynctask.problems import StartError, Unavailable
 from asynctask.readers import LONGEST, NO_ANSWER, READERS, Readable, ReaderThreads
-from asynctask.sqlite import BUSY, Lock, Place, StartError, create
+from asynctask.sqlite import BUSY, Lock, Place, create
 
 COPIED: Final = 600
 """Pages of the write-ahead log, 2 MB, after which they are copied into the file, when whoever waited for

@@ -19,7 +19,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.logger import Logger
 
 from asynctask.guard import is_loopback
-from asynctask.sqlite import StartError
+from asynctask.problems import StartError
 
 log = Logger(namespace="asynctask")
 

@@ -15,6 +15,7 @@ from asynctask import __version__
 from asynctask.addresses import Allowed, NotAnAddressError
 from asynctask.guard import split_host
 from asynctask.pidfile import forget_if_stale, why_not_written
+from asynctask.seats import REACTOR, THREADS
 
 PARAMETERS: Final = (
     ("port", "p", 8080, "TCP port on 127.0.0.1; 0 takes a free one"),
@@ -65,10 +66,6 @@ SIMILAR: Final = 0.85
 """How like ours a name must be to be taken for a slip of it: Kubernetes makes ASYNCTASK_PORT_80_TCP."""
 
 HIGHEST_PORT: Final = 65_535
-SEATS: Final = 1_000_000
-"""Attempts at once on the reactor: each takes some KiB."""
-THREADS: Final = 32
-"""Attempts at once in threads: they wait more than they count, or they belong into processes."""
 MOST_SEATS: Final = 10_000_000
 """Attempts at once that may be asked for: beyond it their records alone fill a large machine."""
 MOST_DIGITS: Final = 8
@@ -107,7 +104,7 @@ class Options(usage.Options):
         self["hosts"] = []
         self["modules"] = []
         self["callbacks-to"] = []
-        self["concurrency"] = SEATS
+        self["concurrency"] = REACTOR
         self["threads"] = THREADS
         self["spawned"] = None
         self._environment = environment

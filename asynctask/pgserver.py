@@ -10,7 +10,7 @@ import psycopg
 from msgspec import Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from asynctask.sqlite import StartError
+from asynctask.problems import StartError
 from asynctask.wire import in_a_line
 
 PATIENCE: Final = 1.5

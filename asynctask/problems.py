@@ -1,4 +1,4 @@
-"""What a client can understand of what went wrong (RFC 9457), each with its status."""
+"""What went wrong, as a client can understand it (RFC 9457), and who starts the service."""
 
 from typing import Final
 
@@ -127,3 +127,7 @@ class OutcomeUnknown(Unavailable):
     """The commit neither succeeded nor failed for certain: the task may have been accepted."""
 
     type = "urn:asynctask:problem/outcome-unknown"
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one plain sentence for its operator."""

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
 from asynctask import changes, statements
+from asynctask.istore import Hook
 from asynctask.live import Live
 from asynctask.model import WAITING, News, Query, Status, Task
 from asynctask.problems import Unavailable
@@ -52,8 +53,8 @@ class Reading:
     _writer: Writer
     _live: Live
     _large: dict[int, list[News]]
-    waiting: Callable[[Sequence[Task]], None]
-    cancelling: Callable[[Sequence[Task]], None]
+    waiting: Hook
+    cancelling: Hook
     unfinished: int
     asked: int
     settled: int

@@ -238,7 +238,7 @@ def _place_of(function: Callable[..., Any]) -> str:
         return "reactor"
     if any(map(_is_async, _layers(function))):
         raise ValueError(
-            f"{function.__name__} is an async def in a decorator that is none: say where it runs, by place="
+            f"{function.__name__} is an async def inside a plain decorator: say where it runs, with place="
         )
     return "thread"
 

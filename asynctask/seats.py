@@ -5,8 +5,18 @@ the task; a failed commit gives it back.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from asynctask.registry import Kind
+
+REACTOR: Final = 1_000_000
+"""Attempts at once on the reactor, and on the asyncio loop: each takes some KiB."""
+
+THREADS: Final = 32
+"""Attempts at once in threads: they wait more than they count, or they belong into processes."""
+
+DEFAULT: Final = {"reactor": REACTOR, "asyncio": REACTOR, "thread": THREADS, "process": 2}
+"""Attempts at once in each place, where nothing else is asked for."""
 
 
 class Seats:

@@ -18,14 +18,16 @@ from asynctask.collector import Collector
 from asynctask.command import OfCommand, Supervising, log_lines, log_of, raise_file_limit
 from asynctask.composition import AsyncTask
 from asynctask.loading import load
+from asynctask.logqueue import LogQueue
 from asynctask.member import Spawner
 from asynctask.options import Options
 from asynctask.pipes import Pipes, Setting
+from asynctask.problems import StartError
 from asynctask.registry import Kind, RegistryError
 from asynctask.sdnotify import Notifier
 from asynctask.signing import SecretError, read_secrets
 from asynctask.spawned import starter
-from asynctask.sqlite import Place, StartError
+from asynctask.sqlite import Place
 from asynctask.timers import Wheel
 from asynctask.worker import die_with
 
@@ -113,7 +115,6 @@ def makeService(options: Options) -> OfCommand:
     setting = pipes.read(os.environ.pop(pipes.VARIABLE, None))
     if setting is not None:
         die_with(setting.parent)
-    raise_file_limit()
     notifier = Notifier(os.environ)
     twistd: Any = getattr(options, "parent", None) or {}
     folder = Path.cwd() / twistd.get("rundir", ".")
@@ -145,18 +146,10 @@ def makeService(options: Options) -> OfCommand:
         if reactor.running:
             raise StartError(str(error)) from error
         sys.exit(f"asynctask: {error}")
+    raise_file_limit()
     service: Command | Supervising
     if many and setting is None:
-        spawner = Spawner(reactor, description, options.given, os.environ, start)
-        service = Supervising(
-            options["processes"],
-            spawner.open,
-            spawner.spawn,
-            log_lines if observer is None else observer.pass_on,
-            reactor,
-            Wheel(reactor),
-            options["grace"],
-        )
+        service = _supervise(options, description, reactor, start, observer)
     else:
         service = _make(options, place, description, reactor, kinds, secrets)
         if setting is not None:
@@ -166,6 +159,22 @@ def makeService(options: Options) -> OfCommand:
     if twistd.get("pidfile"):
         service.pid_file = folder / twistd["pidfile"]
     return service
+
+
+def _supervise(
+    options: Options, description: str | None, reactor: Any, start: str, observer: LogQueue | None
+) -> Supervising:
+    spawner = Spawner(reactor, description, options.given, os.environ, start)
+    relay = log_lines if observer is None else observer.pass_on
+    return Supervising(
+        options["processes"],
+        spawner.open,
+        spawner.spawn,
+        relay,
+        reactor,
+        Wheel(reactor),
+        options["grace"],
+    )
 
 
 def _make(

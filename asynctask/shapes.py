@@ -36,7 +36,7 @@ _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 NUL: Final = "must not contain a NUL character"
 
-MANY_KEYS: Final = f"must have at most {MOST_KEYS} fields, whose names are read as more than text"
+MANY_KEYS: Final = f"must have at most {MOST_KEYS} fields, since their names are more than plain text"
 CROWDED: Final = f"has too many values of one hash (Python's); send at most {FEW} of them at once"
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from asynctask.database import Sqlite
 from asynctask.outbox import secret_of
-from asynctask.sqlite import BUSY, Place, StartError, check
+from asynctask.problems import StartError
+from asynctask.sqlite import BUSY, Place, check
 from asynctask.starting import bring_up, usable
 from asynctask.works import Database
 

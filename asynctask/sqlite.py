@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from asynctask import forked
 from asynctask.migrations import READABLE_FROM, VERSION, UnreadableSchemaError, check_readable
+from asynctask.problems import StartError
 from asynctask.tables import APPLICATION_ID
 
 OLDEST: Final = (3, 38, 0)
@@ -27,10 +28,6 @@ CHECK: Final = 0.5
 """Seconds that the start spends on looking for damage; small files are read whole in that time."""
 
 SYNCHRONOUS: Final = ("full", "normal", "off")
-
-
-class StartError(Exception):
-    """The service cannot start; the message is one plain sentence for its operator."""
 
 
 class Place(Struct, frozen=True):

@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from asynctask import statements
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import ENDED, News, Task
+from asynctask.problems import StartError
 from asynctask.recorder import Suspect
 from asynctask.recovery import charge, moved_in, settle
-from asynctask.sqlite import StartError
 from asynctask.works import Database, why
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asynctask import sqlite
-from asynctask.sqlite import Place, StartError
+from asynctask.problems import StartError
+from asynctask.sqlite import Place
 
 if TYPE_CHECKING:
     from asynctask.pgserver import Server

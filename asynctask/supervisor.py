@@ -52,7 +52,7 @@ class Supervisor(Service):
     """The service.
 
     :param processes: how many.
-    :param open: takes what they share; raises `asynctask.sqlite.StartError` where it cannot.
+    :param open: takes what they share; raises `asynctask.problems.StartError` where it cannot.
     :param spawn: starts one.
     :param relay: writes whole lines of their log.
     :param reactor: its ``callWhenRunning`` is used.

@@ -13,8 +13,8 @@ from twisted.logger import capturedLogs
 from asynctask import database
 from asynctask.database import Sqlite
 from asynctask.model import COMPLETED, complete
-from asynctask.problems import Unavailable
-from asynctask.sqlite import Lock, Place, StartError
+from asynctask.problems import StartError, Unavailable
+from asynctask.sqlite import Lock, Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
 from tests.store_contract import NOW

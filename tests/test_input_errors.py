@@ -292,7 +292,7 @@ class Errors(SynchronousTestCase):
         more = dict.fromkeys(map(str, ids[: MOST_KEYS + 1]), 1)
         self.assertEqual(
             details(taking(dict[int, int]), {"x": more}),
-            ["Field 'input.x' must have at most 10000 fields, whose names are read as more than text"],
+            ["Field 'input.x' must have at most 10000 fields, since their names are more than plain text"],
         )
 
     def test_the_same_value_many_times_is_one(self) -> None:

@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.istore import Key, Known
 from asynctask.migrations import READABLE_FROM, VERSION, upgrade
 from asynctask.model import ACCEPTED, COMPLETED, RETRYING, RUNNING, Progress, Task, complete
+from asynctask.problems import StartError
 from asynctask.recorder import Suspect
-from asynctask.sqlite import Place, StartError, check
+from asynctask.sqlite import Place, check
 from asynctask.store import SqlStore
 from asynctask.tables import SCHEMA, metadata
 from tests.on_file import OnFile

@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import twisted
 from asynctask import __version__
 from asynctask.guard import check_host
-from asynctask.options import SEATS, THREADS, Options
+from asynctask.options import Options
+from asynctask.seats import REACTOR, THREADS
 
 DEFAULTS: Final[dict[str, Any]] = {
     "port": 8080,
@@ -282,7 +283,7 @@ class Variables(OptionsTestCase):
         self.assertEqual((found["modules"], found["callbacks-to"]), (["mine", "more"], ["192.0.2.1"]))
         self.assertEqual((found["concurrency"], found["threads"]), (0, 0))
         found = options("--concurrency=processes=2", **variables)
-        self.assertEqual((found["concurrency"], found["threads"], found["spawned"]), (SEATS, THREADS, 2))
+        self.assertEqual((found["concurrency"], found["threads"], found["spawned"]), (REACTOR, THREADS, 2))
 
     def test_what_kubernetes_says_of_a_service_of_that_name_is_no_port(self) -> None:
         self.assertEqual(options(PORT="tcp://10.43.1.2:8080")["port"], 8080)

@@ -14,7 +14,8 @@ from asynctask.istore import Dues, ToTell
 from asynctask.model import Callback, Error, Task, complete
 from asynctask.outbox import LEASE
 from asynctask.pgserver import Server
-from asynctask.sqlite import Lock, Place, StartError
+from asynctask.problems import StartError
+from asynctask.sqlite import Lock, Place
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.on_file import OnFile

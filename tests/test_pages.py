@@ -34,7 +34,8 @@ from asynctask import (
     watchdog,
     wire,
 )
-from asynctask.options import PARAMETERS, SEATS, Options
+from asynctask.options import PARAMETERS, Options
+from asynctask.seats import REACTOR
 from tests.pages import PAGES, ROOT, text
 
 SAID = {
@@ -135,7 +136,7 @@ class PagesTests(SynchronousTestCase):
         options = Options({}).synonyms.keys() - {"help", "version", "p"}
         self.assertCountEqual([name for name, *_ in rows], options)
         defaults = {name: str(default) for name, _, default, _ in PARAMETERS if default is not None}
-        defaults["concurrency"] = str(SEATS)
+        defaults["concurrency"] = str(REACTOR)
         for name, variable, default in rows:
             if name != "show-callback-secret":
                 self.assertRegex(variable, f"^`ASYNCTASK_{name.replace('-', '_').upper()}\\b")

@@ -31,10 +31,9 @@ from asynctask.model import (
 )
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server
-from asynctask.problems import OutcomeUnknown, Unavailable
+from asynctask.problems import OutcomeUnknown, StartError, Unavailable
 from asynctask.recovery import unrun_starts
 from asynctask.shownsecret import show as show_secret
-from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
 from asynctask.writer import ENOUGH, LATE, REPEATS
 from tests import postgres

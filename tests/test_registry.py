@@ -205,7 +205,7 @@ class Marking(SynchronousTestCase):
         error = self.assertRaises(ValueError, task, wrapper)
         self.assertEqual(
             str(error),
-            "coroutine is an async def in a decorator that is none: say where it runs, by place=",
+            "coroutine is an async def inside a plain decorator: say where it runs, with place=",
         )
         for place in ("reactor", "asyncio", "thread"):
             kind = kinds_of(task(place=place)(wrapper))[-1]

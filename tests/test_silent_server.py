@@ -22,9 +22,8 @@ from asynctask.model import Task
 from asynctask.pgreaders import Readers
 from asynctask.pgserver import Server, connect
 from asynctask.postgres import Postgres
-from asynctask.problems import Unavailable
+from asynctask.problems import StartError, Unavailable
 from asynctask.readers import LONGEST
-from asynctask.sqlite import StartError
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.fault_case import PATIENCE, FaultTestCase

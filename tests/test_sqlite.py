@@ -12,7 +12,8 @@ from typing import Final
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask import sqlite
-from asynctask.sqlite import Lock, Place, StartError, check, create, is_missing, parse_url
+from asynctask.problems import StartError
+from asynctask.sqlite import Lock, Place, check, create, is_missing, parse_url
 from asynctask.tables import APPLICATION_ID, SCHEMA
 
 FOLDER = Path("/srv/tasks")

@@ -19,8 +19,8 @@ from asynctask.istore import Known
 from asynctask.live import Live
 from asynctask.migrations import upgrade
 from asynctask.model import KEY_KEPT, RUNNING, Deleted, News, Progress, Task, complete
-from asynctask.problems import Unavailable
-from asynctask.sqlite import Place, StartError
+from asynctask.problems import StartError, Unavailable
+from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
 from tests.store_changes_contract import ChangesContract

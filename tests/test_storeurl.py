@@ -6,7 +6,7 @@ from typing import Final
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import storeurl
-from asynctask.sqlite import StartError
+from asynctask.problems import StartError
 
 FOLDER: Final = Path("/srv")
 GOOD: Final = "postgresql://h/db"
