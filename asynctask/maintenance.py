@@ -1,15 +1,14 @@
-"""What is done to the store now and then: it forgets what is old, follows a clock, keeps progress."""
+"""What is done to the store now and then: it forgets what is old, and follows a clock that was set."""
 
 from math import inf
 from time import monotonic
 from typing import Final
 
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from asynctask import statements, wire
-from asynctask.live import Live
+from asynctask import statements
 from asynctask.model import Deleted, News
 from asynctask.works import ALONE, Database
 from asynctask.writer import Writer
@@ -23,10 +22,6 @@ BEHIND: Final = 60.0
 """Seconds by which the clock may be behind the last change at a start, and still be right."""
 
 
-PROGRESS: Final = 500
-"""Tasks whose progress is written at once, each second, for those who ask another process."""
-
-
 class Maintenance:
     """The part of a store that nobody asks for by name.
 
@@ -37,7 +32,6 @@ class Maintenance:
 
     _database: Database
     _writer: Writer
-    _live: Live
     _clocks = 0
     _told_at: float | None = None
     _wrong_since = 0.0
@@ -104,14 +98,3 @@ class Maintenance:
 
         # All before it went by the time that it would be, and all after it goes by the new one.
         return self._writer.call(run, order=ALONE).addCallback(tell)
-
-    def keep_progress(self) -> Deferred[None]:
-        """Write some of what attempts have told since, for those who ask another process."""
-        fresh = self._live.fresh(PROGRESS)
-        rows = [(task_id, attempt, wire.progress_text(told)) for task_id, attempt, told in fresh]
-        if not rows:
-            return succeed(None)
-        given = {"rows": wire.dump(rows)}
-        return self._writer.call(lambda db, _news: db.execute(statements.PROGRESS, given)).addCallback(
-            lambda _: None
-        )

@@ -19,7 +19,6 @@ from asynctask.claiming import Wanted, take
 from asynctask.database import Sqlite
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
-from asynctask.leftovers import Leftovers
 from asynctask.live import Live
 from asynctask.maintenance import Maintenance
 from asynctask.metrics import Metrics
@@ -43,6 +42,7 @@ from asynctask.reading import Reading
 from asynctask.recorder import Suspect
 from asynctask.recovery import note
 from asynctask.rows import claimed_row, new_row, size_of
+from asynctask.shared import Shared
 from asynctask.sqlite import BUSY, Place
 from asynctask.starting import begin, bring_up, usable
 from asynctask.works import CLAIM, Database
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 @implementer(IStore)
-class SqlStore(Hooks, Reading, Maintenance, Leftovers):
+class SqlStore(Hooks, Reading, Maintenance, Shared):
     """A store in an SQL database.
 
     :param place: where the database is.

@@ -63,7 +63,7 @@ ORDER: Final = (
         "starting",
         "outbox",
         "hooks",
-        "leftovers",
+        "shared",
         "reading",
         "istore",
         "maintenance",

@@ -1,12 +1,14 @@
-"""What other processes left in a database that many share, and what this one has lost in it."""
+"""What a store does for `asynctask.sharing`: some of many processes leave tasks, or lose them."""
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
-from asynctask import statements
+from asynctask import statements, wire
 from asynctask.istore import Runs
+from asynctask.live import Live
 from asynctask.metrics import Metrics
 from asynctask.model import News, Task
 from asynctask.recorder import FlightRecorder
@@ -14,9 +16,12 @@ from asynctask.recovery import Gone, charge, moved_in, note, release, settle
 from asynctask.works import Database
 from asynctask.writer import Writer
 
+PROGRESS: Final = 500
+"""Tasks whose progress is written at once, each second, for those who ask another process."""
 
-class Leftovers:
-    """The part of a store that sees to running tasks that nobody runs.
+
+class Shared:
+    """The part of a store that is there for other processes, and for what they left.
 
     :ivar _seated: the kinds that this process can run.
     :ivar _without_orphans: those of which no process has left any.
@@ -24,6 +29,7 @@ class Leftovers:
 
     _database: Database
     _writer: Writer
+    _live: Live
     _metrics: Metrics
     _now: Callable[[], float]
     runs: Runs
@@ -82,3 +88,14 @@ class Leftovers:
 
         # Tasks are locked after kinds, which claims lock.
         return self._writer.call(run, order="task").addCallback(note, self._metrics)
+
+    def keep_progress(self) -> Deferred[None]:
+        """Write some of what attempts have told since, for those who ask another process."""
+        fresh = self._live.fresh(PROGRESS)
+        rows = [(task_id, attempt, wire.progress_text(told)) for task_id, attempt, told in fresh]
+        if not rows:
+            return succeed(None)
+        given = {"rows": wire.dump(rows)}
+        return self._writer.call(lambda db, _news: db.execute(statements.PROGRESS, given)).addCallback(
+            lambda _: None
+        )
