@@ -22,6 +22,10 @@ LOOK: Final = 0.1
 """Seconds between two looks at what is under way."""
 
 
+TELL: Final = 10.0
+"""Seconds between two lines in the log: each connection may be cut off again and again."""
+
+
 class Cutoff:
     """Holds one connection after the other, and cuts the one at hand off when somebody has waited too long.
 
@@ -58,14 +62,15 @@ class Cutoff:
         finally:
             self.since = 0.0
 
-    def look(self, now: float) -> None:
-        """Cut the connection off, from another thread, if it is time."""
+    def look(self, now: float) -> float:
+        """Cut the connection off, from another thread, if it is time; tell after how many seconds."""
         since, wire = self.since, self._wire
-        if since and wire is not None and not self.is_cut and now - since > LONGEST:
-            self.is_cut = True
-            log.warn("Store takes too long, and was cut off", seconds=round(now - since, 1))
-            with suppress(OSError):  # it was closed just now
-                wire.shutdown(socket.SHUT_RDWR)
+        if not since or wire is None or self.is_cut or now - since <= LONGEST:
+            return 0.0
+        self.is_cut = True
+        with suppress(OSError):  # it was closed just now
+            wire.shutdown(socket.SHUT_RDWR)
+        return now - since
 
 
 class Cutoffs:
@@ -75,6 +80,8 @@ class Cutoffs:
         self._cutoffs: list[Cutoff] = []
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
+        self._untold: list[float] = []
+        self._tell_at = 0.0
 
     def new(self) -> Cutoff:
         """A new one."""
@@ -97,6 +104,11 @@ class Cutoffs:
 
     def _run(self) -> None:
         while not self._end.wait(LOOK):
-            now = monotonic()
-            for cutoff in list(self._cutoffs):
-                cutoff.look(now)
+            self._look(monotonic())
+
+    def _look(self, now: float) -> None:
+        self._untold += [seconds for cutoff in list(self._cutoffs) if (seconds := cutoff.look(now))]
+        if self._untold and now >= self._tell_at:
+            seconds, times = round(max(self._untold), 1), len(self._untold)
+            log.warn("Store takes too long, and was cut off", seconds=seconds, times=times)
+            self._untold, self._tell_at = [], now + TELL

@@ -13,7 +13,7 @@ import psycopg
 from twisted.logger import Logger
 
 from asynctask.pgserver import PATIENCE, STAY, Server, connect
-from asynctask.postgres import SECONDS, Postgres
+from asynctask.postgres import BRIEFLY, SECONDS, Postgres
 from asynctask.wire import in_a_line
 
 log = Logger(namespace="asynctask.store")
@@ -31,11 +31,8 @@ COMING_BACK: Final = 4.0
 """Seconds within which every process has reached a database that is back: each tries it twice a second.
 Until they are over, a process that has just started takes nobody for dead."""
 
-_LIGHTLY: Final = (
-    f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}; SET LOCAL synchronous_commit = off".encode()
-)
-"""A heartbeat is over before it would be on disk. Said within its transaction, where no pooler changes the
-server under it."""
+_LIGHTLY: Final = f"{BRIEFLY}; SET LOCAL synchronous_commit = off".encode()
+"""A heartbeat is over before it would be on disk."""
 
 _BEAT: Final = f"UPDATE process SET seen = {SECONDS} WHERE id = %s RETURNING seen".encode()  # noqa: S608
 

@@ -16,6 +16,9 @@ STEADY: Final = 5.0
 SAY_AGAIN: Final = 60.0
 """Seconds after which an outage that lasts is told of again."""
 
+MOST_TOLD: Final = 10
+"""Reasons that are told of in that time: a database that comes back has several, and some have numbers."""
+
 PASSING: Final = ("40", "55", "57")
 """Collisions, locks, and statements and servers that are stopped (the classes of SQLSTATE, appendix A)."""
 
@@ -29,8 +32,8 @@ class Outage:
 
     def __init__(self) -> None:
         self.fails_again = self.lasts = False
-        self._reached_at = self._failed_at = self._told_at = -inf
-        self._told = ""
+        self._reached_at = self._failed_at = -inf
+        self._told: dict[str, float] = {}
 
     def failed(self, error: DBAPIError, now: float) -> bool:
         """Tell whether that is worth a line in the log.
@@ -40,9 +43,14 @@ class Outage:
         self.fails_again = now - self._reached_at < STEADY
         self.lasts = self.fails_again and not _passes(error)
         self._failed_at = now
-        if why(error) == self._told and now - self._told_at < SAY_AGAIN:
+        return self.is_news(error, now)
+
+    def is_news(self, error: Exception, now: float) -> bool:
+        """Tell whether it was not said before, or long ago, and there was not too much else."""
+        self._told = {told: at for told, at in self._told.items() if now - at < SAY_AGAIN}
+        if why(error) in self._told or len(self._told) == MOST_TOLD:
             return False
-        self._told, self._told_at = why(error), now
+        self._told[why(error)] = now
         return True
 
     def reached(self, now: float) -> None:
@@ -56,7 +64,7 @@ class Outage:
     def is_over(self) -> None:
         """It works: the next failure is news."""
         self.lasts = False
-        self._told = ""
+        self._told = {}
 
 
 def _passes(error: DBAPIError) -> bool:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from twisted.logger import Logger
 
 from asynctask.pgserver import PATIENCE, STAY, Server, connect
-from asynctask.postgres import Postgres
+from asynctask.postgres import BRIEFLY, Postgres
 from asynctask.wire import in_a_line
 
 log = Logger(namespace="asynctask.store")
@@ -235,8 +235,7 @@ class Poller:
     def _look(self, looking: "psycopg.Connection[Any]", *, polled: bool) -> None:
         owner = self._database.owner
         with looking.transaction():
-            # Within the transaction, where no pooler changes the server under it.
-            looking.execute(f"SET LOCAL statement_timeout = {int(PATIENCE * 1_000)}".encode())
+            looking.execute(BRIEFLY.encode())
             processes = looking.execute(_PROCESSES).fetchall()
             due = looking.execute(DUE, (self._kinds, self._now())).fetchall()
             cancelled = looking.execute(CANCELLED, (owner,)).fetchall()

@@ -39,6 +39,14 @@ _ROOM: Final = (
 )
 """Takes 128 KiB, and leaves them to vacuum: where a disk is full, there is often room for a small row."""
 
+_LOCK: Final = "LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE"
+
+_COUNT_ON: Final = (
+    "SELECT setval(seq, last) FROM (SELECT pg_get_serial_sequence('event', 'seq')::regclass AS seq, "
+    "(SELECT max(seq) FROM event) AS last) AS told WHERE last > coalesce(pg_sequence_last_value(seq), 0)"
+)
+"""Logical replication takes no sequences along: events would be given numbers that are taken."""
+
 SECONDS: Final = "extract(epoch FROM clock_timestamp())"
 """The time by the database's clock, which all processes share."""
 
@@ -165,6 +173,7 @@ class Postgres:
     def start(self, connection: Connection) -> None:
         """Be among those alive, in a transaction that counts all tasks."""
         _take_time(connection)
+        connection.exec_driver_sql(_COUNT_ON)
         self.register(connection)
         self._started = True
 
@@ -244,7 +253,7 @@ class Postgres:
 
     def probe(self, connection: Connection) -> None:
         """Write something, and make sure that there is room, and that nobody keeps our tables from us."""
-        self._run(connection, "LOCK TABLE task, event, idempotency IN ROW EXCLUSIVE MODE", *_ROOM)
+        self._run(connection, _LOCK, _COUNT_ON, *_ROOM)
         self.beat(connection)
 
     def beat(self, connection: Connection) -> None:
@@ -294,6 +303,9 @@ class Postgres:
         self._put_off, self._fenced = [], False
         if connection.invalidated:
             return  # it is lost, and would be opened again for this
+        if _driver_of(connection).closed:
+            connection.invalidate()
+            return
         connection.rollback()
         with _wrapped("rollback", _driver_of(connection)):
             _driver_of(connection).rollback()
@@ -323,17 +335,26 @@ def _results(driver: "psycopg.Connection[Any]", statements: str) -> list[list[An
 
 
 _MILLISECONDS: Final = int(PATIENCE * 1_000)
+BRIEFLY: Final = (
+    f"SET LOCAL statement_timeout = {_MILLISECONDS}; "
+    f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1_000)}"
+)
+"""Said within a transaction, where no pooler changes the server under it. Should this process be frozen in
+the middle, nobody waits for what it holds."""
+
 _PATIENT: Final = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
-    f"SET LOCAL statement_timeout = {_MILLISECONDS}; SET LOCAL lock_timeout = {_MILLISECONDS}; "
-    f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1_000)}; SET LOCAL extra_float_digits = 1"
+    f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {BRIEFLY}; "
+    f"SET LOCAL lock_timeout = {_MILLISECONDS}; "
+    "SET LOCAL extra_float_digits = 1; SET LOCAL client_min_messages = warning"
 )
 
 
 def _take_time(connection: Connection) -> None:
     """Nobody waits for this transaction."""
-    for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-        connection.exec_driver_sql(f"SET LOCAL {name} = 0")
+    connection.exec_driver_sql(
+        "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', "
+        "'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')"
+    )
 
 
 def _begin_reading(connection: Connection) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -248,16 +248,23 @@ class Writer:
 
     def _blame(self, work: Work, error: Exception) -> None:
         """It cannot be done. An attempt must end all the same: its task would be running for ever."""
-        if not isinstance(work, Save) or not isinstance(error, DBAPIError) or work.end.task.error is UNFIT:
+        if not isinstance(error, DBAPIError):
             self._answer([(work, Failure(error))], NOTHING)
-        elif isinstance(error, ProgrammingError) and self._database.shared:
-            # Such as a right that is missing, perhaps for a while.
+        elif self._is_of_no_row(error):
             self._failed([work], error)
-        else:
+        elif isinstance(work, Save) and work.end.task.error is not UNFIT:
             log.warn("Store cannot take how a task ended", task_id=work.end.task.task_id, error=why(error))
             running = replace(work.end.task, status=RUNNING, result=None, progress=None, finished_at=None)
             work.end = work.end._replace(task=fail(running, UNFIT, work.end.at))
             self._write([work])
+        else:
+            self._answer([(work, Failure(error))], NOTHING)
+
+    def _is_of_no_row(self, error: DBAPIError) -> bool:
+        """Whether it is about the database itself, and may pass: a right is missing, or a number was given
+        to an event that another one has."""
+        is_of_event = isinstance(error, IntegrityError) and self._stage == "commit"
+        return self._database.shared and (is_of_event or isinstance(error, ProgrammingError))
 
     def _transact(self, batch: list[Work], enough: float, asks: bool) -> tuple[list[Any], Committed]:
         """Do the batch, which is `in_turn`, in one transaction; the results, and what it changed.
@@ -332,7 +339,8 @@ class Writer:
         try:
             connection.begin()
             commits = self._in_doubt.clear_up(connection, self._seq, self._now())
-        except Exception:
+        except Exception as error:
+            self._tell(error, "probe")
             self._roll_back()
             return False
         for one in commits:
@@ -341,6 +349,10 @@ class Writer:
         if self._came_back is not None:
             self._came_back += [news for one in commits for news in one.news]
         return True
+
+    def _tell(self, error: Exception, stage: str) -> None:
+        if self._outage.is_news(error, monotonic()):
+            log.warn("Store still fails", stage=stage, error=why(error))
 
     def _tell_what_came_back(self) -> None:
         """When all others have been answered."""
@@ -354,7 +366,8 @@ class Writer:
         self._database.waiting_since(monotonic())
         try:
             self._connection = self._database.connect()
-        except (DBAPIError, OSError):
+        except (DBAPIError, OSError) as error:
+            self._tell(error, "connect")
             self._database.waiting_since(0.0)
             return False
         self._database.waiting_since(monotonic())

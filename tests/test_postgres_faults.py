@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import backlog, cutoff, statements, writer
+from asynctask import backlog, cutoff, heartbeat, statements, writer
 from asynctask.backlog import LARGEST
 from asynctask.batches import End
 from asynctask.istore import Claim, Key
@@ -31,6 +32,7 @@ from asynctask.model import (
 )
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server
+from asynctask.postgres import BRIEFLY, IDLE
 from asynctask.problems import OutcomeUnknown, StartError, Unavailable
 from asynctask.recovery import unrun_starts
 from asynctask.shownsecret import show as show_secret
@@ -255,6 +257,47 @@ class Unfit(FaultTestCase):
         self.until_healthy()
         self.assertEqual(self.get(task).result, "1")
 
+    def test_nor_is_a_new_task_to_blame_for_that(self) -> None:
+        self.execute("ALTER TABLE event RENAME TO away")
+        with self.logged() as lines:
+            self.assertRaises(Unavailable, self.add, self.new())
+            self.assertFalse(self.store.healthy)
+            self.until(lambda: "Store still fails" in lines)
+        self.execute("ALTER TABLE away RENAME TO event")
+        self.until_healthy()
+        self.add(self.new())
+
+    def test_numbers_of_events_that_are_taken_are_passed_over(self) -> None:
+        """As after a switch to a server to which only the tables were replicated."""
+        task = self.run_one()
+        for _ in range(3):
+            self.add(self.new())
+        behind = "SELECT setval('event_seq_seq', 1, false)"
+        self.execute(behind)
+        end = self.store.end(complete(task, "1", NOW), NOW)
+        self.assertIs(self.wait(end), COMPLETED)
+        self.until_healthy()
+        self.execute(behind)
+        self.assertRaises(Unavailable, self.add, self.new())
+        self.until_healthy()
+        self.add(self.new())
+        self.wait(self.store.close())
+        self.execute(behind)
+        self.store = self.open()
+        self.add(self.new())
+
+
+class Brief(FaultTestCase):
+    """A process that is frozen in the middle of a look at the database."""
+
+    def test_the_server_does_not_wait_for_it(self) -> None:
+        for said in (heartbeat._LIGHTLY, BRIEFLY.encode()):
+            with self.outside() as connection:
+                connection.execute(said)
+                time.sleep(IDLE + 0.2)
+                with self.assertRaises(psycopg.errors.IdleInTransactionSessionTimeout):
+                    connection.execute("SELECT 1")
+
 
 class Troubles(FaultTestCase):
     """The server itself is in trouble."""
@@ -379,6 +422,8 @@ class Troubles(FaultTestCase):
 
     def test_a_wait_for_replicas_that_somebody_cancels_is_no_202_either(self) -> None:
         self.addCleanup(self.wait_for_replicas, "")
+        quiet = self.store._writer.call(lambda db, _: db.exec_driver_sql("SET client_min_messages = error"))
+        self.wait(quiet)  # as a role may have it
         self.wait_for_replicas("a_replica_that_is_gone")
         added = self.store.add([self.new()], [])
         waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
