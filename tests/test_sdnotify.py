@@ -208,7 +208,8 @@ class Lives(CommandTestCase):
         self.assertIn(STOPPING, self.manager.heard())
 
     def test_a_program_that_it_is_part_of_tells_that_itself(self) -> None:
-        manager = Manager(str(self.folder / "n")[-90:])
+        name = f"asynctask-program-{os.getpid()}"
+        manager = Manager("\0" + name)
         self.addCleanup(manager.socket.close)
         ran = subprocess.run(
             [sys.executable, "-c", PROGRAM],
@@ -217,7 +218,7 @@ class Lives(CommandTestCase):
             text=True,
             timeout=PATIENCE,
             check=False,
-            env={**os.environ, "NOTIFY_SOCKET": manager.socket.getsockname()},
+            env={**os.environ, "NOTIFY_SOCKET": "@" + name},
         )
         self.assertEqual((ran.stdout, manager.heard()), ("it is there\n", []), ran.stderr)
 
