@@ -1,7 +1,8 @@
 """What a handler is given besides its input."""
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
@@ -29,7 +30,11 @@ class Retry(Exception):
 
     def __init__(self, *args: object, after: float) -> None:
         super().__init__(*args)
-        self.after = after
+        self.after = float(after)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For those who copy or pickle it."""
+        return partial(type(self), after=self.after), self.args, vars(self)
 
 
 class Facts(Struct, frozen=True):

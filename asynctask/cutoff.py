@@ -107,8 +107,9 @@ class Cutoffs:
             self._look(monotonic())
 
     def _look(self, now: float) -> None:
-        self._untold += [seconds for cutoff in list(self._cutoffs) if (seconds := cutoff.look(now))]
-        if self._untold and now >= self._tell_at:
+        cut = [seconds for cutoff in list(self._cutoffs) if (seconds := cutoff.look(now))]
+        self._untold += cut
+        if cut and now >= self._tell_at:
             seconds, times = round(max(self._untold), 1), len(self._untold)
             log.warn("Store takes too long, and was cut off", seconds=seconds, times=times)
             self._untold, self._tell_at = [], now + TELL

@@ -17,6 +17,7 @@ from asynctask import pipes
 from asynctask.aggregation import Families
 from asynctask.listening import Shared, reserve
 from asynctask.pipes import HEARS, LISTENS, SAYS, Downwards, Lines, Setting, Upwards
+from asynctask.sdnotify import VARIABLES
 from asynctask.spawned import signal_name
 from asynctask.wire import UNREADABLE
 
@@ -200,12 +201,14 @@ class Spawner:
         if shared is not None and shared.descriptor is not None:
             files[LISTENS] = shared.descriptor
             shared = Shared(descriptor=LISTENS, family=shared.family)
+        # As part of a program that is for the program to tell, and for the supervisor otherwise.
+        inherited = {name: value for name, value in self._environment.items() if name not in VARIABLES}
         setting = Setting(member.number, os.getpid(), self._start, shared)
         with open(os.devnull, "rb") as nothing:
             self._reactor.spawnProcess(
                 member,
                 sys.executable,
                 [sys.executable, "-m", "asynctask", *self._arguments],
-                env={**self._environment, pipes.VARIABLE: pipes.encode(setting)},
+                env={**inherited, pipes.VARIABLE: pipes.encode(setting)},
                 childFDs={0: nothing.fileno(), **files},
             )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from twisted.python import usage
 
@@ -93,8 +93,8 @@ class Options(usage.Options):
         "Takes tasks at POST /api/tasks, answers 202 at once, and runs them in the background. "
         "Each option can be given by a variable too: ASYNCTASK_PORT for --port, and so on."
     )
-    optParameters: Final = [list(parameter) for parameter in PARAMETERS]
-    optFlags: Final = [
+    optParameters: ClassVar[list[list[Any]]] = [list(parameter) for parameter in PARAMETERS]
+    optFlags: ClassVar[list[list[Any]]] = [
         *(list(flag) for flag in FLAGS),
         ["show-callback-secret", None, "print what callbacks are signed with, and end"],
     ]

@@ -232,6 +232,7 @@ class _Remote(Failure):
     def __init__(self, raised: Raised) -> None:
         super().__init__(_rebuilt(raised))
         self._trace = raised.traceback
+        self.place = raised.place
 
     def getTraceback(self, *_: object, **__: object) -> str:
         """See `twisted.python.failure.Failure`."""

@@ -26,6 +26,8 @@ LEVELS: Final = (
     (logging.INFO, LogLevel.info),
 )
 
+_PLAIN: Final = (str, int, float, bool, type(None))
+
 TRACE: Final[ContextVar[str | None]] = ContextVar("asynctask.traceparent", default=None)
 """The trace that a handler's code belongs to, where its task has one."""
 
@@ -59,7 +61,7 @@ class _Ear(logging.Handler):
             self._hears = False
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        extra = {key: value for key, value in vars(record).items() if _is_extra(key)}
+        extra = {key: plain(value) for key, value in vars(record).items() if _is_extra(key)}
         fields: dict[str, Any] = extra | {"log_text": record.getMessage(), "logger": record.name}
         if task_id := self._task_id():
             fields["task_id"] = task_id
@@ -79,12 +81,27 @@ class _Ear(logging.Handler):
         return next(filter(None, named), "")
 
 
-_KNOWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+_KNOWN: Final = {
+    *vars(logging.makeLogRecord({})),
+    *("message", "asctime"),
+    # Twisted's own, for its logger and its older observers.
+    *("self", "level", "format", "time", "system", "isError", "failure", "why"),
+}
 
 
-def _is_extra(key: str) -> bool:
-    """Whether ``extra`` has brought it to a record; what begins so is Twisted's own."""
-    return key not in _KNOWN and not key.startswith("log_")
+def _is_extra(key: object) -> bool:
+    """Whether ``extra`` has brought it to a record, and it can be a field."""
+    return isinstance(key, str) and key not in _KNOWN and not key.startswith("log_")
+
+
+def plain(value: Any) -> Any:
+    """A value of the log that any process can read: text in place of objects."""
+    if type(value) in _PLAIN:
+        return value
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except BaseException:
+        return f"({type(value).__name__})"
 
 
 _FORMATTER: Final = logging.Formatter()

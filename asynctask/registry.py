@@ -209,8 +209,8 @@ def _takes_a_number(function: Any) -> bool:
         inspect.signature(function).bind(2)
     except TypeError:
         return False
-    except ValueError:  # a builtin, of which nobody knows
-        pass
+    except Exception:  # a builtin, of which nobody knows, or annotations that fail
+        return True
     return True
 
 

@@ -298,7 +298,8 @@ class Runner:
             log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)
         # Only the last one is told whole: thousands may fail at once.
         is_told = after.status is FAILED and not running.is_to_end
-        self._end(running, after, failure if is_told else None, place_of(failure))
+        place = "" if after.error is running.task.error else place_of(failure)  # of one before
+        self._end(running, after, failure if is_told else None, place)
         if not is_told:
             let_go(failure)
 

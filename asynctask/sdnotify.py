@@ -16,6 +16,10 @@ OFTEN: Final = 4
 """Signs of life in the time after which a service is taken for dead: one or two of them may be late."""
 
 
+VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What asks for it."""
+
+
 class Notifier:
     """Tells nobody, until it takes what asks for it from the environment, if anything does.
 

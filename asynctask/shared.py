@@ -20,7 +20,7 @@ PROGRESS: Final = 500
 """Tasks whose progress is written at once, each second, for those who ask another process."""
 
 
-class Shared:
+class ForOthers:
     """The part of a store that is there for other processes, and for what they left.
 
     :ivar _seated: the kinds that this process can run.

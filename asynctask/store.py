@@ -37,12 +37,12 @@ from asynctask.model import (
     start,
 )
 from asynctask.outbox import Outbox
-from asynctask.problems import OutcomeUnknown
+from asynctask.problems import OutcomeUnknown, Unavailable
 from asynctask.reading import Reading
 from asynctask.recorder import Suspect
 from asynctask.recovery import note
 from asynctask.rows import claimed_row, new_row, size_of
-from asynctask.shared import Shared
+from asynctask.shared import ForOthers
 from asynctask.sqlite import BUSY, Place
 from asynctask.starting import begin, bring_up, usable
 from asynctask.works import CLAIM, Database
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 @implementer(IStore)
-class SqlStore(Hooks, Reading, Maintenance, Shared):
+class SqlStore(Hooks, Reading, Maintenance, ForOthers):
     """A store in an SQL database.
 
     :param place: where the database is.
@@ -176,7 +176,11 @@ class SqlStore(Hooks, Reading, Maintenance, Shared):
     @property
     def healthy(self) -> bool:
         """See `IStore`."""
-        return self._writer.healthy and not self._database.has_gone()
+        if self._writer.healthy and self._database.has_gone():
+            # Where nothing is written, nobody else would notice, and say so.
+            self._writer.call(lambda _db, _news: None).addErrback(lambda failure: failure.trap(Unavailable))
+            return False
+        return self._writer.healthy
 
     def is_behind(self) -> bool:
         """See `IStore`."""

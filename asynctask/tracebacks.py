@@ -3,6 +3,7 @@
 import sys
 import traceback
 from contextlib import suppress
+from types import TracebackType
 from typing import Final, TypeVar
 
 from twisted.python.failure import Failure
@@ -49,9 +50,17 @@ def stack_of(failure: Failure) -> str:
 
 
 def place_of(failure: Failure) -> str:
-    """The file and the line where an exception was raised, nothing if that is not known."""
+    """The file and the line where an exception was raised, nothing if that is not known.
+
+    One that comes from another process has it as its own ``place``.
+    """
+    return getattr(failure, "place", "") or last_line(failure.getTracebackObject())
+
+
+def last_line(trace: TracebackType | None) -> str:
+    """The file and the line of the last frame."""
     place = ""
-    for frame, line in traceback.walk_tb(failure.getTracebackObject()):
+    for frame, line in traceback.walk_tb(trace):
         place = f"{frame.f_code.co_filename}:{line}"
     return place
 

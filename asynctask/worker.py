@@ -25,13 +25,11 @@ from asynctask.context import Context, Facts, Retry
 from asynctask.forked import leave
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
-from asynctask.tracebacks import shortened, stack_of
+from asynctask.tracebacks import last_line, shortened, stack_of
 
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 10_000
 """Characters of an exception's text that are handed over."""
-
-_PLAIN: Final = (str, int, float, bool, type(None))
 
 
 class Call(NamedTuple):
@@ -74,13 +72,15 @@ class Raised(NamedTuple):
     """The end: an exception.
 
     :ivar kinds: module and qualified name of its class and of the classes above it.
+    :ivar place: the file and the line.
+    :ivar after: of a `Retry`.
     """
 
     kinds: list[tuple[str, str]]
     text: str
     traceback: str
+    place: str = ""
     after: float | None = None
-    """Of a `Retry`."""
 
 
 def serve_handlers(pipe: Connection, parent: int) -> None:
@@ -189,7 +189,7 @@ def _raised(error: BaseException) -> Raised:
     if isinstance(error, Retry):
         with suppress(BaseException):
             after = float(error.after)
-    return Raised(kinds, text[:MAX_TEXT], shortened(trace), after)
+    return Raised(kinds, text[:MAX_TEXT], shortened(trace), last_line(error.__traceback__), after)
 
 
 def _text(text: str) -> str:
@@ -199,7 +199,7 @@ def _text(text: str) -> str:
 
 def _logged(event: LogEvent) -> Logged:
     """An event in words: only plain values, and a template that needs no others."""
-    told = {key: _plain(value) for key, value in event.items() if not key.startswith("log_")}
+    told = {key: pythonlog.plain(value) for key, value in event.items() if not key.startswith("log_")}
     template = event.get("log_format") or ""
     if "{" in template:
         template = _text(formatEvent(event)).replace("{", "{{").replace("}", "}}")
@@ -213,12 +213,3 @@ def _logged(event: LogEvent) -> Logged:
         told["log_stack"] = shortened(_text(str(stack)))
     level: LogLevel = event["log_level"]
     return Logged(level.name, told)
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in _PLAIN:
-        return value
-    try:
-        return _text(str(value))
-    except BaseException:
-        return f"({type(value).__name__})"

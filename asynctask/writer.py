@@ -250,6 +250,10 @@ class Writer:
         """It cannot be done. An attempt must end all the same: its task would be running for ever."""
         if not isinstance(error, DBAPIError):
             self._answer([(work, Failure(error))], NOTHING)
+        elif self._is_of_no_row(error) and isinstance(work, Call) and self._stage == "write":
+            # What one call lacks is no reason to refuse the others.
+            self._tell("Store refuses a statement", error, self._stage)
+            self._answer([(work, Failure(refusal()))], NOTHING)
         elif self._is_of_no_row(error):
             self._failed([work], error)
         elif isinstance(work, Save) and work.end.task.error is not UNFIT:
@@ -306,7 +310,9 @@ class Writer:
         """The database failed: make sure of what it kept, then answer."""
         # An end that is refused again, though a small write is not, waits for its next try.
         again = any(isinstance(work, Save) and work.end.again for work in batch)
-        if not (self._database.shared or again) or self._outage.failed(error, monotonic()):
+        goes_on = self._database.shared or again
+        is_news = (self._outage.failed if goes_on else self._outage.is_news)(error, monotonic())
+        if is_news or not goes_on:
             log.warn("Store failed", stage=self._stage, error=why(error))
         at_commit = self._stage == "commit" and self._database.in_doubt
         if at_commit:
@@ -340,7 +346,7 @@ class Writer:
             connection.begin()
             commits = self._in_doubt.clear_up(connection, self._seq, self._now())
         except Exception as error:
-            self._tell(error, "probe")
+            self._tell("Store still fails", error, "probe")
             self._roll_back()
             return False
         for one in commits:
@@ -350,9 +356,9 @@ class Writer:
             self._came_back += [news for one in commits for news in one.news]
         return True
 
-    def _tell(self, error: Exception, stage: str) -> None:
+    def _tell(self, what: str, error: Exception, stage: str) -> None:
         if self._outage.is_news(error, monotonic()):
-            log.warn("Store still fails", stage=stage, error=why(error))
+            log.warn(what, stage=stage, error=why(error))
 
     def _tell_what_came_back(self) -> None:
         """When all others have been answered."""
@@ -367,7 +373,7 @@ class Writer:
         try:
             self._connection = self._database.connect()
         except (DBAPIError, OSError) as error:
-            self._tell(error, "connect")
+            self._tell("Store still fails", error, "connect")
             self._database.waiting_since(0.0)
             return False
         self._database.waiting_since(monotonic())

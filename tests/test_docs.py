@@ -211,15 +211,15 @@ class FilesTests(SynchronousTestCase):
             self.assertNotEqual(now, epoch)
 
     def test_what_waits_in_a_file_is_worked_off_beside_a_database(self) -> None:
-        (commands,) = (block for block in blocks("docs/scale.md", "sh") if "--no-http" in block)
-        secret, new, old = commands.strip().splitlines()
+        (commands,) = (block for block in blocks("docs/scale.md", "sh") if "old.sock" in block)
+        secret, new, old, look = commands.strip().splitlines()
         database = postgres.new_database()
         self.addCleanup(postgres.drop, database)
         (self.folder / "mytasks.py").write_text("from asynctask import task\n\n@task\ndef work(): pass\n")
-        server = self.enterContext(Server(self.folder, store="sqlite:///asynctask.sqlite")).ready()
-        with server.client() as client:
-            client.post("/api/tasks", {"name": "left", "delay": 1, "duration": 0})
-        server.kill()
+        taker = Server(self.folder, store="sqlite:///asynctask.sqlite", options=["--concurrency", "0"])
+        with self.enterContext(taker).ready().client() as client:
+            client.post("/api/tasks", {"name": "left", "duration": 0})
+        taker.kill()
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.run_all([secret], environment)
         new = re.sub(r"postgresql://\S+", lambda _: postgres.uri_of(database), new)
@@ -231,9 +231,12 @@ class FilesTests(SynchronousTestCase):
                 stdout=subprocess.PIPE,
                 text=True,
             )
+            self.addCleanup(service.kill)
             assert service.stdout is not None
             with service.stdout as log:
                 self.assertTrue(any(message in line for line in log), command)
+                if command == old:
+                    self.assertIn('"tasks":[]', run("bash", "-c", f"cd {self.folder}; {look}").stdout)
                 service.terminate()
                 log.read()
             service.wait()
@@ -326,10 +329,12 @@ class ContainerTests(SynchronousTestCase):
         self.assertGreaterEqual(int(patience), Options({})["grace"] + 20)
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
+        (folder / "mytasks.py").write_text("from asynctask import task\n\n@task\ndef work(): pass\n")
         port = free_port()
         command = command.replace("8080", f"{port}:interface=127.0.0.1")
         given = command.replace("/var/lib/asynctask", str(folder)).split()
-        service = subprocess.Popen([sys.executable, *given], stdout=subprocess.PIPE, text=True)
+        service = subprocess.Popen([sys.executable, *given], cwd=folder, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(service.kill)
         assert service.stdout is not None
         with service.stdout as log:
             self.assertTrue(any(f"Listening on http://127.0.0.1:{port}" in line for line in log))

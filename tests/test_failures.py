@@ -1,8 +1,11 @@
 """Attempts that fail, those that come after them, and results."""
 
 import asyncio
+import pickle
 from collections.abc import Generator
-from typing import Any, cast
+from copy import copy
+from datetime import timedelta
+from typing import Any
 
 from msgspec import ValidationError
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -20,6 +23,7 @@ from asynctask.model import (
     RETRYING,
     RUNNING,
 )
+from asynctask.runner import SOON
 from asynctask.steps import WrongPlaceError
 from asynctask.wire import MAX_RESULT, NotSerializable, ResultTooLarge
 from tests.running import START, EndsTestCase
@@ -171,9 +175,26 @@ class Failures(EndsTestCase):
             else:
                 self.assertEqual(self.outcome(task_id), (FAILED, "Retry", 2))
         self.fails(Retry)
-        self.with_failing(Retry(after=cast(float, "soon")))
-        self.assertEqual(self.get(self.submit(None, retries=1)).run_at, START + 2)
-        self.fails(ValueError)
+        self.assertRaises(TypeError, Retry, after=timedelta(seconds=1))  # in the line that is to blame
+        for copied in (copy(Retry("429", after=30)), pickle.loads(pickle.dumps(Retry("429", after=30)))):
+            self.assertEqual((copied.after, copied.args), (30.0, ("429",)))
+
+    def test_the_error_of_an_earlier_attempt_is_not_told_as_raised_now(self) -> None:
+        """When a stop cuts the next one off."""
+        waits: Deferred[None] = Deferred()
+
+        async def handler(*, context: Context) -> None:
+            if context.attempt == 1:
+                raise ValueError("no")
+            await waits
+
+        self.with_handler(handler)
+        self.submit(None, retries=5)
+        self.advance(2)
+        self.runner.drain(0)
+        self.advance(int(SOON))
+        places = [event.get("place") for event in self.logged("Task retrying")]
+        self.assertEqual((len(places), places[-1]), (2, None))
 
     def test_a_wait_that_nobody_can_wait_is_made_to_fit(self) -> None:
         year = 365 * 86_400

@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ORDER: Final = (
     *("asynctask_plugin", "__main__", "service", "composition"),
     *("client", "sending", "stream", "responses"),
-    *("options", "command", "sdnotify", "supervisor", "member", "pipes"),
+    *("options", "command", "supervisor", "member", "sdnotify", "pipes"),
     *(
         "api",
         "followers",

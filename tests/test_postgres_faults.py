@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -266,6 +266,21 @@ class Unfit(FaultTestCase):
         self.execute("ALTER TABLE away RENAME TO event")
         self.until_healthy()
         self.add(self.new())
+
+    def test_what_one_call_lacks_is_no_reason_to_refuse_the_others(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.end(complete(task, "1", NOW), NOW))
+        missing = statements.DELETE.where(text("nowhere = 1"))
+        patched = self.patch(statements, "DELETE", missing)
+        with self.logged() as lines:
+            for _ in range(3):
+                self.assertRaises(Unavailable, self.wait, self.store.delete(task.task_id))
+                self.add(self.new())
+        self.assertEqual(
+            [line for line in lines if line.startswith("Store")], ["Store refuses a statement"]
+        )
+        patched.restore()
+        self.wait(self.store.delete(task.task_id))
 
     def test_numbers_of_events_that_are_taken_are_passed_over(self) -> None:
         """As after a switch to a server to which only the tables were replicated."""

@@ -4,17 +4,20 @@ import json
 import logging
 from collections.abc import Callable
 from io import StringIO
+from math import nan
 from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.logger import (
     ILogObserver,
+    LegacyLogObserverWrapper,
     LogEvent,
     STDLibLogObserver,
     formatEvent,
     globalLogPublisher,
 )
+from twisted.python.log import textFromEventDict
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from asynctask import logs, pythonlog
@@ -67,6 +70,35 @@ class Levels(SynchronousTestCase):
         self.assertEqual(event["log_level"].name, "warn")
         self.assertTrue(logs.text_line(event).endswith(" warn Paid order=7 task_id=mine logger=a.library"))
         self.assertEqual(json.loads(logs.json_line(event))["order"], 7)
+
+    def test_whatever_it_is_the_line_is_told(self) -> None:
+        circle: list[Any] = []
+        circle.append(circle)
+        for extra in (
+            *(
+                {"level": 2},
+                {"self": 2},
+                {"format": "x"},
+                {"time": "noon"},
+                {"isError": True, "failure": 1},
+            ),
+            *(
+                {1: 2},
+                {"d": {(1, 2): 3}},
+                {"d": circle},
+                {"d": handlers.Silent()},
+                {"d": "\ud800"},
+                {"d": nan},
+            ),
+        ):
+            SAID.warning("Paid", extra=cast(dict[str, object], extra))
+        self.assertEqual(self.ears.told, [("warn", "Paid")] * 11)
+        for event in self.ears.heard:
+            self.assertIn(" warn Paid ", logs.text_line(event))
+            self.assertEqual(json.loads(logs.json_line(event))["message"], "Paid")
+            older: list[LogEvent] = []
+            LegacyLogObserverWrapper(cast(Any, older.append))(dict(event))
+            self.assertIn("Paid", textFromEventDict(older[0]) or "")
 
     def test_the_root_logger_says_from_which_level_on(self) -> None:
         SAID.info("not")

@@ -47,7 +47,7 @@ program = MultiService()
 MultiService().setServiceParent(program)
 makeService(options).setServiceParent(program)
 program.startService()
-reactor.callWhenRunning(lambda: program.stopService().addBoth(lambda _: reactor.stop()))
+reactor.callLater(2, lambda: program.stopService().addBoth(lambda _: reactor.stop()))
 reactor.run()
 print("it is there" if "NOTIFY_SOCKET" in os.environ else "it is gone")
 """
@@ -208,11 +208,15 @@ class Lives(CommandTestCase):
         self.assertIn(STOPPING, self.manager.heard())
 
     def test_a_program_that_it_is_part_of_tells_that_itself(self) -> None:
+        self.assertEqual(self.run_program(PROGRAM), ("it is there\n", []))
+
+    def run_program(self, program: str) -> tuple[str, list[bytes]]:
+        """What it prints, and what systemd is told meanwhile."""
         name = f"asynctask-program-{os.getpid()}"
         manager = Manager("\0" + name)
         self.addCleanup(manager.socket.close)
         ran = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", program],
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -220,7 +224,14 @@ class Lives(CommandTestCase):
             check=False,
             env={**os.environ, "NOTIFY_SOCKET": "@" + name},
         )
-        self.assertEqual((ran.stdout, manager.heard()), ("it is there\n", []), ran.stderr)
+        return ran.stdout, manager.heard()
+
+    def test_so_do_many_processes_of_it(self) -> None:
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        many = f'"--store", {postgres.uri_of(database)!r}, "--processes", "2"'
+        told = self.run_program(PROGRAM.replace('"--store", "sqlite://"', many))
+        self.assertEqual(told, ("it is there\n", []))
 
     def test_a_reactor_that_is_held_gives_no_sign_of_life(self) -> None:
         server = self.start()

@@ -182,11 +182,19 @@ class SqliteTroubleTests(OnFile):
         self.assertEqual(self.names(), ["after", "before"])
 
     def test_a_file_that_is_removed_is_missed_though_nothing_is_written(self) -> None:
+        self.patch(database, "LOOK_AT_FILE", 0.0)
+        self.add(self.new())
         self.assertTrue(self.store.healthy)
         beside = self.path.with_name("beside")
         self.path.rename(beside)
+        with capturedLogs() as logged:
+            self.assertFalse(self.store.healthy)
+            while not (told := [one for one in logged if one["log_format"].startswith("Store ")]):
+                self.turns.turn()
+        self.assertEqual([event["error"] for event in told], [GONE])
         self.assertFalse(self.store.healthy)
         beside.rename(self.path)
+        self.recover()
         self.assertTrue(self.store.healthy)
 
     def test_a_cancel_that_may_have_been_done_is_told_to_its_handler(self) -> None:
