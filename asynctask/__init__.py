@@ -53,7 +53,7 @@ loading        where they are found: modules and installed packages
 inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a
                set or dict of numbers: ``collisions``
 context        what a handler is given; ``testing`` has one for tests
-recorder       the flight recorder: which task was at work when the process died
+recorder       the flight recorder: which task was at work when the process died (``ownfiles``)
 timers         one wheel for a million waiting calls, by a clock that nobody sets
 wallclock      the clock that people set, and who hears of it
 patient        what no cancel ends before its time

@@ -97,6 +97,11 @@ class Connection(Protocol):
         """Whether a request is answered, or on its way."""
         return self._request is not None or self._head is not None or bool(self._buffer)
 
+    @property
+    def is_clogged(self) -> bool:
+        """Whether its client does not read what was written."""
+        return self._clogged
+
     def isSecure(self) -> bool:
         """Whether it is encrypted."""
         return ISSLTransport(self.transport, None) is not None

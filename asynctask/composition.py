@@ -32,7 +32,7 @@ from asynctask.retention import LONG_STEP, Retention
 from asynctask.runner import Runner
 from asynctask.seats import DEFAULT, Seats
 from asynctask.signing import Signer
-from asynctask.sqlite import Place, is_missing
+from asynctask.sqlite import Place, is_missing, is_of_others
 from asynctask.store import SqlStore
 from asynctask.timers import Wheel
 from asynctask.wallclock import WallClock
@@ -196,6 +196,8 @@ class AsyncTask(Service):
         seated = [kind.name for kind in self._kinds.values() if self._seats.free(kind) > 0]
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds, seated)
         self._recorder.clear()
+        if isinstance(self._place, Place) and is_of_others(self._place):
+            log.warn("Other users may read or write the store", path=self._place.path)
         log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
         if self._seats.shared:  # whose clock is the one that counts
             self._store.timed = self._follow

@@ -12,11 +12,14 @@ from zope.interface import implementer
 
 from asynctask.access import Access
 from asynctask.channel import Connection
-from asynctask.deadlines import Deadlines, close_idle
+from asynctask.deadlines import Deadlines, close_idle, unsent
 from asynctask.request import Request
 
 LAST_ANSWERS: Final = 2.0
 """Seconds that answers under way have to go out once the port is closed."""
+
+MOST_UNREAD: Final = 256 * 1024 * 1024
+"""Bytes of answers that clients do not read, on all connections: those with most of them are cut off."""
 
 LOOK: Final = 0.05
 """Seconds between two looks whether they have."""
@@ -59,6 +62,16 @@ class HttpServer(Deadlines[Connection], ServerFactory):
     def acceptableProtocols(self) -> list[bytes]:
         """See `twisted.internet.interfaces.IProtocolNegotiationFactory`: what TLS may agree on."""
         return [b"http/1.1"]
+
+    def _tick(self) -> None:
+        super()._tick()
+        left = {one: unsent(one.transport) for one in self.connections if one.is_clogged}
+        too_much = sum(left.values()) - MOST_UNREAD
+        for one in sorted(left, key=left.__getitem__, reverse=True):
+            if too_much <= 0:
+                break
+            too_much -= left[one]
+            one.abort()
 
     def close_idle(self) -> int:
         """See `deadlines.close_idle`."""

@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from inspect import getattr_static
@@ -24,9 +24,10 @@ NO_HANDLER: Final = "has no handler: decorate one with @asynctask.task"
 """What is said of a module or a package without one."""
 
 
-def load(modules: Iterable[str]) -> dict[str, Kind]:
+def load(modules: Sequence[str], start: str = "") -> dict[str, Kind]:
     """The kinds of these modules, of the installed packages, and `simulate`.
 
+    :param start: a folder where the modules are looked for first.
     :raises RegistryError: a module that cannot be imported or has no handler, one that cannot be used,
         or two of one name.
     """
@@ -38,6 +39,9 @@ def load(modules: Iterable[str]) -> dict[str, Kind]:
         if not handlers:
             raise RegistryError(f"{source} {NO_HANDLER}")
         _collect(found, handlers, source)
+    if modules and start and sys.path[:1] != [start]:
+        # Not before, and for nothing else: who may write there should not bring packages of his own.
+        sys.path.insert(0, start)
     for name in modules:
         source = f"--tasks {name}"
         _check_module(name)

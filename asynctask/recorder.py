@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from asynctask import forked
+from asynctask.ownfiles import open_own
 from asynctask.wire import TASK_ID
 
 SLOT: Final = struct.Struct("<?35sI")
@@ -62,7 +63,7 @@ class FlightRecorder:
         :raises BlockingIOError: another process has it.
         :raises OSError: it cannot be used.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(path)
         try:
             if alone:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -132,10 +132,7 @@ def makeService(options: Options) -> OfCommand:
         storeurl.check(place)
         if description is not None and setting is None:
             listening.check(description, insecure=bool(options["insecure"]), shared=many)
-        # Modules are looked for beside the user who starts it, which twistd does not do.
-        if sys.path[:1] != [start]:
-            sys.path.insert(0, start)
-        kinds = load(options["modules"])
+        kinds = load(options["modules"], start)
         if any(kind.place == "process" for kind in kinds.values()):
             starter()
         if setting is None:

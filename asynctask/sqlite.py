@@ -7,7 +7,8 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_IRWXO, S_ISDIR, S_IWGRP
+from tempfile import TemporaryFile
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from asynctask import forked
 from asynctask.migrations import READABLE_FROM, VERSION, UnreadableSchemaError, check_readable
+from asynctask.ownfiles import open_own
 from asynctask.problems import StartError
 from asynctask.tables import APPLICATION_ID
 
@@ -136,9 +138,7 @@ def _check_folder(path: Path) -> None:
         if path.exists() and not path.is_file():
             raise StartError(f"--store {path} is a device or a pipe, not a file")
         # Root passes os.access on a read-only file system's folder, so try.
-        probe = folder / f".{path.name}-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise StartError(
             f"--store {path}: cannot write into the folder {folder} ({error.strerror})"
@@ -197,6 +197,11 @@ def create(place: Place) -> None:
         raise StartError(f"--store: cannot open {place.path} ({error.strerror})") from None
 
 
+def is_of_others(place: Place) -> bool:
+    """Whether other users than the file's may write it, or all may read it."""
+    return place.path is not None and bool(place.path.stat().st_mode & (S_IRWXO | S_IWGRP))
+
+
 class Lock:
     """One process a file: held from the start to the end, never unlinked.
 
@@ -209,7 +214,7 @@ class Lock:
         if path is None:
             return
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = open_own(path)
         except OSError as error:
             raise StartError(f"--store: cannot open {path} ({error.strerror})") from None
         try:

@@ -7,6 +7,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
+from asynctask import httpserver
 from asynctask.channel import BURST, EAGER
 from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, unread, unsent
 from asynctask.heads import MAX_HEAD
@@ -219,6 +220,17 @@ class Leaving(InMemory):
         transport.producer.resumeProducing()
         self.assertEqual(transport.producerState, "producing")
         self.assertEqual(self.wire.statuses, [200] * 4)
+
+    def test_what_nobody_reads_has_a_limit_together(self) -> None:
+        self.patch(httpserver, "MOST_UNREAD", 500)
+        wires = [Wire(self.server).send(GET) for _ in range(4)]
+        for wire, size in zip(wires, (100, 400, 300, 900), strict=True):
+            transport: Any = wire.transport
+            transport.dataBuffer = b"x" * size
+        for wire in wires[:3]:
+            wire.transport.producer.pauseProducing()
+        self.pass_seconds(1)
+        self.assertEqual([wire.transport.ended for wire in wires], [False, True, False, False])
 
     def test_that_is_so_too_when_an_answer_fills_the_buffer(self) -> None:
         transport = self.wire.transport

@@ -103,6 +103,7 @@ ORDER: Final = (
         "context",
         "pythonlog",
         "recorder",
+        "ownfiles",
         "logqueue",
         "logs",
         "tracebacks",

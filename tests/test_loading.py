@@ -378,6 +378,15 @@ class EntryPoints(LoadingTestCase):
         self.install(f"jobs = {self.module(GOOD)}")
         self.assertEqual(list(load([])), ["simulate", "thumbnail"])
 
+    def test_a_folder_of_modules_brings_none(self) -> None:
+        name, folder = self.module(GOOD), str(self.folder)
+        self.install(f"jobs = {name}")
+        sys.path.remove(folder)
+        self.assertEqual(list(load([], folder)), ["simulate"])
+        self.assertNotIn(folder, sys.path)
+        self.assertEqual(list(load([name], folder)), ["simulate", "thumbnail"])
+        self.assertEqual(sys.path[0], folder)
+
     def test_a_function_brings_itself_alone(self) -> None:
         name = self.module(GOOD + "\n@task\ndef other() -> None: ...\n")
         self.install(f"jobs = {name}:other")

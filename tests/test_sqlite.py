@@ -13,7 +13,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask import sqlite
 from asynctask.problems import StartError
-from asynctask.sqlite import Lock, Place, check, create, is_missing, parse_url
+from asynctask.sqlite import Lock, Place, check, create, is_missing, is_of_others, parse_url
 from asynctask.tables import APPLICATION_ID, SCHEMA
 
 FOLDER = Path("/srv/tasks")
@@ -239,6 +239,19 @@ class UnsoundStores(FileTestCase):
         self.assertTrue(is_missing(self.place))
         self.path.touch()
         self.assertFalse(is_missing(self.place))
+
+    def test_one_that_others_may_use_is_noticed(self) -> None:
+        self.assertFalse(is_of_others(Place(None)))
+        self.path.touch()
+        for mode, is_seen in ((0o600, False), (0o640, False), (0o660, True), (0o644, True), (0o606, True)):
+            self.path.chmod(mode)
+            self.assertEqual(is_of_others(self.place), is_seen, oct(mode))
+
+    def test_a_link_in_the_place_of_the_lock_is_refused(self) -> None:
+        assert self.place.lock_path is not None
+        self.place.lock_path.symlink_to(self.folder / "precious")
+        self.assertIn("it is a link", str(self.assertRaises(StartError, Lock, self.place)))
+        self.assertFalse((self.folder / "precious").exists())
 
     def test_a_file_that_cannot_be_made_is_named(self) -> None:
         with self.assertRaises(StartError) as raised:
