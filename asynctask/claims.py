@@ -177,7 +177,9 @@ class Claims:
         self._again.discard(kind.name)
         self._seats.note_waiting(kind.name, True)
         self._seats.give_back(kind, seats)
-        self._look_at(kind, self._now() + AFTER_FAILURE)
+        for waiting in (kind, *self._seats.next_in(kind.place, self._kinds)):
+            # The others too: they may have found no seat, since this look had it.
+            self._look_at(waiting, self._now() + AFTER_FAILURE)
         self._idle()
 
     def _look_at(self, kind: Kind, when: float) -> None:

@@ -220,7 +220,12 @@ class AsyncTask(Service):
     def _clock_was_set(self, before: float, now: float) -> Deferred[None]:
         if now - before > LONG_STEP:
             self._retention.hold()
-        return self._store.clock_was_set(before, now).addCallback(lambda _: self._callbacks.look())
+        return self._store.clock_was_set(before, now).addCallback(self._look_again)
+
+    def _look_again(self, _: object) -> None:
+        """What was on its way when the clock was set is looked for by the old time."""
+        self._callbacks.look()
+        self._store.due(self._kinds)
 
     def _follow(self, theirs: float, ours: float) -> float:
         change = self._now.follow(theirs, ours)

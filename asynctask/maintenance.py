@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from asynctask import statements
 from asynctask.model import Deleted, News
@@ -79,8 +80,10 @@ class Maintenance:
             if before < now:  # it is set right at last, and moves nothing that was written when it had been
                 since, until = self._wrong_since, before
         given = {"before": before, "now": now, "least": min(before, now), "since": since, "until": until}
-        # Asked for again, it is not done twice, should the COMMIT that failed have come back.
-        this = {"time": f"{self._database.owner} {self._clocks}"}
+        # Asked for again, it is not done twice, should the COMMIT that failed have come back. The next
+        # setting, which may come before this one is followed, has a number of its own.
+        number = self._clocks + 1
+        this = {"time": f"{self._database.owner} {number}"}
 
         def run(db: Connection, _news: list[News]) -> int:
             if not db.execute(statements.CLOCK, this).rowcount:
@@ -89,12 +92,17 @@ class Maintenance:
             return sum(db.execute(statement, given).rowcount for statement in statements.SET_CLOCK)
 
         def tell(moved: int) -> None:
-            self._clocks += 1
             if self._told_at is not None and now >= self._told_at - BEHIND:
                 self._told_at = None
             log.warn(
                 "The clock was set; what waits follows it", seconds=round(now - before, 3), tasks=moved
             )
 
+        def again(failure: Failure) -> Failure:
+            self._clocks = number - 1
+            return failure
+
         # All before it went by the time that it would be, and all after it goes by the new one.
-        return self._writer.call(run, order=ALONE).addCallback(tell)
+        asked = self._writer.call(run, order=ALONE)
+        self._clocks = number
+        return asked.addCallbacks(tell, again)

@@ -241,7 +241,8 @@ def interrupt(task: Task, now: float) -> Task:
     """
     if task.cancel_requested:
         return cancel(task, now)
-    return replace(task, status=_move(task, TRY_AGAIN), run_at=now, n=task.n + 1)
+    # An error would say that this attempt has failed; it is an earlier one's.
+    return replace(task, status=_move(task, TRY_AGAIN), run_at=now, error=None, n=task.n + 1)
 
 
 def cancel(task: Task, now: float) -> Task:

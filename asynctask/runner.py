@@ -341,7 +341,9 @@ class Runner:
             self._metrics.ran(running.kind.name, running.kind.place, seconds)
         self._seats.give_back(running.kind)
         self._claims.seat_is_free(running.kind.place)
-        written = self._store.end(after, self._now() if after.finished_at is None else after.finished_at)
+        # Not after it may run again: it may be claimed by then, which would come first in its history.
+        ended_at = min(self._now(), after.run_at) if after.finished_at is None else after.finished_at
+        written = self._store.end(after, ended_at)
         written.addCallbacks(self._written, _log_bug, (running, after, failure, place), {})
 
     def _written(

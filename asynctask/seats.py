@@ -91,17 +91,21 @@ class Seats:
 
         :param of: all kinds.
         """
+        free = self.free(kind)
+        if not free:  # as for most of many kinds when one seat was given back
+            return 0
         waiting = sum(1 for other in of.values() if other.place == kind.place and self.waits(other.name))
-        return min(self.free(kind), max(1, self._free[kind.place] // max(1, waiting)))
+        return min(free, max(1, self._free[kind.place] // max(1, waiting)))
 
     def next_in(self, place: str, of: Mapping[str, Kind]) -> list[Kind]:
-        """The kinds that wait for a seat in this place, the one whose turn it is first."""
+        """The kinds that wait for a seat in this place and may have one, the one whose turn it is first."""
         if of.keys() <= self._quiet:  # as it mostly is when an attempt ends
             return []
         turns = self._turns.get(place)
         if turns is None:
             turns = self._turns[place] = [kind.name for kind in of.values() if kind.place == place]
-        waiting = [of[name] for name in turns if self.waits(name)]
+        # One whose own seats are all taken has no turn, or whoever comes after it would have two.
+        waiting = [of[name] for name in turns if self.waits(name) and self.free(of[name])]
         if waiting:
             turns.remove(waiting[0].name)
             turns.append(waiting[0].name)

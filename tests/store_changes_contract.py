@@ -120,6 +120,14 @@ class ChangesContract(Base):
             self.wait(one)
         self.assertEqual([self.get(one).run_at - NOW for one in (before, after)], [69, 9])
 
+    def test_a_clock_that_is_set_twice_is_followed_both_times(self) -> None:
+        task = self.new(delay=9)
+        self.add(task)
+        first = self.store.clock_was_set(NOW, NOW + 3_600)
+        self.wait(self.store.clock_was_set(NOW + 3_600, NOW))  # while the first is on its way
+        self.wait(first)
+        self.assertEqual(self.get(task).run_at - NOW, 9)
+
     def test_an_end_of_before_the_clock_was_set_follows_it_and_one_of_after_does_not(self) -> None:
         before, after = self.run_one(retries=3), self.run_one(retries=3)
         self.store.end(after_failure(before, NO, NOW, 9), NOW)

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.claims import AFTER_FAILURE, BATCH, BEHIND, FEW, LOOK_AGAIN, MANY, PAUSE, Claims
 from asynctask.istore import Claim
 from asynctask.model import Submission, Task, accept, complete
+from asynctask.problems import Unavailable
 from asynctask.registry import KINDS, Kind
 from asynctask.seats import Seats
 from asynctask.sqlite import Place
@@ -426,6 +427,15 @@ class UnderWay(SynchronousTestCase):
             claims.look([kind])
             self.store.answer()
         self.assertEqual(self.store.totals, [3, None])
+
+    def test_who_found_no_seat_during_a_look_that_failed_is_looked_for_too(self) -> None:
+        claims = self.claims(SCALE, CROP)
+        claims.look(["scale"])
+        claims.look(["crop"])
+        self.store.claims.pop()[1].errback(Unavailable("no"))
+        self.seats.reserve(SCALE, -1)  # there are two seats now
+        self.clock.advance(AFTER_FAILURE)
+        self.assertEqual(set(self.asked()), {"scale", "crop"})
 
     def test_one_that_has_ended_elsewhere_gets_the_next_seat(self) -> None:
         crop = replace(CROP, concurrency_total=1)

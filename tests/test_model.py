@@ -289,6 +289,10 @@ class Lives(SynchronousTestCase):
         self.assertIsNone(task.finished_at)
         self.assertIsNone(task.error)
 
+    def test_an_interrupted_attempt_has_not_failed_as_an_earlier_one(self) -> None:
+        failed = model.after_failure(model.start(new(retries=1), 101.0), NO, 102.0, 0.0)
+        self.assertIsNone(model.interrupt(model.start(failed, 103.0), 104.0).error)
+
     def test_an_interruption_is_no_crash(self) -> None:
         task = new()
         for _ in range(100):

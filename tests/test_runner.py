@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from asynctask import backlog
 from asynctask.batches import End
 from asynctask.claims import AFTER_FAILURE, BEHIND
-from asynctask.context import Context
+from asynctask.context import Context, Retry
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -52,6 +52,21 @@ class Code:
 
 class RunnerTests(RunnerTestCase):
     """What happens to a task between its commit and its end."""
+
+    def test_an_attempt_that_may_be_made_again_at_once_ends_before_the_next_begins(self) -> None:
+        async def handler() -> None:
+            raise Retry("now", after=0)
+
+        ticks = count()
+        self.now = lambda: START + next(ticks) * 0.0007  # type: ignore[method-assign]
+        self.with_handler(handler)
+        task_id = self.submit(None, retries=3)
+        while (task := self.get(task_id)).status is not FAILED:
+            self.clock.advance(0.001)
+            self.settle()
+        at = [one["at"] for one in json.loads(task.history or "[]")]
+        self.assertEqual((at, len(self.flushLoggedErrors(Retry))), (sorted(at), 1))
+        self.assertEqual(task.attempt, 4)
 
     def test_a_task_runs_a_step_a_second_and_completes(self) -> None:
         task_id = self.submit(duration=3)

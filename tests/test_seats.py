@@ -104,6 +104,16 @@ class SeatsTests(SynchronousTestCase):
         seats.note_waiting("resize-image", False)
         self.assertEqual([kind.name for kind in seats.next_in("thread", ALL)], ["scale-image"])
 
+    def test_a_kind_whose_own_seats_are_taken_gives_no_turn_to_the_next_one(self) -> None:
+        crop = replace(SCALE, name="crop-image")
+        of = {kind.name: kind for kind in (RESIZE, SCALE, crop)}
+        seats = Seats({"thread": 3})  # nobody has looked: all wait
+        seats.reserve(RESIZE, 2)
+        first = [seats.next_in("thread", of)[0].name for _ in range(6)]
+        self.assertEqual(first, ["scale-image", "crop-image"] * 3)
+        seats.reserve(SCALE, 1)
+        self.assertEqual((seats.next_in("thread", of), seats.share(SCALE, of)), ([], 0))
+
     @given(st.integers(0, 3), st.lists(st.booleans(), max_size=20))
     def test_no_more_attempts_than_seats_are_under_way(self, count: int, calls: list[bool]) -> None:
         seats, under_way = looked(reactor=count), 0
