@@ -47,6 +47,7 @@ class Connection(Protocol):
     """One client's connection.
 
     :ivar factory: the `asynctask.httpserver.HttpServer` that it came to.
+    :ivar clogged: whether its client does not read what was written.
     :ivar persistent: whether it may have another request after the one that is answered.
     """
 
@@ -68,7 +69,7 @@ class Connection(Protocol):
         self._advancing = False
         self._direct = False
         self._registered = False
-        self._clogged = False
+        self.clogged = False
         self._paused = False
         self._dropping: float = 0
         self._left = False
@@ -96,11 +97,6 @@ class Connection(Protocol):
     def busy(self) -> bool:
         """Whether a request is answered, or on its way."""
         return self._request is not None or self._head is not None or bool(self._buffer)
-
-    @property
-    def is_clogged(self) -> bool:
-        """Whether its client does not read what was written."""
-        return self._clogged
 
     def isSecure(self) -> bool:
         """Whether it is encrypted."""
@@ -131,7 +127,7 @@ class Connection(Protocol):
         """See `twisted.internet.interfaces.IProtocol`."""
         if self._dropping or self._closing:
             self._drop(len(data))
-        elif self._request is not None or self._clogged:
+        elif self._request is not None or self.clogged:
             self._buffer += data
             if len(self._buffer) > EAGER:
                 self._pause()
@@ -161,7 +157,7 @@ class Connection(Protocol):
         self._advancing = True
         turns = BURST
         try:
-            while self._request is None and self._buffer and not (self._clogged or self._closing):
+            while self._request is None and self._buffer and not (self.clogged or self._closing):
                 if not turns:
                     self._pause()
                     self.factory.clock.callLater(0, self._advance)
@@ -175,7 +171,7 @@ class Connection(Protocol):
             self._advancing = False
         if self._request is not None and len(self._buffer) <= EAGER and not self._closing:
             self._resume()  # to see it leave
-        elif self._request is None and not (self._clogged or self._closing):
+        elif self._request is None and not (self.clogged or self._closing):
             if self._left:
                 self.loseConnection()
             else:
@@ -402,7 +398,7 @@ class Connection(Protocol):
         """Be told from now on whether the client reads."""
         self._registered = True
         self._direct = isinstance(self.transport, Socket) and not self.transport.TLS
-        self._clogged = False
+        self.clogged = False
         self.transport.registerProducer(self, True)
 
     def _let_go(self) -> None:
@@ -413,13 +409,13 @@ class Connection(Protocol):
 
     def pauseProducing(self) -> None:
         """The client does not read: neither do we, unless to see it leave."""
-        self._clogged = True
+        self.clogged = True
         if self._request is None:
             self._pause()
 
     def resumeProducing(self) -> None:
         """The client reads again."""
-        self._clogged = False
+        self.clogged = False
         if self._request is None:
             self._resume()
             self._advance()

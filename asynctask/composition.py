@@ -104,12 +104,8 @@ class AsyncTask(Service):
         self._recorder = FlightRecorder(seats["thread"] + MAX_ABANDONED + EXECUTOR)
         metrics = self._metrics = Metrics(kinds)
         self._store = SqlStore(place, reactor, metrics=metrics, now=now.read)
-        self._store.timed = now.follow
         self._feed = Feed(clock)
-        self._store.published = self._feed.publish
-        self._store.progressed = self._feed.report
-        self._store.followed = lambda: self._feed.wanted
-        self._store.watched = self._feed.watched
+        self._let_the_store_tell()
         self._seats = Seats(seats)
         self._seats.shared = not isinstance(place, Place)
         self._places = Places(
@@ -145,6 +141,13 @@ class AsyncTask(Service):
         self._server = _server(api, http, clock, log_access if access_log else None)
         self.port: IListeningPort | None = None
         self._shared: listening.Shared | None = None
+
+    def _let_the_store_tell(self) -> None:
+        self._store.timed = self._now.follow
+        self._store.published = self._feed.publish
+        self._store.progressed = self._feed.report
+        self._store.followed = lambda: self._feed.wanted
+        self._store.watched = self._feed.watched
 
     def _watch(self) -> None:
         """Let the metrics tell what is there when they are asked."""

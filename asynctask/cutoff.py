@@ -21,7 +21,6 @@ log = Logger(namespace="asynctask.store")
 LOOK: Final = 0.1
 """Seconds between two looks at what is under way."""
 
-
 TELL: Final = 10.0
 """Seconds between two lines in the log: each connection may be cut off again and again."""
 

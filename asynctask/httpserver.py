@@ -65,7 +65,7 @@ class HttpServer(Deadlines[Connection], ServerFactory):
 
     def _tick(self) -> None:
         super()._tick()
-        left = {one: unsent(one.transport) for one in self.connections if one.is_clogged}
+        left = {one: unsent(one.transport) for one in self.connections if one.clogged}
         too_much = sum(left.values()) - MOST_UNREAD
         for one in sorted(left, key=left.__getitem__, reverse=True):
             if too_much <= 0:

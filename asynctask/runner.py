@@ -292,13 +292,13 @@ class Runner:
         after = running.failed(failure, self._now(), partial(self._backoff, running, failure))
         if failure.check(NotStartedError) and not running.is_to_end:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
-        if running.is_to_end and not failure.check(NotStartedError, *CANCELLED_ERRORS):
-            told = error_of(failure)
-            error, place = f"{told.type}: {told.message}", place_of(failure)
-            log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)
         # Only the last one is told whole: thousands may fail at once.
         is_told = after.status is FAILED and not running.is_to_end
-        place = "" if after.error is running.task.error else place_of(failure)  # of one before
+        place = "" if is_told else place_of(failure)
+        if running.is_to_end and not failure.check(NotStartedError, *CANCELLED_ERRORS):
+            told = error_of(failure)
+            error = f"{told.type}: {told.message}"
+            log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)
         self._end(running, after, failure if is_told else None, place)
         if not is_told:
             let_go(failure)

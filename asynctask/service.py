@@ -115,7 +115,7 @@ def makeService(options: Options) -> OfCommand:
     setting = pipes.read(os.environ.pop(pipes.VARIABLE, None))
     if setting is not None:
         die_with(setting.parent)
-    notifier = Notifier(os.environ if setting is None else {})  # many tell by their supervisor
+    notifier = Notifier(os.environ)
     twistd: Any = getattr(options, "parent", None) or {}
     folder = Path.cwd() / twistd.get("rundir", ".")
     description = None if options["no-http"] else listening.describe(options["port"], options["listen"])

@@ -50,6 +50,18 @@ class CommandTestCase(SynchronousTestCase):
         )
         return done.returncode, done.stdout
 
+    def run_program(self, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program of one's own."""
+        return subprocess.run(
+            [sys.executable, "-c", text],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env={**os.environ, **variables},
+        )
+
 
 class HelpTests(CommandTestCase):
     """What twistd tells of it."""
@@ -566,16 +578,6 @@ reactor.run()
 
 class EmbeddedTests(CommandTestCase):
     """In a program that goes on without it."""
-
-    def run_program(self, text: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-c", text],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
 
     def test_two_that_stop_in_the_order_of_their_starts_give_back_what_they_took(self) -> None:
         ran = self.run_program(TWO)

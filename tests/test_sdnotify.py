@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from typing import cast
@@ -208,29 +206,21 @@ class Lives(CommandTestCase):
         self.assertIn(STOPPING, self.manager.heard())
 
     def test_a_program_that_it_is_part_of_tells_that_itself(self) -> None:
-        self.assertEqual(self.run_program(PROGRAM), ("it is there\n", []))
+        self.assertEqual(self.told_by(PROGRAM), ("it is there\n", []))
 
-    def run_program(self, program: str) -> tuple[str, list[bytes]]:
+    def told_by(self, program: str) -> tuple[str, list[bytes]]:
         """What it prints, and what systemd is told meanwhile."""
         name = f"asynctask-program-{os.getpid()}"
         manager = Manager("\0" + name)
         self.addCleanup(manager.socket.close)
-        ran = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            env={**os.environ, "NOTIFY_SOCKET": "@" + name},
-        )
+        ran = self.run_program(program, NOTIFY_SOCKET="@" + name)
         return ran.stdout, manager.heard()
 
     def test_so_do_many_processes_of_it(self) -> None:
         database = postgres.new_database()
         self.addCleanup(postgres.drop, database)
         many = f'"--store", {postgres.uri_of(database)!r}, "--processes", "2"'
-        told = self.run_program(PROGRAM.replace('"--store", "sqlite://"', many))
+        told = self.told_by(PROGRAM.replace('"--store", "sqlite://"', many))
         self.assertEqual(told, ("it is there\n", []))
 
     def test_a_reactor_that_is_held_gives_no_sign_of_life(self) -> None:
