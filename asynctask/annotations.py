@@ -1,7 +1,6 @@
 """From an annotation to its `Shape`, and to words. Which annotations there are, msgspec decides."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import takewhile
@@ -33,7 +32,7 @@ _LEAVES: Final[dict[type[types.Type], tuple[Any, str]]] = {
     types.DateTimeType: (datetime, "a date and time (RFC 3339)"),
     types.TimeType: (time, "a time (RFC 3339)"),
     types.DateType: (date, "a date (RFC 3339)"),
-    types.TimeDeltaType: (timedelta, "a duration (ISO 8601)"),
+    types.TimeDeltaType: (timedelta, "a duration in days, hours, minutes and seconds, such as P1DT2H30M"),
     types.UUIDType: (UUID, "a UUID"),
     types.DecimalType: (Decimal, "a decimal number"),
 }
@@ -56,6 +55,7 @@ _LISTS: Final[dict[type[types.Type], type]] = {
 
 _LIMITS: Final = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length")
 _CONSTRAINTS: Final = (*_LIMITS, "pattern", "tz")
+_LIMITED: Final = (types.IntType, types.FloatType, types.StrType, types.BytesType)
 
 # For mypy these take types only, and here they are given values.
 _ANNOTATED: Final[Any] = Annotated
@@ -68,20 +68,46 @@ def shape_of(annotation: Any) -> Shape:
 
     :raises Exception: it cannot be checked. That is a TypeError, unless a type's own code fails.
     """
-    _refuse_what_crashes(Reader((annotation,)).translate(annotation), set())
+    for info in _all(Reader((annotation,)).translate(annotation), set()):
+        _check_union(list(_members(info)))
     return _Builder().shape(types.type_info(annotation))
 
 
-def _refuse_what_crashes(info: types.Type, seen: set[int]) -> None:
-    """msgspec, up to 0.22 at least, damages its memory when it compiles two sorts of union; what only reads
-    annotations finds them before.
+def classes_of(annotation: Any) -> Iterator[type]:
+    """The classes of its own that what it accepts is made of, and `memoryview`."""
+    for info in _all(types.type_info(annotation), set()):
+        for member in _members(info):
+            if isinstance(member, _Record | types.EnumType):
+                yield get_origin(member.cls) or member.cls
+            elif isinstance(member, types.MemoryViewType):
+                yield memoryview
 
-    :raises TypeError: there is one in it.
-    """
+
+def not_given(annotation: Any) -> Iterator[tuple[Any, set[str]]]:
+    """The classes in it that have fields which only they themselves set, and these fields (``init=False``)."""
+    for info in _all(types.type_info(annotation), set()):
+        for member in _members(info):
+            if isinstance(member, types.DataclassType) and (fields := _set_by_itself(member.cls)):
+                yield member.cls, fields
+
+
+def _all(info: types.Type, seen: set[int]) -> Iterator[types.Type]:
+    """It, and all that it is made of, each once."""
     if id(info) in seen:
         return
     seen.add(id(info))
-    members = list(_members(info))
+    yield info
+    for member in _members(info):
+        for part in _parts(member):
+            yield from _all(part, seen)
+
+
+def _check_union(members: list[types.Type]) -> None:
+    """msgspec, up to 0.22 at least, damages its memory when it compiles two sorts of union; what only reads
+    annotations finds them before. And of several limits of one type it keeps some of each.
+
+    :raises TypeError: it is one of these.
+    """
     if any(isinstance(member, types.TupleType) for member in members) and any(
         getattr(member, limit, None) is not None for member in members for limit in _LIMITS
     ):
@@ -90,9 +116,9 @@ def _refuse_what_crashes(info: types.Type, seen: set[int]) -> None:
         getattr(member, "pattern", None) is not None for member in members
     ):
         raise TypeError("a string with a pattern cannot be in one union with an array or an object")
-    for member in members:
-        for part in _parts(member):
-            _refuse_what_crashes(part, seen)
+    for kind in _LIMITED:
+        if len({repr(member) for member in members if isinstance(member, kind)}) > 1:
+            raise TypeError("two of one type with different limits cannot be in one union")
 
 
 def _parts(info: types.Type) -> Iterator[types.Type]:
@@ -126,6 +152,7 @@ class _Builder:
             shape.arrays = self._array(arrays[0])
         shape.must = " or ".join(dict.fromkeys(map(_in_words, members)))
         shape.decimal = any(isinstance(member, types.DecimalType) for member in members)
+        shape.floating = len(members) > 1 and (shape.decimal or any(map(_is_float, members)))
         shape.integral = any(map(_is_integral, members)) and not any(map(_is_float, members))
         shape.whole = all(map(_is_whole, members))
         shape.different = all(_is_whole(member) or _is_whole_hashed(member) for member in members)
@@ -172,8 +199,11 @@ class _Builder:
         if known is not None:
             return known
         fields = list(_fields(info))
-        if isinstance(info, types.DataclassType) and (made := _made_by_itself(info.cls)):
-            raise TypeError(f"field '{made}' of {info.cls.__name__} is none that can be given (init=False)")
+        if isinstance(info, types.DataclassType) and (made := _set_by_itself(info.cls)):
+            if needed := [field.name for field in fields if field.name in made and field.required]:
+                name = f"'{needed[0]}' of {info.cls.__name__}"
+                raise TypeError(f"field {name}, which nobody can give (init=False), has no default")
+            fields = [field for field in fields if field.name not in made]
         part: Fields | Array
         if _is_array(info):
             self._records[id(info)] = part = Array(_in_words(info), *_lengths(info))
@@ -278,18 +308,12 @@ def _is_hashable(info: types.Type) -> bool:
     return not isinstance(info, changing)
 
 
-def _made_by_itself(cls: Any) -> str | None:
-    """A field of a dataclass that its ``__init__`` does not take and that has no default, if there is one:
-    msgspec asks for it."""
-    known = getattr(get_origin(cls) or cls, "__dataclass_fields__", {})  # of attrs' classes there are none
-    return next(
-        (
-            field.name
-            for field in known.values()
-            if not field.init and field.default is field.default_factory is MISSING
-        ),
-        None,
-    )
+def _set_by_itself(cls: Any) -> set[str]:
+    """The fields of a dataclass, or of a class of attrs', that its ``__init__`` does not take. msgspec would,
+    and asks for those without a default."""
+    cls = get_origin(cls) or cls
+    known = getattr(cls, "__dataclass_fields__", {}).values() or getattr(cls, "__attrs_attrs__", ())
+    return {field.name for field in known if not field.init}
 
 
 def _is_hooked(info: types.Type) -> bool:
@@ -399,5 +423,5 @@ def _range(info: types.IntType | types.FloatType) -> str:
         )
         parts = [f"{words} {bound}" for words, bound in bounds if bound is not None]
     if info.multiple_of is not None:
-        parts.append(f"a multiple of {info.multiple_of}")
+        parts.append(f"{'' if parts else 'that is '}a multiple of {info.multiple_of}")
     return " " + " and ".join(parts) if parts else ""

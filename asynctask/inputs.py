@@ -1,7 +1,7 @@
 """A handler's signature as the schema of its input, and as what checks it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import isfinite
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from msgspec import ValidationError, json, to_builtins
 
 from asynctask.aliases import unaliased
-from asynctask.annotations import shape_of
+from asynctask.annotations import classes_of, not_given, shape_of
 from asynctask.context import Context
 from asynctask.problems import FieldError
 from asynctask.shapes import EnoughError, Fields, Found, Hints, Path, Shape
@@ -27,11 +27,15 @@ class Input:
 
     :ivar context: the name of the parameter that is annotated `Context`, if there is one.
     :ivar schema: JSON Schema of the input, complete in itself.
+    :ivar classes: of what the handler is given.
     """
 
-    def __init__(self, context: str | None, schema: dict[str, Any], fields: Fields) -> None:
+    def __init__(
+        self, context: str | None, schema: dict[str, Any], fields: Fields, classes: Sequence[type]
+    ) -> None:
         self.context = context
         self.schema = schema
+        self.classes = classes
         self._fields = fields
 
     def check(
@@ -115,11 +119,12 @@ def read_signature(function: Callable[..., Any]) -> Input:
         fields.shapes[parameter.name] = _shape(parameter, annotations[parameter.name])
     fields.required = [name for name in fields.shapes if name not in defaults]
     try:
-        schema = _schema({name: annotations[name] for name in fields.shapes}, defaults)
+        schema = _schema({name: annotations[name] for name in fields.shapes}, defaults, fields)
         encode(schema)
     except Exception as error:  # Two types of one name (msgspec < 0.23); an example that is no JSON.
         raise UnusableError(f"its input cannot be described ({_named(error)})") from error
-    return Input(context, schema, fields)
+    classes = [cls for name in fields.shapes for cls in classes_of(annotations[name])]
+    return Input(context, schema, fields, classes)
 
 
 def _named(error: Exception) -> str:
@@ -197,13 +202,14 @@ def _unusable(parameter: inspect.Parameter, why: str) -> UnusableError:
     return UnusableError(f"the annotation of parameter '{parameter.name}', {text}, {' '.join(why.split())}")
 
 
-def _schema(annotations: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(annotations: Mapping[str, Any], defaults: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     schemas, components = _schemas(annotations.values())
     properties = dict(zip(annotations, schemas, strict=True))
     for name, default in defaults.items():
-        # One that is no JSON, such as a sentinel or an infinite number, is not shown.
+        # One that is no JSON, such as a sentinel or an infinite number, or could not be sent, is not shown.
         with suppress(TypeError, ValueError, RecursionError):
-            properties[name]["default"] = _json(default)
+            if _fits(fields.shapes[name], value := _json(default)):
+                properties[name]["default"] = value
     schema = {
         "type": "object",
         "properties": properties,
@@ -219,8 +225,20 @@ def _json(default: Any) -> Any:
     return value
 
 
-def _schemas(annotations: Iterable[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
-    schemas, components = json.schema_components(annotations, schema_hook=_object)
+def _fits(shape: Shape, value: Any) -> bool:
+    found = Found(Hints(), may_have_nul=True)
+    with suppress(EnoughError):
+        shape.check(value, ("input",), found)
+    return not found.errors and shape.refusal(value) is None
+
+
+def _schemas(annotations: Collection[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    some = [found for annotation in annotations for found in not_given(annotation)]
+    described = [*annotations, *[cls for cls, _ in some]]
+    schemas, components = json.schema_components(described, schema_hook=_object)
+    for (_, fields), schema in zip(some, schemas[len(annotations) :], strict=True):
+        for field in fields:
+            components[schema["$ref"].rpartition("/")[2]]["properties"].pop(field, None)
     for component in components.values():
         if "properties" in component:
             component["additionalProperties"] = False
@@ -228,7 +246,7 @@ def _schemas(annotations: Iterable[Any]) -> tuple[tuple[dict[str, Any], ...], di
             component["maxItems"] = len(component["prefixItems"])
     for schema in (*schemas, *components.values()):
         _mend(schema)
-    return schemas, components
+    return schemas[: len(annotations)], components
 
 
 def _mend(schema: Any) -> None:

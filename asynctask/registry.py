@@ -3,7 +3,7 @@
 import inspect
 import pickle
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from math import isfinite
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args, overload
@@ -170,7 +170,12 @@ def task(
             backoff=backoff,
         )
         others = [one for one in _marks(marked) if one.name != settings.name]
-        marked.__asynctask__ = (*others, settings)  # type: ignore[attr-defined]
+        try:
+            marked.__asynctask__ = (*others, settings)  # type: ignore[attr-defined]
+        except AttributeError:
+            raise TypeError(
+                f"{marked!r} cannot be marked; mark a function that calls it, or a functools.partial of it"
+            ) from None
         MARKED[getattr(inspect.unwrap(marked), "__module__", "")].update(marks_of(marked))
         return marked
 
@@ -287,6 +292,8 @@ def _kind(function: Callable[..., Any], settings: Settings) -> Kind:
     try:
         _check_place(function, settings.place)
         read = read_signature(function)
+        if settings.place == "process":
+            _check_classes(read.classes)
     except UnusableError as error:
         raise RegistryError(f"handler '{settings.name}' cannot be used: {error}") from None
     generator = _generator_of(function)
@@ -320,6 +327,15 @@ def _check_place(function: Callable[..., Any], place: str) -> None:
             pickle.dumps(function)
         except Exception as error:
             raise UnusableError(f"no process could find it by its name: {in_a_line(error)}") from error
+
+
+def _check_classes(classes: Iterable[type]) -> None:
+    for cls in classes:
+        try:
+            pickle.dumps(memoryview(b"") if cls is memoryview else cls)
+        except Exception as error:
+            why = in_a_line(error)
+            raise UnusableError(f"no {cls.__name__} can be sent to a process: {why}") from error
 
 
 @task

@@ -21,7 +21,7 @@ COMPONENTS: Final = "#/components/schemas/"
 NO_NUL: Final = "^[^\\u0000]*$"
 """A pattern of the texts that a body may have."""
 
-PARTS: Final = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
+PARTS: Final = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else", "contains")
 """Keywords whose value is a schema."""
 LISTS: Final = ("prefixItems", "anyOf", "oneOf", "allOf")
 MAPS: Final = ("properties", "patternProperties")
@@ -340,7 +340,7 @@ def _without_nul(schema: Any) -> Any:
         strict["items"] = ref("Anything")
     if "object" in types and "properties" not in schema:
         strict.setdefault("additionalProperties", ref("Anything"))
-        strict["propertyNames"] = _no_nul(schema.get("propertyNames", {}))
+        strict["propertyNames"] = _no_nul(strict.get("propertyNames", {}))
     return _no_nul(strict) if "string" in types else strict
 
 

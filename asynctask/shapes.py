@@ -13,10 +13,13 @@ from itertools import chain, repeat
 from typing import Any, Final, Protocol
 
 from msgspec import ValidationError, convert, defstruct
+from twisted.logger import Logger
 
 from asynctask.collisions import FEW, MOST_KEYS, collide
 from asynctask.problems import FieldError
 from asynctask.wire import MAX_ERRORS, MAX_HINTS, MAX_SHOWN, pointer, shown, unknown
+
+log = Logger(namespace="asynctask.handler")
 
 Path = tuple[str | int, ...]
 
@@ -155,6 +158,7 @@ class Shape:
     :ivar objects: what is accepted of objects; None for nothing.
     :ivar arrays: what is accepted of arrays.
     :ivar integral: whether 5.0 is meant as 5.
+    :ivar floating: whether 5 is meant as 5.0, if it fits as nothing else.
     :ivar decimal: whether a string stands for a number.
     :ivar whole: whether msgspec accepts nothing that we would not.
     :ivar different: whether it is ``whole`` but for an array in which something is twice, or for what is
@@ -168,11 +172,13 @@ class Shape:
         # A Struct's types are compiled once, those of a bare annotation at every call.
         self._box: Any = defstruct("Box", [("value", annotation)], array_like=True)
         self.must = "anything"
-        self.anything = self.integral = self.decimal = self.whole = False
-        self.different = self.hooked = False
+        self.anything = self.integral = self.floating = self.decimal = False
+        self.whole = self.different = self.hooked = False
         self.objects: Part | None = None
         self.arrays: Part | None = None
         self.crowds: dict[type, Shape] = {}
+        self._failed = False
+        """Whether the log was told that its own code does, which clients could have it told all day."""
 
     def check(self, value: Any, path: Path, found: Found) -> Any:
         """Add what is wrong to ``found``.
@@ -204,6 +210,8 @@ class Shape:
     def _check_leaf(self, value: Any, path: Path, found: Found) -> Any:
         if self.integral and isinstance(value, float) and value.is_integer():
             value = int(value)
+        if self.floating and type(value) is int and abs(value) < WHOLE and not self.fits(value):
+            value = float(value)
         if isinstance(value, str) and "\0" in value:
             found.add(path, NUL)
         elif not self.fits(value) or (isinstance(value, str) and not self.may_be(value)):
@@ -263,6 +271,9 @@ class Shape:
         try:
             return convert((value,), self._box, str_keys=True).value
         except BaseException as error:  # As above.
+            if not isinstance(error, ValidationError | RecursionError) and not self._failed:
+                self._failed = True
+                log.failure("A type's own code has failed; what it is given is refused")
             raise ValidationError(_reason(error)) from error
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from inspect import isawaitable
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -177,6 +178,8 @@ def dump_result(result: Any) -> str:
         raise NotSerializable(f"The result is no strict JSON: {error}") from None
     except (TypeError, ValueError, RecursionError) as error:
         hint = "; msgspec.to_builtins makes JSON of much" if isinstance(error, TypeError) else ""
+        if isawaitable(result):
+            hint = "; nobody has waited for it: let the handler be an async def that awaits it"
         raise NotSerializable(f"The result is no JSON: {error}{hint}") from error
     if size > MAX_RESULT:
         raise ResultTooLarge(f"The result has {size} bytes; at most {MAX_RESULT} are kept")

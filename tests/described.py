@@ -76,5 +76,7 @@ def anything(
     tags: set[int] | None = None,
     code: Annotated[str, Meta(pattern="^[a-z]+")] = "a",
     old: object = None,
+    amounts: dict[Color, int] = {},  # noqa: B006
+    worth: int = None,  # type: ignore[assignment]  # noqa: RUF013
 ) -> Any:
     return value

@@ -16,7 +16,7 @@ from asynctask import wire
 from asynctask.collisions import MOST_KEYS
 from asynctask.inputs import read_signature
 from asynctask.shapes import _alike
-from tests.signatures import EVERYTHING, Circle, arguments, details, pointers, taking
+from tests.signatures import EVERYTHING, Circle, Span, arguments, details, pointers, taking
 
 
 class Errors(SynchronousTestCase):
@@ -91,6 +91,7 @@ class Errors(SynchronousTestCase):
             low: Annotated[int, Meta(ge=0, lt=5)] = 0,
             high: Annotated[float, Meta(le=0.5)] = 0,
             even: Annotated[int, Meta(ge=0, le=8, multiple_of=2)] = 0,
+            fives: Annotated[int, Meta(multiple_of=5)] = 0,
             exact: Annotated[list[int], Meta(min_length=1, max_length=1)] | None = None,
             aware: Annotated[datetime, Meta(tz=True)] | None = None,
             naive: Annotated[datetime, Meta(tz=False)] | None = None,
@@ -106,6 +107,7 @@ class Errors(SynchronousTestCase):
                 "an integer of at least 0 and less than 5",
                 "a number of at most 0.5",
                 "an integer from 0 to 8 and a multiple of 2",
+                "an integer that is a multiple of 5",
                 "an array of 1 item or null",
                 "a date and time (RFC 3339) with an offset or null",
                 "a date and time (RFC 3339) without an offset or null",
@@ -142,9 +144,15 @@ class Errors(SynchronousTestCase):
             pointers(read_signature(handler), {"figure": {"radius": 1}}), ["/input/figure/type"]
         )
 
-    def test_a_bug_in_a_type_of_the_handler_tells_the_client_nothing(self) -> None:
-        value = {"url": "a", "spans": [{"first": 13, "last": 14}]}
-        self.assertEqual(details(EVERYTHING, value), ["Field 'input.spans.0' is not valid"])
+    def test_a_bug_in_a_type_of_the_handler_tells_the_client_nothing_and_the_log_once(self) -> None:
+        def handler(spans: list[Span]) -> None: ...
+
+        taken = read_signature(handler)
+        for _ in range(3):
+            value = {"spans": [{"first": 13, "last": 14}]}
+            self.assertEqual(details(taken, value), ["Field 'input.spans.0' is not valid"])
+        [failure] = self.flushLoggedErrors(RuntimeError)
+        self.assertIn("__post_init__", failure.getTraceback())
 
     def test_a_type_that_would_end_the_program_refuses_its_field(self) -> None:
         def leave() -> int:
@@ -169,6 +177,7 @@ class Errors(SynchronousTestCase):
             self.assertEqual(details(taken, {name: value}), [told])
             error = self.assertRaises(ValidationError, taken.arguments, {name: value})
             self.assertEqual(str(error), told)
+            self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
 
     def test_a_default_that_cannot_be_made_is_an_error_of_its_parameter(self) -> None:
         def fail() -> int:
@@ -182,6 +191,7 @@ class Errors(SynchronousTestCase):
 
         taken = read_signature(handler)
         self.assertEqual(details(taken, {"x": {}}), ["Field 'input.x' is not valid"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(arguments(taken, {"x": {"n": 1}}), {"x": Broken(1)})
 
     def test_a_set_takes_nothing_twice(self) -> None:

@@ -341,6 +341,19 @@ class Refusals(LoadingTestCase):
             self.assertTrue(sentence.startswith(told), sentence)
             self.assertIn(why, sentence)
 
+    def test_a_handler_whose_input_no_process_could_be_sent(self) -> None:
+        made = "def make():\n    @dataclass\n    class Row:\n        n: int\n    return Row\nRow = make()\n"
+        head = f"from asynctask import task\nfrom dataclasses import dataclass\n{made}"
+        for annotation, name in (
+            ("Row", "Row"),
+            ("list[dict[str, Row]]", "Row"),
+            ("memoryview", "memoryview"),
+        ):
+            handler = f"def handler(x: {annotation}): ..."
+            sentence = self.refused(f"{head}@task(place='process')\n{handler}\n")
+            told = f": handler 'handler' cannot be used: no {name} can be sent to a process: "
+            self.assertTrue(sentence.startswith(told), sentence)
+
 
 class DoubleNames(LoadingTestCase):
     """Two handlers of one name."""

@@ -232,6 +232,8 @@ class Marking(SynchronousTestCase):
         nameless = functools.partial(lambda _: None, 1)
         with self.assertRaisesRegex(ValueError, r"has no name: give it one with @task\(name=…\)"):
             task(nameless)
+        with self.assertRaisesRegex(TypeError, "cannot be marked; mark a function that calls it, or a"):
+            task([].append)
         self.assertEqual([kind.name for kind in kinds_of(task(name="named")(nameless))], ["named"])
 
     def test_one_function_may_be_several_kinds(self) -> None:

@@ -408,3 +408,11 @@ class Stored(SynchronousTestCase):
                 wire.dump_result(result)
             self.assertIn("The result is no JSON", str(caught.exception))
             self.assertEqual("to_builtins" in str(caught.exception), type(result) not in (float, str, list))
+
+    def test_a_result_that_nobody_has_waited_for_says_so(self) -> None:
+        async def handler() -> None: ...
+
+        never = handler()
+        self.addCleanup(never.close)
+        with self.assertRaisesRegex(wire.NotSerializable, "let the handler be an async def that awaits it"):
+            wire.dump_result(never)
