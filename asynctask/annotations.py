@@ -309,8 +309,8 @@ def _is_hashable(info: types.Type) -> bool:
 
 
 def _set_by_itself(cls: Any) -> set[str]:
-    """The fields of a dataclass, or of a class of attrs', that its ``__init__`` does not take. msgspec would,
-    and asks for those without a default."""
+    """The fields of a dataclass, or of a class of attrs', that its ``__init__`` does not take; msgspec would, and
+    asks for those without a default."""
     cls = get_origin(cls) or cls
     known = getattr(cls, "__dataclass_fields__", {}).values() or getattr(cls, "__attrs_attrs__", ())
     return {field.name for field in known if not field.init}

@@ -62,6 +62,15 @@ def unread(transport: Any) -> int:
     return found
 
 
+def is_ending(transport: Any) -> bool:
+    """Whether TLS has ended the connection below it, at its client's word, and all has gone out: what is
+    written now goes nowhere, and while there is a producer nobody closes it."""
+    lowest = transport
+    while (below := getattr(lowest, "transport", None)) is not None:
+        lowest = below
+    return lowest is not transport and getattr(lowest, "disconnecting", False) and not unsent(transport)
+
+
 def close_idle(connections: Iterable[Any]) -> int:
     """Close those on which nothing is being answered; tell on how many something is, or has still to go
     out."""

@@ -1,8 +1,8 @@
 """From a request to its route's handler, and from what that returns to the answer.
 
-What `klein.Klein.resource` does, with all that the documentation of Klein promises of handlers and of error
-handlers, but: the route of a path is looked up once, and a coroutine that ends without waiting, or
-waits for Deferreds, is driven without one of its own.
+What `klein.Klein.resource` does of what handlers and error handlers may return and raise, but: the route of a
+path is looked up once, and a coroutine that ends without waiting, or waits for Deferreds, is driven without
+one of its own. Nothing of a request's is there that no route of ours asks for: ``url_for``, sessions, forms.
 """
 
 from collections.abc import Callable
@@ -227,6 +227,9 @@ class Answering:
         """Answer with a result that is there."""
         request = self._request
         if type(result) is not bytes:
+            if isinstance(result, Response):
+                self._got(result._applyToRequest(request))
+                return
             result = self._shown(result)
             if result is NOT_DONE_YET:
                 return
@@ -244,8 +247,6 @@ class Answering:
     def _shown(self, result: Any) -> Any:
         """The bytes of a result that is something else, or `NOT_DONE_YET` for what shows itself."""
         request = self._request
-        if isinstance(result, Response):
-            result = result._applyToRequest(request)
         if isinstance(result, bytes):
             return result
         if isinstance(result, str):

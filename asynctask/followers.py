@@ -12,7 +12,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from asynctask import changes, sse
-from asynctask.deadlines import unread
+from asynctask.deadlines import is_ending, unread
 from asynctask.feed import CHUNK, Feed
 from asynctask.istore import IStore
 from asynctask.model import ENDED, RUNNING, Deleted, News, Task
@@ -120,8 +120,11 @@ class Follower:
         if self._left:
             return
         now = self._clock.seconds()
-        if self._paused is not None:
-            transport: Any = self._request.transport
+        transport: Any = self._request.transport
+        if is_ending(transport):
+            self.leave()
+            transport.abortConnection()
+        elif self._paused is not None:
             before, self._unread = self._unread, unread(transport)
             if self._unread < before:  # who reads slowly reads all the same
                 self._paused = now

@@ -30,6 +30,10 @@ TAKEN: Final = "--listen: {} is taken; stop what listens there, or choose anothe
 LONGEST_PATH: Final = 107
 """Bytes of the path of a Unix socket (unix(7), ``sun_path``)."""
 
+WAITING: Final = 4096
+"""Clients that may wait to be accepted, what Linux allows unless it is told otherwise (``somaxconn``): with
+Twisted's 50 a burst of connections is refused on a Unix socket, and a second late on a TCP port."""
+
 UNSHARED: Final = "--processes needs a TCP port, which --listen {} is not"
 
 
@@ -60,6 +64,8 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
         if shared.descriptor is not None:
             return AdoptedStreamServerEndpoint(reactor, shared.descriptor, shared.family)
         reactor = _Reusing(reactor, shared.port)
+    if "backlog=" not in description:
+        reactor = _Queueing(reactor)
     try:
         found: IStreamServerEndpoint = serverFromString(reactor, description)
         if isinstance(found, AdoptedStreamServerEndpoint) and found.addressFamily == socket.AF_UNIX:
@@ -233,6 +239,28 @@ class _Reusing:
         return self.listenTCP(port, encrypted, backlog, interface)
 
 
+class _Queueing:
+    """A reactor on whose ports `WAITING` clients may wait, whatever an endpoint asks for."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, *given: Any, **named: Any) -> Any:
+        """See `twisted.internet.interfaces.IReactorTCP`."""
+        return self._reactor.listenTCP(*given, **named | {"backlog": WAITING})
+
+    def listenSSL(self, *given: Any, **named: Any) -> Any:
+        """See `twisted.internet.interfaces.IReactorSSL`."""
+        return self._reactor.listenSSL(*given, **named | {"backlog": WAITING})
+
+    def listenUNIX(self, *given: Any, **named: Any) -> Any:
+        """See `twisted.internet.interfaces.IReactorUNIX`."""
+        return self._reactor.listenUNIX(*given, **named | {"backlog": WAITING})
+
+
 class _Adopting:
     """A reactor that takes over a Unix socket whose file stays that of whoever has made it."""
 
@@ -244,6 +272,7 @@ class _Adopting:
         port: Any = unix.Port._fromListeningDescriptor(self._reactor, fileno, factory)
         # As one without a file, whose mode it would change now, and which it would remove at the end.
         port._bindPath = b"\0" + port._bindPath
+        port.backlog = WAITING
         port._shouldShutdown = False  # nor would anybody listen on it then, as with a TCP socket
         port.startListening()
         found: IListeningPort = port

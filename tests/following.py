@@ -44,6 +44,11 @@ class Following:
         """Let so many bytes wait to be sent."""
         self._transport.dataBuffer = bytes(size)
 
+    def end_below(self) -> None:
+        """Let TLS end the connection, below what the service sees of it."""
+        self._transport.transport = StringTransport()
+        self._transport.transport.disconnecting = True
+
     def leave(self) -> None:
         """Hang up."""
         self._channel.connectionLost(Failure(ConnectionDone()))

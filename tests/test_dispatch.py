@@ -164,6 +164,10 @@ class Shop:
     def response(self, request: Any) -> Any:
         return Response(201, {"X-Mine": ["1"]}, b"made")
 
+    @app.route("/response-later")
+    def response_later(self, request: Any) -> Any:
+        return Response(202, {}, self.wait())
+
     @app.route("/ends")
     def ends(self, request: Any) -> Deferred[Any]:
         request.write(b"by itself")
@@ -296,6 +300,9 @@ class DispatchContract(Base):
         self.assertEqual(self.said("/element"), (200, b"<!DOCTYPE html>\n<p>hello</p>"))
         answer = self.answer("/response")
         self.assertEqual((answer.status, answer.body, answer.fields[b"x-mine"]), (201, b"made", b"1"))
+        self.ask("/response-later")
+        self.shop.waiting[0].callback(b"late")
+        self.assertEqual((self.wire.answers[-1].status, self.wire.answers[-1].body), (202, b"late"))
 
     def test_parts_of_the_path_are_its_arguments(self) -> None:
         self.assertEqual(self.said("/things/a%20b/41"), (200, b"a b 42"))

@@ -485,6 +485,13 @@ class AllTests(FollowTestCase):
         self.advance(int(PATIENCE))
         self.assertTrue(following.dropped)
 
+    def test_who_has_said_goodbye_over_tls_does_not_stay(self) -> None:
+        following, other = self.follow_all(), self.follow_all()
+        following.end_below()
+        self.advance(1)
+        self.assertEqual((following.dropped, other.dropped), (True, False))
+        self.assertEqual(self.feed.followers, 1)
+
     def test_progress_is_not_told_again_to_who_was_cut_off(self) -> None:
         self.follow_all()
         self.submit(duration=9)

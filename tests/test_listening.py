@@ -91,6 +91,19 @@ class TheEndpoint(SynchronousTestCase):
             found = listening.endpoint(MemoryReactor(), description)
             self.assertTrue(IStreamServerEndpoint.providedBy(found), description)
 
+    def test_a_burst_of_clients_can_wait_unless_an_endpoint_says_otherwise(self) -> None:
+        for description, waiting in (
+            ("tcp:80", listening.WAITING),
+            ("tcp6:80", listening.WAITING),
+            ("tcp:80:backlog=50", 50),
+            ("unix:/run/a.sock", listening.WAITING),
+            (f"ssl:443:privateKey={pem_file(self)}", listening.WAITING),
+        ):
+            reactor = MemoryReactor()
+            listening.endpoint(reactor, description).listen(Factory())
+            [(_, _, *opened)] = reactor.tcpServers + reactor.unixServers + reactor.sslServers
+            self.assertIn(waiting, opened, description)
+
     def test_what_is_no_endpoint_is_said_to_be_none(self) -> None:
         for description in (
             "",
