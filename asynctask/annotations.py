@@ -84,7 +84,7 @@ def classes_of(annotation: Any) -> Iterator[type]:
 
 
 def not_given(annotation: Any) -> Iterator[tuple[Any, set[str]]]:
-    """The classes in it that have fields which only they themselves set, and these fields (``init=False``)."""
+    """The classes in it that have fields which only they themselves set (``init=False``), and these."""
     for info in _all(types.type_info(annotation), set()):
         for member in _members(info):
             if isinstance(member, types.DataclassType) and (fields := _set_by_itself(member.cls)):
@@ -309,8 +309,8 @@ def _is_hashable(info: types.Type) -> bool:
 
 
 def _set_by_itself(cls: Any) -> set[str]:
-    """The fields of a dataclass, or of a class of attrs', that its ``__init__`` does not take; msgspec would, and
-    asks for those without a default."""
+    """The fields of a dataclass, or of a class of attrs', that its ``__init__`` does not take, and msgspec
+    would."""
     cls = get_origin(cls) or cls
     known = getattr(cls, "__dataclass_fields__", {}).values() or getattr(cls, "__attrs_attrs__", ())
     return {field.name for field in known if not field.init}

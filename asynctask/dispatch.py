@@ -1,8 +1,8 @@
 """From a request to its route's handler, and from what that returns to the answer.
 
-What `klein.Klein.resource` does of what handlers and error handlers may return and raise, but: the route of a
+What `klein.Klein.resource` does with what handlers and error handlers return and raise, but: the route of a
 path is looked up once, and a coroutine that ends without waiting, or waits for Deferreds, is driven without
-one of its own. Nothing of a request's is there that no route of ours asks for: ``url_for``, sessions, forms.
+one of its own. A request has nothing that no route of ours asks for: no ``url_for``, sessions, forms.
 """
 
 from collections.abc import Callable
