@@ -25,6 +25,7 @@ from asynctask.problems import StartError
 from asynctask.sdnotify import Notifier
 from asynctask.spawned import lives
 from asynctask.supervisor import Supervisor
+from asynctask.threads import threads_at_the_start
 from asynctask.timers import Wheel
 from asynctask.watchdog import Watchdog
 
@@ -163,6 +164,14 @@ class OfCommand(Service):
         else:
             log.critical("Cannot go on: {sentence}", sentence=sentence)
 
+    def or_fail(self, serve: Callable[[], object]) -> None:
+        """Begin to serve; where that takes more threads than there are, the process ends."""
+        try:
+            with threads_at_the_start():
+                serve()
+        except StartError as error:
+            self.fail(str(error))
+
     def fail(self, sentence: str) -> None:
         """End the process with one sentence, once the reactor runs."""
         self._complain(sentence)
@@ -256,6 +265,9 @@ class Supervising(OfCommand, Supervisor):
     _clock: Wheel
 
     def _serving(self) -> None:
+        self.or_fail(self._serve)
+
+    def _serve(self) -> None:
         self.begin()
         Watchdog(self._reactor.callFromThread, lambda: "", beat=self._beat).start()
         super()._serving()

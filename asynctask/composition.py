@@ -218,6 +218,7 @@ class AsyncTask(Service):
 
     def _beat(self) -> None:
         self._clock.wake()
+        self._store.look()
         self._now()  # hears of a clock that was set while nobody asks for the time
 
     def _clock_was_set(self, before: float, now: float) -> Deferred[None]:

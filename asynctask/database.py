@@ -4,8 +4,8 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic
@@ -43,6 +43,7 @@ LOOK_AT_FILE: Final = 1.0
 """Seconds between two looks whether the file is still the one that was opened."""
 
 GONE: Final = "its file was removed or replaced while the service runs"
+LOG_GONE: Final = "its write-ahead log (-wal) was removed while the service runs"
 
 BUSY_LOG: Final = 30.0
 """Seconds until the next one, where another program reads what is in it."""
@@ -87,7 +88,8 @@ class Sqlite:
         self._readable = Readable()
         self.readers: ThreadPool | None = None
         self._file: os.stat_result | None = None
-        self._is_gone = False
+        self._log: os.stat_result | None = None
+        self._gone: str | None = None
         self._look_at_file = 0.0
         self._look_at_log = 0.0
         self._written = 0
@@ -97,6 +99,8 @@ class Sqlite:
         return create_engine("sqlite://", creator=self._connect, poolclass=pool, **options)
 
     def _connect(self) -> sqlite3.Connection:
+        if self._log_has_gone():  # of which another connection would begin a new one
+            raise OperationalError("", None, sqlite3.OperationalError(LOG_GONE))
         # No isolation level: transactions are begun by us, not guessed by the driver.
         return sqlite3.connect(
             self._place.path or ":memory:",
@@ -115,6 +119,9 @@ class Sqlite:
         # What a statement would have to undo: in a file it costs each transaction a tenth.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        if self._place.log_path is not None:
+            connection.execute("PRAGMA user_version").fetchone()  # with which the log is there
+            self._log = self._place.log_path.stat()
 
     def open(self) -> None:
         """Have the file for this process alone, and for this user: it holds what signs callbacks.
@@ -139,9 +146,12 @@ class Sqlite:
 
         :raises OSError: the file is not there any more, or another one is: SQLite would go on with that.
         """
-        if self.has_gone():
+        if self._file_has_gone():
             raise OSError(GONE)
-        self._is_gone = False
+        if self._log_has_gone():
+            with self._without_readers():  # the last connection copies what is only there
+                self._reading.dispose()
+        self._log = self._gone = None
         return self._writing.connect()
 
     def prepare(self, connection: Connection) -> None:
@@ -173,20 +183,19 @@ class Sqlite:
         """
         if monotonic() >= self._look_at_file:
             self._look_at_file = monotonic() + LOOK_AT_FILE
-            self._is_gone = self.has_gone()
-        if self._is_gone:
-            raise OperationalError("COMMIT", None, sqlite3.OperationalError(GONE))
+            self._gone = GONE if self._file_has_gone() else LOG_GONE if self._log_has_gone() else None
+        if self._gone is not None:
+            raise OperationalError("COMMIT", None, sqlite3.OperationalError(self._gone))
 
     def has_gone(self) -> bool:
         """See `asynctask.works.Database`."""
-        if self._place.path is None or self._file is None:
-            return False
-        try:
-            return not os.path.samestat(self._file, self._place.path.stat())
-        except FileNotFoundError:
-            return True
-        except OSError:  # nobody knows
-            return False
+        return self._file_has_gone() or self._log_has_gone()
+
+    def _file_has_gone(self) -> bool:
+        return _has_gone(self._place.path, self._file)
+
+    def _log_has_gone(self) -> bool:
+        return _has_gone(self._place.log_path, self._log)
 
     def probe(self, connection: Connection) -> None:
         """Write something small over whatever a failed commit left."""
@@ -247,9 +256,7 @@ class Sqlite:
             return
         # On the driver's connection, since SQLAlchemy would begin a transaction first.
         driver = _driver_of(connection)
-        with ExitStack() as pause:
-            for _ in range(READERS):
-                pause.enter_context(self._paused)
+        with self._without_readers():
             driver.execute("PRAGMA busy_timeout = 0")
             try:
                 (busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -257,6 +264,14 @@ class Sqlite:
                 driver.execute(f"PRAGMA busy_timeout = {int(self._busy * 1_000)}")
         if busy:
             self._look_at_log = monotonic() + BUSY_LOG
+
+    @contextmanager
+    def _without_readers(self) -> Iterator[None]:
+        """While nobody reads."""
+        with ExitStack() as pause:
+            for _ in range(READERS):
+                pause.enter_context(self._paused)
+            yield
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; after a COMMIT that failed, only the driver knows of it."""
@@ -285,6 +300,18 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _has_gone(path: Path | None, opened: os.stat_result | None) -> bool:
+    """Whether another file is there than the one that was opened, or none."""
+    if path is None or opened is None:
+        return False
+    try:
+        return not os.path.samestat(opened, path.stat())
+    except FileNotFoundError:
+        return True
+    except OSError:  # nobody knows
+        return False
 
 
 def _is_larger(path: Path, size: int) -> bool:

@@ -146,10 +146,10 @@ class LogQueue:
     def start(self) -> None:
         """From now on keep lines for a moment."""
         if self._thread is None:
-            self._queues = True
+            thread = threading.Thread(target=self._work, name="asynctask-log", daemon=True)
+            thread.start()
+            self._thread, self._queues = thread, True
             atexit.register(self.flush)
-            self._thread = threading.Thread(target=self._work, name="asynctask-log", daemon=True)
-            self._thread.start()
 
     def stop(self) -> None:
         """Write all that waits, and from now on each line at once."""

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from selectors import DefaultSelector
+from socket import socketpair
 from threading import Lock, Thread
 from time import monotonic
 from types import TracebackType
@@ -198,6 +200,13 @@ class _Executor(ThreadPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
+def _look_for_files() -> None:
+    """:raises OSError: too few are left for a loop, which would be half made, and complain at its end."""
+    with DefaultSelector():
+        for end in socketpair():
+            end.close()
+
+
 class _LoopThread:
     """A loop, its thread, and the tasks in it: the loop itself holds them only weakly.
 
@@ -210,6 +219,7 @@ class _LoopThread:
         self.slot = slot
         self._recorder = recorder
         self._tell_end = ended
+        _look_for_files()
         self.loop = asyncio.new_event_loop()
         self.executor = _Executor(recorder)
         self.loop.set_default_executor(self.executor)

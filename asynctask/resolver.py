@@ -10,10 +10,12 @@ from twisted.python.failure import Failure
 
 from asynctask.deliveries import NoAnswer
 from asynctask.fairqueue import AT_ONCE
-from asynctask.threads import Threads
+from asynctask.threads import NotStartedError, Threads
 
 MAX_ABANDONED: Final = 128
 """Threads that may hang in a name that was given up: ``getaddrinfo`` cannot be told to end."""
+
+NOT_NOW: Final = "No name can be resolved now"
 
 Resolve = Callable[..., list[tuple[Any, ...]]]
 
@@ -39,7 +41,7 @@ class Resolver:
         if isIPAddress(host) or isIPv6Address(host):
             return succeed([host])
         if self._threads.abandoned >= MAX_ABANDONED:
-            return fail(NoAnswer("No name can be resolved now"))
+            return fail(NoAnswer(NOT_NOW))
 
         def found(infos: list[tuple[Any, ...]]) -> None:
             addresses.callback(list(dict.fromkeys(str(info[4][0]) for info in infos)))
@@ -49,7 +51,10 @@ class Resolver:
             failure.trap(OSError, UnicodeError)
             addresses.errback(NoAnswer(f"The name '{host[:255]}' cannot be resolved"))
 
-        work = self._threads.run(lambda: self._resolve(host, port, type=socket.SOCK_STREAM))
+        try:
+            work = self._threads.run(lambda: self._resolve(host, port, type=socket.SOCK_STREAM))
+        except NotStartedError:
+            return fail(NoAnswer(NOT_NOW))
         addresses: Deferred[list[str]] = Deferred(lambda _: work.abandon())
         work.deferred.addCallbacks(found, failed).addErrback(addresses.errback)
         return addresses

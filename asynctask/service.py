@@ -62,6 +62,9 @@ class Command(OfCommand, AsyncTask):
         self._metrics.everyone = self.pipes.everyone
 
     def _serving(self) -> None:
+        self.or_fail(self._serve)
+
+    def _serve(self) -> None:
         self.begin(supervised=self.pipes is not None, stepped=self._recorder.stepped)
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()

@@ -45,6 +45,7 @@ from asynctask.rows import claimed_row, new_row, size_of
 from asynctask.shared import ForOthers
 from asynctask.sqlite import BUSY, Place
 from asynctask.starting import begin, bring_up, usable
+from asynctask.threads import threads_at_the_start
 from asynctask.works import CLAIM, Database
 from asynctask.writer import TRY_AGAIN, Writer
 
@@ -122,11 +123,19 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
                     found = begin(connection, self._database, list(suspects), self._seated, now)
                     self.outbox.open(connection)
                 self._database.start_reading()
+            with threads_at_the_start():
+                self._writer = self._start_writing(connection, found.seq)
             undo.pop_all()
         note(found.left, self._metrics)
         self.epoch, self.seq, self.newest = found.epoch, found.seq, found.newest
         self.unfinished = sum(found.unfinished.values())
-        self._writer = Writer(
+        if not isinstance(self._place, Place):
+            with threads_at_the_start():
+                self._share(self._place)
+        return {kind: tasks for kind, tasks in found.unfinished.items() if kind not in kinds}
+
+    def _start_writing(self, connection: Connection, seq: int) -> Writer:
+        return Writer(
             connection,
             self._database,
             self._reactor.callFromThread,
@@ -134,12 +143,9 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
             self._metrics.stored,
             self._publish,
             self.came_back,
-            self.seq,
+            seq,
             self._now,
         )
-        if not isinstance(self._place, Place):
-            self._share(self._place)
-        return {kind: tasks for kind, tasks in found.unfinished.items() if kind not in kinds}
 
     def _look_at_clocks(self, connection: Connection) -> float:
         """See whether this machine's clock is right; by how much the time is another one now."""
@@ -175,12 +181,15 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
     @property
     def healthy(self) -> bool:
-        """See `IStore`."""
+        """See `IStore`; of a file that has gone, which nobody else may have noticed, the log is told."""
         if self._writer.healthy and self._database.has_gone():
-            # Where nothing is written, nobody else would notice, and say so.
             self._writer.call(lambda _db, _news: None).addErrback(lambda failure: failure.trap(Unavailable))
             return False
-        return self._writer.healthy
+        return self._writer.healthy and not self._writer.is_held()
+
+    def look(self) -> None:
+        """Let the log know of a transaction that is held up."""
+        self._writer.is_held()
 
     def is_behind(self) -> bool:
         """See `IStore`."""

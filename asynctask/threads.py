@@ -2,8 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from threading import Condition, Thread
 from time import monotonic
@@ -13,7 +13,24 @@ from twisted.python.failure import Failure
 
 from asynctask.forked import leave
 from asynctask.patient import Patient
+from asynctask.problems import StartError
 from asynctask.tracebacks import caught
+
+
+@contextmanager
+def threads_at_the_start() -> Iterator[None]:
+    """Say in a sentence that the system gives none.
+
+    :raises StartError: it gives none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        raise StartError(
+            f"The system gives no more threads ({error}); ulimit -u, or TasksMax= of systemd, says how many"
+        ) from None
 
 
 class NotStartedError(Exception):

@@ -53,7 +53,7 @@ ORDER: Final = (
         "feed",
         "sse",
     ),
-    *("processes", "spawned", "worker", "loop", "threads", "steps", "runs"),
+    *("processes", "spawned", "worker", "loop", "steps", "runs"),
     *(
         "storeurl",
         "store",
@@ -77,6 +77,7 @@ ORDER: Final = (
         "database",
         "backlog",
         "works",
+        "threads",
         "patient",
         "sharing",
         "heartbeat",

@@ -94,6 +94,16 @@ class AtOnce(QueueTestCase):
         self.assertEqual(self.sink.text(), "info Task started task_id=a\nerror Cannot start it\n")
         self.assertEqual(self.threads(), before)
 
+    def test_without_a_thread_too(self) -> None:
+        def no_more(**_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched = self.patch(threading, "Thread", no_more)
+        self.assertRaises(RuntimeError, self.queue.start)
+        patched.restore()
+        self.quick("Cannot go on")
+        self.assertEqual(self.sink.text(), "info Cannot go on\n")
+
     def test_after_the_stop_too(self) -> None:
         self.queue.start()
         self.queue.stop()

@@ -181,6 +181,13 @@ class Outcomes(LoopTestCase):
         def none_left() -> None:
             raise OSError(EMFILE, "Too many open files")
 
+        made: list[asyncio.AbstractEventLoop] = []
+        few = self.patch(asyncio_loop, "socketpair", none_left)
+        new = self.patch(asyncio, "new_event_loop", lambda: made.append(asyncio.SelectorEventLoop()))
+        self.assertRaises(NotStartedError, self.run_on, value)
+        self.assertEqual(made, [])  # it would be half made
+        few.restore()
+        new.restore()
         patched = self.patch(asyncio, "new_event_loop", none_left)
         self.assertRaises(NotStartedError, self.run_on, value)
         patched.restore()

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import threads
 from asynctask.deliveries import NoAnswer
 from asynctask.fairqueue import AT_ONCE
 from asynctask.resolver import MAX_ABANDONED, Resolver
@@ -56,6 +57,14 @@ class NamesTests(SynchronousTestCase):
         self.addCleanup(real.stop)
         for text in ("127.1", "0x7f000001", "2130706433", "localhost"):
             self.assertIn("127.0.0.1", self.turns.outcome(real.lookup(text, 80)), text)
+
+    def test_without_threads_no_name_is_resolved_now(self) -> None:
+        def no_more(**_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self.patch(threads, "Thread", no_more)
+        error = self.failureResultOf(self.names.lookup("a.example", 80), NoAnswer)
+        self.assertEqual(error.getErrorMessage(), "No name can be resolved now")
 
     def test_a_name_that_cannot_be_resolved(self) -> None:
         for error in (socket.gaierror(-2, "not known"), UnicodeError("label too long"), OSError("no")):

@@ -1,6 +1,7 @@
 """When SQLite fails, nothing that was refused runs, and nothing that was done is lost."""
 
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from time import monotonic, sleep
@@ -13,7 +14,7 @@ from twisted.logger import capturedLogs
 
 from asynctask import database
 from asynctask.batches import End
-from asynctask.database import GONE
+from asynctask.database import GONE, LOG_GONE
 from asynctask.istore import Key, Known
 from asynctask.model import (
     COMPLETED,
@@ -27,7 +28,7 @@ from asynctask.model import (
     complete,
     fail,
 )
-from asynctask.problems import OutcomeUnknown, Unavailable
+from asynctask.problems import OutcomeUnknown, StartError, Unavailable
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
@@ -180,6 +181,37 @@ class SqliteTroubleTests(OnFile):
         self.recover()
         self.add(self.new("after"))
         self.assertEqual(self.names(), ["after", "before"])
+
+    def test_a_log_that_is_removed_takes_nothing_with_it(self) -> None:
+        self.patch(database, "LOOK_AT_FILE", 0.0)
+        self.add(self.new("before"))
+        self.names()  # by a reader, which has the log open too
+        self.path.with_name(f"{self.path.name}-wal").unlink()
+        self.assertFalse(self.store.healthy)
+        with capturedLogs() as logged:
+            self.assertRaises(Unavailable, self.add, self.new("refused"))
+            self.recover()
+        self.assertIn(LOG_GONE, [event.get("error") for event in logged])
+        self.assertTrue(self.store.healthy)
+        self.add(self.new("after"))
+        copy = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)  # as after a crash
+        with closing(copy):
+            names = copy.execute("SELECT name FROM task ORDER BY task_id DESC").fetchall()
+        self.assertEqual(names, [("after",), ("before",)])
+        self.assertEqual(self.names(), ["after", "before"])
+
+    def test_where_there_are_no_threads_nothing_is_kept_open(self) -> None:
+        self.wait(self.store.close())
+
+        def no_more(**_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched = self.patch(threading, "Thread", no_more)
+        with self.assertRaisesRegex(StartError, "^The system gives no more threads .*TasksMax"):
+            self.open()
+        patched.restore()
+        self.store = self.open()
+        self.add(self.new())
 
     def test_a_file_that_is_removed_is_missed_though_nothing_is_written(self) -> None:
         self.patch(database, "LOOK_AT_FILE", 0.0)

@@ -34,7 +34,7 @@ from asynctask.problems import Unavailable
 from asynctask.replies import ANSWERS, PART, Replies
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
-from asynctask.writer import LATE
+from asynctask.writer import HELD, LATE
 from tests.store_contract import NOW, StoreTestCase
 from tests.turns import PATIENCE
 
@@ -128,6 +128,21 @@ class Order(StoreTestCase):
         self.patch(writer, "monotonic", lambda: late)
         free.set()
         self.wait(added)
+
+    def test_a_store_that_is_held_up_is_not_healthy_and_the_log_says_so(self) -> None:
+        free = self.hold()
+        self.assertTrue(self.store.healthy)
+        late = monotonic() + 2 * HELD
+        patched = self.patch(writer, "monotonic", lambda: late)
+        with capturedLogs() as logged:
+            self.store.look()
+            self.assertFalse(self.store.healthy)
+            patched.restore()
+            free.set()
+            self.wait(self.call("after"))
+            self.assertTrue(self.store.healthy)
+        told = [event["log_format"] for event in logged]
+        self.assertEqual(told, ["Store does not answer", "Store answers again"])
 
     def test_what_fails_by_itself_says_nothing_of_the_database(self) -> None:
         def fail(_connection: Connection, _news: list[News]) -> None:
