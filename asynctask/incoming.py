@@ -102,7 +102,7 @@ class Chunks:
     def _begin(self, line: bytes) -> None:
         """A line that says how long the next chunk is, or a trailer field."""
         self._aside += len(line) if self._in_trailers else max(0, len(line) - _PLAIN)
-        if self._aside > MAX_ASIDE or len(line) > MAX_LINE:
+        if self._aside > MAX_ASIDE:
             raise malformed("its chunks have too much aside of the body")
         if self._in_trailers:
             if not _TRAILER.fullmatch(line):

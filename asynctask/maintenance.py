@@ -35,7 +35,7 @@ class Maintenance:
     _writer: Writer
     _clocks = 0
     _told_at: float | None = None
-    _wrong_since = 0.0
+    _wrong_since = _wrong_until = 0.0
     forgetting: float
 
     def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
@@ -69,7 +69,7 @@ class Maintenance:
         :param told_at: when the last change was told, by the clock of that time.
         """
         if told_at is not None and now < told_at - BEHIND:
-            self._told_at, self._wrong_since = told_at, now
+            self._told_at, self._wrong_since, self._wrong_until = told_at, now, now
             log.warn("The clock is behind the store's last change", seconds=round(told_at - now, 1))
 
     def clock_was_set(self, before: float, now: float) -> Deferred[None]:
@@ -77,8 +77,9 @@ class Maintenance:
         since, until = -inf, inf
         if self._told_at is not None:
             self._wrong_since = min(self._wrong_since, now)
-            if before < now:  # it is set right at last, and moves nothing that was written when it had been
-                since, until = self._wrong_since, before
+            self._wrong_until = max(self._wrong_until, before)
+            # Nothing is moved that was written when it had been right.
+            since, until = self._wrong_since, self._wrong_until
         given = {"before": before, "now": now, "least": min(before, now), "since": since, "until": until}
         # Asked for again, it is not done twice, should the COMMIT that failed have come back. The next
         # setting, which may come before this one is followed, has a number of its own.

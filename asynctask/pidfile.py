@@ -64,8 +64,6 @@ def _why_no_room(folder: Path) -> str | None:
 def _is_twistd(process: Path) -> bool:
     """Whether it lives, and may be a service; where nothing can be told it may."""
     try:
-        # The name, in parentheses, may hold anything; the state comes behind it.
-        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-        return state not in "ZX" and b"twistd" in (process / "cmdline").read_bytes()
+        return b"twistd" in (process / "cmdline").read_bytes()  # which is empty once it has ended
     except FileNotFoundError:
         return not PROCESSES.joinpath("self").exists()

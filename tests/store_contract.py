@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -371,6 +372,28 @@ class StoreContract(Base):
         self.assertEqual(
             self.names(statuses=(ACCEPTED, RUNNING), limit=2, cursor=running.task_id), ["other", "b"]
         )
+
+    def test_each_filter_of_a_list_holds_beside_the_others(self) -> None:
+        for name, kind in product("ab", ("simulate", "other")):
+            waiting, cancelled = self.new(name, kind=kind), self.new(name, kind=kind)
+            self.add(waiting, cancelled)
+            self.wait(self.store.cancel(cancelled.task_id, NOW))
+        everything, _ = self.wait(self.store.list(Query()))
+        several: tuple[tuple[Status, ...], ...] = ((), (CANCELLED,), (ACCEPTED, CANCELLED), (RUNNING,))
+        for by_name, by_kind, statuses, cursor in product(
+            (None, "a"), (None, "other"), several, (None, everything[3].task_id)
+        ):
+            query = Query(statuses, by_kind, by_name, cursor=cursor)
+            found, _ = self.wait(self.store.list(query))
+            expected = [
+                one.task_id
+                for one in everything
+                if by_name in (None, one.name)
+                and by_kind in (None, one.kind)
+                and (not statuses or one.status in statuses)
+                and (cursor is None or one.task_id < cursor)
+            ]
+            self.assertEqual([one.task_id for one in found], expected, query)
 
     def test_progress_is_shown_at_once_and_stored_with_the_end(self) -> None:
         task = self.run_one()

@@ -134,6 +134,17 @@ class LanesTests(SynchronousTestCase):
             self.fill(queue, host, 1)
         self.assertEqual(self.take_all(queue), ["a", "b"])
 
+    def test_so_is_one_that_has_answered_before_that(self) -> None:
+        queue: FairQueue[int] = FairQueue(at_once=4)
+        for host in "abcd":
+            self.answer(queue, host)
+            self.fill(queue, host, 1)
+            queue.take()
+            queue.done(host, answers=False)
+        for host in "abcd":
+            self.fill(queue, host, 1)
+        self.assertEqual(self.take_all(queue), ["a", "b"])
+
     def test_an_answer_tells_of_all_that_is_under_way_to_its_host(self) -> None:
         for known, answers, left in (
             (False, True, ["b", "c"]),

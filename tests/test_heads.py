@@ -127,9 +127,22 @@ class Refusing(SynchronousTestCase):
                 b"GET * HTTP/1.1",
                 b"CONNECT a:443 HTTP/1.1",
                 b"GET ftp://a/ HTTP/1.1",
+                b"OPTIONS a HTTP/1.1",
                 b"PRI * HTTP/2.0",
             ),
         )
+
+    def test_what_is_refused_before_llhttp_sees_it(self) -> None:
+        for field, why in (
+            (b"X: a\nY: b", "CR and LF"),
+            (b"X: a\rb", "CR and LF"),
+            (b"X: a\x00b", "NUL"),
+            (b"X: a\r\n b", "folded"),
+            (b"X:\r\n\tb", "folded"),
+        ):
+            with self.assertRaises(Invalid, msg=field) as caught:
+                head_of(field)
+            self.assertIn(why, caught.exception.detail)
 
     def test_fields(self) -> None:
         self.refused(

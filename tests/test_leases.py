@@ -17,9 +17,9 @@ from asynctask.heartbeat import COMING_BACK, Heartbeat
 from asynctask.model import CANCELLED, COMPLETED, FAILED, RETRYING, RUNNING, News, Task, complete
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
 from asynctask.pgserver import Server, connect
-from asynctask.problems import OutcomeUnknown
+from asynctask.problems import OutcomeUnknown, Unavailable
 from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
-from asynctask.recovery import gone_owners
+from asynctask.recovery import Gone, gone_owners
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.fault_case import LEASE, PATIENCE, FaultTestCase
@@ -449,6 +449,31 @@ class Suspects(BothOpen, FaultTestCase):
         self.until(lambda: self.other.healthy)
         self.assertFalse(self.wait(self.other.settle()))
         self.assertEqual(self.get(task).crashes, 1)
+
+    def test_it_is_charged_later_where_that_could_not_be_committed(self) -> None:
+        path, task = self.recorders(), self.run_one()
+        self.wait(self.other._writer.call(lambda db, _: _orphan(db, task)))
+        self.dies_in(path, task, 1)
+        with self.outside() as other:
+            other.execute("SELECT 1 FROM task FOR UPDATE")
+            self.assertIs(type(self.refused(self.other.settle)), Unavailable)
+        self.until(lambda: self.other.healthy)
+        self.assertFalse(self.wait(self.other.settle()))
+        self.assertEqual(self.get(task).crashes, 1)
+
+    def test_who_follows_it_is_told_of_no_charge_that_changes_nothing(self) -> None:
+        task = self.run_one()
+        self.other_goes_on(task)
+        told = self.changed_by_all()
+        self.wait(self.open([Suspect(task.task_id, 1)]).close())
+        self.assertEqual((self.get(task).crashes, self.changed_by_all()), (1, told))
+
+    def test_they_are_the_same_where_the_transaction_is_made_again(self) -> None:
+        path, task = self.recorders(), self.run_one()
+        self.dies_in(path, task, 1)
+        gone = Gone(partial(abandoned, path))
+        self.addCleanup(gone.close, None)
+        self.assertEqual([gone.suspects(), gone.suspects()], [[Suspect(task.task_id, 1)]] * 2)
 
     def dies_in(self, path: Path, task: Task, attempt: int) -> None:
         dying = FlightRecorder()

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import outage, postgres
 from asynctask.batches import End
 from asynctask.model import ACCEPTED, COMPLETED, News, Status, complete
-from asynctask.outage import SAY_AGAIN, STEADY, Outage
+from asynctask.outage import MOST_TOLD, SAY_AGAIN, STEADY, Outage
 from asynctask.problems import Unavailable
 from tests.fault_case import FaultTestCase
 from tests.store_contract import NOW
@@ -63,6 +63,14 @@ class Outages(SynchronousTestCase):
         self.assertTrue(self.fail(103 + SAY_AGAIN, OTHER))
         self.outage.is_over()
         self.assertTrue(self.fail(104 + SAY_AGAIN, OTHER))
+
+    def test_only_so_many_reasons_are_told_of_in_a_minute(self) -> None:
+        reasons = [
+            OperationalError("end", None, psycopg.errors.IoError(f"could not read block {number}"))
+            for number in range(MOST_TOLD + 1)
+        ]
+        self.assertEqual([self.fail(100, one) for one in reasons], [True] * MOST_TOLD + [False])
+        self.assertTrue(self.fail(100 + SAY_AGAIN, reasons[-1]))
 
 
 REFUSE = (

@@ -100,7 +100,10 @@ class OutboxContract(Base):
 
     def test_without_a_callback_nobody_is_told(self) -> None:
         self.ended(url=None)
-        self.assertEqual((self.due().found, self.to_call), ([], []))
+        cancelled = self.new()
+        self.add(cancelled)
+        self.wait(self.store.cancel(cancelled.task_id, NOW))
+        self.assertEqual((self.due(), self.to_call), (Dues([], None, None, 0), []))
 
     def test_an_attempt_that_is_followed_by_another_is_no_end(self) -> None:
         task = self.run_one(callback_url=URL, retries=1)

@@ -42,3 +42,7 @@ class OpenOwn(SynchronousTestCase):
         with self.assertRaises(OSError) as caught:
             open_own(self.path)
         self.assertEqual(caught.exception.strerror, "it is no file")
+
+    def test_what_else_is_wrong_is_told_as_it_is(self) -> None:
+        self.assertRaises(FileNotFoundError, open_own, self.folder / "missing" / "recorder")
+        self.assertRaises(IsADirectoryError, open_own, self.folder)

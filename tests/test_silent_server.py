@@ -19,7 +19,7 @@ from asynctask import cutoff, heartbeat, pgreaders, polling
 from asynctask import postgres as connections
 from asynctask.cutoff import Cutoff, Cutoffs
 from asynctask.model import Task
-from asynctask.pgreaders import Readers
+from asynctask.pgreaders import EARLY, Readers
 from asynctask.pgserver import Server, connect
 from asynctask.postgres import Postgres
 from asynctask.problems import StartError, Unavailable
@@ -160,6 +160,36 @@ class ComingBack(FaultTestCase):
         late[0].restore()
         self.assertEqual(readers.read(read, monotonic()), 1)
         self.assertEqual(len(late), 1)
+
+    def test_who_has_waited_long_opens_none_and_who_has_waited_too_long_reads_nothing(self) -> None:
+        opened: list[Cutoff] = []
+
+        def open_one(cutoff: Cutoff) -> "psycopg.Connection[Any]":
+            opened.append(cutoff)
+            return connect(postgres.url_of(self.database), autocommit=True)
+
+        readers = Readers(Cutoffs(), open_one, lambda _connection: None)
+        self.addCleanup(readers.stop)
+        read: list[Connection] = []
+        self.assertRaises(Unavailable, readers.read, read.append, monotonic() - 2 * EARLY)
+        self.assertEqual(opened, [])
+        readers.read(read.append, monotonic())
+        readers.read(read.append, monotonic() - 2 * EARLY)
+        self.assertRaises(Unavailable, readers.read, read.append, monotonic() - 2 * LONGEST)
+        self.assertEqual((len(opened), len(read)), (1, 2))
+
+    def test_a_database_that_cannot_be_reached_is_not_tried_by_each_who_reads(self) -> None:
+        tries: list[Cutoff] = []
+
+        def fail(cutoff: Cutoff) -> "psycopg.Connection[Any]":
+            tries.append(cutoff)
+            raise psycopg.OperationalError("refused")
+
+        readers = Readers(Cutoffs(), fail, lambda _connection: None)
+        self.addCleanup(readers.stop)
+        for _ in range(3):
+            self.assertRaises(Unavailable, readers.read, lambda _: None, monotonic())
+        self.assertEqual(len(tries), 1)
 
 
 class Waiting(SynchronousTestCase):

@@ -10,6 +10,7 @@ from time import monotonic, sleep
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, event
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog
@@ -20,6 +21,7 @@ from asynctask.live import Live
 from asynctask.migrations import upgrade
 from asynctask.model import KEY_KEPT, RUNNING, Deleted, News, Progress, Task, complete
 from asynctask.problems import StartError, Unavailable
+from asynctask.reading import RECOUNTS
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
@@ -125,6 +127,22 @@ class WriterTests(OnFile):
         for one in ends:
             self.wait(one)
 
+    def test_after_a_commit_came_back_tasks_are_counted_until_it_is_sure_or_often_enough(
+        self,
+    ) -> None:
+        counts: list[int] = []
+
+        def recount() -> Deferred[None]:
+            counts.append(self.store.asked)
+            return succeed(None)
+
+        self.patch(self.store, "recount", recount)
+        self.store.came_back([])
+        self.assertEqual(len(counts), 1)
+        self.store.asked += 1  # it is on its way for ever
+        self.store.came_back([])
+        self.assertEqual(len(counts), 1 + RECOUNTS)
+
 
 class EventTests(OnFile):
     """Events are read while others are forgotten."""
@@ -189,6 +207,35 @@ class ClockTests(OnFile):
         self.set_clock(NOW)
         self.set_clock(NOW + 3_600)
         self.assertEqual(self.get(stored).run_at, NOW + 3_699)
+
+    def test_so_does_what_is_older_than_the_wrong_time(self) -> None:
+        long_ago, stored = self.new(now=NOW - 6 * YEAR, delay=6 * YEAR + 99), self.new(delay=99)
+        self.add(long_ago, stored)
+        self.time = NOW - 5 * YEAR
+        self.reopen(now=self.time)
+        self.set_clock(NOW)
+        self.set_clock(NOW + 3_600)
+        self.assertEqual([self.get(one).run_at - NOW for one in (long_ago, stored)], [3_699, 3_699])
+
+    def test_it_may_be_set_right_in_several_steps(self) -> None:
+        stored = self.new(delay=99)
+        self.add(stored)
+        self.time = NOW - 5 * YEAR
+        self.reopen(now=self.time)
+        for to in (NOW - 4 * YEAR, NOW + 60):
+            self.set_clock(to)
+        self.assertEqual(self.get(stored).run_at, NOW + 99)
+
+    def test_it_may_be_set_back_before_it_is_set_right(self) -> None:
+        stored = self.new(delay=99)
+        self.add(stored)
+        self.time = wrong = NOW - 5 * YEAR
+        self.reopen(now=wrong)
+        meanwhile = self.new(now=wrong, delay=99)
+        self.add(meanwhile)
+        for to in (wrong - 3_600, NOW + 60):
+            self.set_clock(to)
+        self.assertEqual([self.get(one).run_at - NOW for one in (stored, meanwhile)], [99, 159])
 
 
 class SqliteFileTests(OnFile):
