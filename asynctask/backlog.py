@@ -184,6 +184,11 @@ class Backlog:
         """Whether there is anything to do."""
         return bool(self._asked or self._saves or self._claims or self._alone)
 
+    @property
+    def ends(self) -> int:
+        """How many ends of attempts wait."""
+        return len(self._saves)
+
     def wait(self) -> bool:
         """Wait for work; tell whether to go on."""
         with self._wakeup:

@@ -196,6 +196,8 @@ class Writer:
             while self.healthy and self._backlog.waits:
                 self._write_all(self._backlog.take())
         self._refuse(self._backlog.take_asked())
+        if self._backlog.ends:
+            log.warn("Store has not taken how tasks ended; they will run again", tasks=self._backlog.ends)
         self._database.leave(self._connection)
         self._disconnect()
         self._replies.send((self._closed.callback, None))

@@ -213,6 +213,19 @@ class SqliteTroubleTests(OnFile):
         self.store = self.open()
         self.add(self.new())
 
+    def test_what_could_not_be_kept_before_the_stop_is_told(self) -> None:
+        tasks = [self.run_one(), self.run_one()]
+        self.fail_commits(1_000)
+        for task in tasks:
+            self.store.end(complete(task, "1", NOW), NOW)
+        with capturedLogs() as logged:
+            self.wait(self.store.close())
+        told = [one["tasks"] for one in logged if one["log_format"].endswith("; they will run again")]
+        self.assertEqual(told, [2])
+        self.store = self.open()
+        claimed = self.wait(self.store.claim("simulate", 9, NOW)).tasks
+        self.assertEqual({task.task_id for task in claimed}, {task.task_id for task in tasks})
+
     def test_a_file_that_is_removed_is_missed_though_nothing_is_written(self) -> None:
         self.patch(database, "LOOK_AT_FILE", 0.0)
         self.add(self.new())
