@@ -27,6 +27,10 @@ not hold up all others."""
 MIGRATING: Final = 0x61746B6D
 """The lock under which the schema is brought up: many processes may start at once ("atkm")."""
 
+QUEUE: Final = 0.5
+"""Seconds that a change of the schema waits for a table, and behind it whoever else wants it: so few that
+no client loses its patience."""
+
 UNREPLICATED: Final = ("01000", "57P01")
 """SQLSTATEs of the warnings of a COMMIT that is on the server's disk and has not waited for its replicas:
 somebody has cancelled it, or ends the connection."""
@@ -169,6 +173,7 @@ class Postgres:
         if encoding not in ("UTF8", "SQL_ASCII"):  # the latter keeps whatever it is given
             raise UnreadableSchemaError(f"keeps text as {encoding}; make one with ENCODING 'UTF8'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(QUEUE * 1_000)}")
 
     def start(self, connection: Connection) -> None:
         """Be among those alive, in a transaction that counts all tasks."""

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from time import sleep
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from twisted.logger import Logger
 
 from asynctask import statements
 from asynctask.migrations import UnreadableSchemaError, upgrade
@@ -15,6 +17,15 @@ from asynctask.problems import StartError
 from asynctask.recorder import Suspect
 from asynctask.recovery import charge, moved_in, settle
 from asynctask.works import Database, why
+
+log = Logger(namespace="asynctask.store")
+
+HELD: Final = "55P03"
+"""SQLSTATE of a statement that another program's lock has kept waiting for too long."""
+
+LET_OTHERS: Final = 5.0
+"""Seconds between two tries to bring the schema up, for the requests of the processes that serve: ten times
+what a try may hold them up."""
 
 
 class Start(NamedTuple):
@@ -47,10 +58,25 @@ def usable(path: object) -> Iterator[None]:
 
 
 def bring_up(connection: Connection, database: Database) -> None:
-    """Give the database the schema of this version, in a transaction of its own."""
-    with connection.begin():
-        database.prepare(connection)
-        upgrade(connection)
+    """Give the database the schema of this version, in a transaction of its own.
+
+    A program that reads for long, as `pg_dump` does, is waited for, but not in the queue for its tables:
+    whoever else wants them would wait there too.
+    """
+    told = False
+    while True:
+        try:
+            with connection.begin():
+                database.prepare(connection)
+                upgrade(connection)
+            return
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != HELD:
+                raise
+        if not told:
+            log.warn("Another program holds the tables; the schema is brought up once it lets go")
+            told = True
+        sleep(LET_OTHERS)
 
 
 def begin(

@@ -5,22 +5,29 @@ from contextlib import closing
 from pathlib import Path
 from typing import cast
 
+import psycopg
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import starting
 from asynctask.istore import Key, Known
 from asynctask.migrations import READABLE_FROM, VERSION, upgrade
 from asynctask.model import ACCEPTED, COMPLETED, RETRYING, RUNNING, Progress, Task, complete
+from asynctask.pgserver import Server, connect
+from asynctask.postgres import Postgres
 from asynctask.problems import StartError
 from asynctask.recorder import Suspect
 from asynctask.sqlite import Place, check
 from asynctask.store import SqlStore
 from asynctask.tables import SCHEMA, metadata
+from tests import postgres
 from tests.on_file import OnFile
 from tests.store_contract import NOW
 from tests.turns import Turns
@@ -126,6 +133,61 @@ class MigrationTests(SynchronousTestCase):
         store = SqlStore(Place(self.path), turns)
         store.open([], NOW)
         turns.outcome(store.close())
+
+
+class HeldTables(SynchronousTestCase):
+    """On a server, a schema that is older, while another program reads from a table of it."""
+
+    def setUp(self) -> None:
+        name = f"{postgres.TEMPLATE}_held"
+        postgres.execute(f"CREATE DATABASE {name}")
+        self.addCleanup(postgres.drop, name)
+        self.url = postgres.url_of(name)
+        engine = create_engine(
+            "postgresql+psycopg://", creator=lambda: connect(self.url), poolclass=NullPool
+        )
+        migrate(engine, f"{SCHEMA - 1:04d}")
+        self.database = Postgres(Server(self.url))
+        self.database.open()
+        self.addCleanup(self.database.close)
+        self.warnings: list[LogEvent] = []
+        observer = cast(ILogObserver, self.warnings.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def bring_up(self) -> None:
+        connection = self.database.connect()
+        self.addCleanup(connection.close)
+        starting.bring_up(connection, self.database)
+
+    def test_it_is_waited_for_and_nobody_else_waits(self) -> None:
+        reader, other = psycopg.connect(self.url), psycopg.connect(self.url, autocommit=True)
+        self.addCleanup(other.close)
+        self.addCleanup(reader.close)
+        # Should it be waited for in the queue, it goes in the end.
+        reader.execute("SET idle_in_transaction_session_timeout = '5s'")
+        reader.execute("LOCK TABLE task IN ACCESS SHARE MODE")
+        other.execute("SET lock_timeout = '10ms'")
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            other.execute("UPDATE task SET kind = kind")
+            if len(pauses) == 2:
+                reader.rollback()
+
+        self.patch(starting, "sleep", pause)
+        self.bring_up()
+        self.assertEqual(pauses, [starting.LET_OTHERS] * 2)
+        self.assertEqual(other.execute(VERSION.encode()).fetchone(), (f"{SCHEMA:04d}",))
+        told = [one for one in self.warnings if "holds the tables" in (one.get("log_format") or "")]
+        self.assertEqual(len(told), 1)
+
+    def test_another_error_is_none_to_try_again_after(self) -> None:
+        with psycopg.connect(self.url, autocommit=True) as other:
+            other.execute("DROP INDEX task_callback")
+        self.patch(starting, "sleep", self.fail)
+        self.assertRaises(DBAPIError, self.bring_up)
 
 
 class FirstSchemaTests(OnFile):
