@@ -89,7 +89,9 @@ def parse_url(url: str, folder: Path) -> Place:
         raise StartError(f"--store has an unknown parameter '{next(iter(options))}'")
     if synchronous not in SYNCHRONOUS:
         raise StartError(f"--store has synchronous={synchronous}; it may be {', '.join(SYNCHRONOUS)}")
-    if location in ("", "/", "/:memory:"):
+    if location == "/":  # of a variable that was not set
+        raise StartError("--store sqlite:/// names no file; sqlite:// keeps everything in memory")
+    if location in ("", "/:memory:"):
         return Place(None, synchronous)
     if not location.startswith("/"):
         raise StartError(f"--store needs three slashes before the file: sqlite:///{location}")

@@ -50,6 +50,10 @@ class Urls(SynchronousTestCase):
             self.assertIsNone(place.lock_path)
             self.assertIsNone(place.recorder_path)
 
+    def test_a_variable_that_is_not_set_names_no_file(self) -> None:
+        for url in ("sqlite:///", "sqlite:///?synchronous=off"):
+            self.assertIn("names no file", self.complaint(url))
+
     def test_a_commit_waits_for_the_disk_unless_told_otherwise(self) -> None:
         self.assertEqual(self.place("sqlite:///a").synchronous, "full")
         for synchronous in ("full", "normal", "off"):
