@@ -35,6 +35,8 @@ def why_not_written(path: Path) -> str | None:
     try:
         if not is_folder(path.parent):
             return f"there is no folder {path.parent}"
+        if is_folder(path):
+            return "it is a folder"
         may = os.access(path if path.exists() else path.parent, os.W_OK)
     except PermissionError:  # further up
         may = False

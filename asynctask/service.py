@@ -120,15 +120,16 @@ def makeService(options: Options) -> OfCommand:
         die_with(setting.parent)
     notifier = Notifier(os.environ)
     twistd: Any = getattr(options, "parent", None) or {}
-    folder = Path.cwd() / twistd.get("rundir", ".")
     description = None if options["no-http"] else listening.describe(options["port"], options["listen"])
-    start, number = (os.getcwd(), None) if setting is None else (setting.start, setting.number)
     try:
+        here = _working_directory()
+        folder = Path(here, twistd.get("rundir", "."))
+        start, number = (here, None) if setting is None else (setting.start, setting.number)
         place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
         file = options["callback-secret"]
         secrets = [] if file is None else read_secrets(Path(setting.start if setting else "", file))
         if options["show-callback-secret"]:
-            sys.stdout.write("\n".join(secrets or [shownsecret.show(place)]) + "\n")
+            shownsecret.write(secrets or [shownsecret.show(place)])
             sys.exit(0)
         many = options["processes"] > 1
         storeurl.check_use(place, options["processes"], with_http=not options["no-http"])
@@ -159,6 +160,13 @@ def makeService(options: Options) -> OfCommand:
     if twistd.get("pidfile"):
         service.pid_file = folder / twistd["pidfile"]
     return service
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise StartError(f"The working directory cannot be used ({error.strerror})") from None
 
 
 def _supervise(

@@ -2,10 +2,13 @@
 
 import sqlite3
 import sys
+from collections.abc import Sequence
 from contextlib import closing
+from errno import EBADF
 from typing import TYPE_CHECKING
 
 from asynctask.database import Sqlite
+from asynctask.logs import Standard
 from asynctask.outbox import secret_of
 from asynctask.problems import StartError
 from asynctask.sqlite import BUSY, Place, check
@@ -35,6 +38,21 @@ def show(place: "Place | Server") -> str:
     from asynctask.postgres import Postgres
 
     return _shown(Postgres(place), place)
+
+
+def write(secrets: Sequence[str]) -> None:
+    """Write them to standard output, one a line.
+
+    :raises StartError: they cannot be written.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(EBADF, "there is none")
+        Standard(sys.stdout).write("".join(f"{secret}\n" for secret in secrets).encode())
+    except OSError as error:
+        raise StartError(
+            f"--show-callback-secret cannot write to standard output ({error.strerror})"
+        ) from None
 
 
 def _shown(database: Database, place: "Place | Server") -> str:

@@ -95,6 +95,22 @@ class SecretTests(CommandTestCase):
         shown = self.run_twistd("asynctask", "--show-callback-secret", "--callback-secret", "secrets")
         self.assertEqual(shown, (0, secrets))
 
+    def test_what_cannot_be_written_is_one_sentence(self) -> None:
+        told = "--show-callback-secret cannot write to standard output"
+        for where, why in ((">/dev/full", "No space left on device"), (">&-", "there is none")):
+            done = subprocess.run(
+                f"exec {sys.executable} -m asynctask --store sqlite:///{self.folder}/s "
+                f"--show-callback-secret {where}",
+                shell=True,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            self.assertEqual(
+                (done.returncode, done.stderr.splitlines()[-1]), (1, f"asynctask: {told} ({why})")
+            )
+
 
 class StartErrorTests(CommandTestCase):
     """What keeps it from starting is one sentence, in front and behind, and nothing is touched."""
@@ -184,6 +200,21 @@ class StartErrorTests(CommandTestCase):
             status, text = self.run_twistd(*front, "--pidfile=none/pid", "asynctask", "--port", "0")
             self.assertEqual((status, text.count("\n")), (1, 1), text)
             self.assertIn("--pidfile none/pid cannot be written (there is no folder none)", text)
+
+    def test_a_working_directory_that_was_removed(self) -> None:
+        gone = self.folder / "gone"
+        gone.mkdir()
+        done = subprocess.run(
+            f"rmdir {gone}; exec {sys.executable} -m asynctask --store sqlite:// --port 0",
+            shell=True,
+            cwd=gone,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        sentence = "asynctask: The working directory cannot be used (No such file or directory)\n"
+        self.assertEqual((done.returncode, done.stderr), (1, sentence))
 
     def test_a_store_that_is_in_use(self) -> None:
         with Server(self.folder) as first:

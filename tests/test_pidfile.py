@@ -61,6 +61,7 @@ class PidFileTests(SynchronousTestCase):
         self.assertEqual(why_not_written(folder / "pid"), f"there is no folder {folder}")
         folder.mkdir()
         self.assertIsNone(why_not_written(folder / "pid"))
+        self.assertEqual(why_not_written(folder), "it is a folder")
         (folder / "pid").touch()
         self.assertIsNone(why_not_written(folder / "pid"))
         folder.chmod(0o555)
