@@ -312,7 +312,7 @@ def log_of(twistd: Any, log_format: str, number: int | None, *, many: bool) -> L
     :param many: whether there are many.
     :raises StartError: its file cannot be written.
     """
-    if not twistd or twistd.get("logger") or twistd.get("syslog"):
+    if "nodaemon" not in twistd or twistd.get("logger") or twistd.get("syslog"):  # such as those of twist
         return None
     path = twistd.get("logfile")
     if path == "-" and not twistd["nodaemon"]:

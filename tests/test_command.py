@@ -634,6 +634,28 @@ class EmbeddedTests(CommandTestCase):
         self.assertEqual(ran.stderr, "")
 
 
+class TwistTests(CommandTestCase):
+    """Under twist, which has other options than twistd, and a log of its own."""
+
+    def test_it_serves_and_ends(self) -> None:
+        service = subprocess.Popen(
+            [BIN / "twist", "--log-format=text", "asynctask", "--port=0", "--store=sqlite://"],
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.addCleanup(service.kill)
+        assert service.stdout is not None
+        told = ""
+        while "Listening on http://127.0.0.1:" not in told:
+            self.assertIsNone(service.poll(), told)
+            told += service.stdout.readline()
+        service.terminate()
+        told, _ = service.communicate(timeout=PATIENCE)
+        self.assertIn("Main loop terminated.", told)
+
+
 class DaemonTests(CommandTestCase):
     """Behind, with a PID file and a log."""
 
