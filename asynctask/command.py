@@ -325,6 +325,9 @@ def log_of(twistd: Any, log_format: str, number: int | None, *, many: bool) -> L
             renderer = logs.with_field(renderer, "process", number)
         # Where lines go through two queues each takes half of the time that they have.
         pause = PAUSE / 2 if many else PAUSE
-        return LogQueue(logs.destination(path).write, *renderer, pause=pause)
+        file = logs.destination(path)
+        if isinstance(file, logs.Rotating):
+            file.give_to(twistd.get("uid"), twistd.get("gid"))
+        return LogQueue(file.write, *renderer, pause=pause)
     except OSError as error:
         raise StartError(f"--logfile {path} cannot be written ({error.strerror})") from None

@@ -8,6 +8,7 @@ import stat
 import sys
 import textwrap
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from math import isfinite
 from string import Formatter
@@ -94,6 +95,17 @@ class Rotating(LogFile):
     def __init__(self, name: str, directory: str) -> None:
         mode = None if os.path.exists(os.path.join(directory, name)) else 0o600
         super().__init__(name, directory, ROTATE_AT, mode, FILES_KEPT)
+
+    def give_to(self, user: int | None, group: int | None) -> None:
+        """Let it be those's whom root becomes: else it would never rotate, for whom it was not.
+
+        Not where its path leads to another file, of which root would know nothing.
+        """
+        known = os.fstat(self._file.fileno())
+        if not (stat.S_ISREG(known.st_mode) and os.path.samestat(known, os.lstat(self.path))):
+            return
+        with suppress(PermissionError):  # it is not root, or one with fewer rights
+            os.fchown(self._file.fileno(), -1 if user is None else user, -1 if group is None else group)
 
     def write(self, data: bytes) -> None:
         """Write all of it.

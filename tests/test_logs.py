@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher as LegacyPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.command import log_of
 from asynctask.logqueue import Line, LogQueue
 from asynctask.logs import (
     FILES_KEPT,
@@ -35,6 +36,7 @@ from asynctask.logs import (
     with_field,
 )
 from asynctask.tracebacks import MAX_TRACEBACK
+from tests.test_sqlite import NOBODY, nobody
 
 HEAD = "2026-11-24T18:00:00.123Z info "
 
@@ -424,6 +426,25 @@ class Destinations(SynchronousTestCase):
                 for _ in range(3):
                     self.assertEqual(self.path.stat().st_mode & 0o777, kept)
                     file.write(b"x" * ROTATE_AT)
+
+    def test_who_root_becomes_rotates_it_too(self) -> None:
+        self.path.parent.chmod(0o777)
+        user = None if os.getuid() else NOBODY  # only root may give files away
+        twistd = {"nodaemon": False, "logfile": str(self.path), "uid": user, "gid": None}
+        log = log_of(twistd, "text", None, many=False)
+        assert log is not None
+        with nobody():
+            for _ in range(2):
+                log.pass_on("x" * ROTATE_AT)
+        self.assertEqual(len(list(self.path.parent.iterdir())), 2)
+
+    def test_a_file_elsewhere_is_not_given_away(self) -> None:
+        elsewhere = self.path.with_name("elsewhere")
+        elsewhere.touch()
+        self.path.symlink_to(elsewhere)
+        owner = elsewhere.stat().st_uid
+        self.file().give_to(NOBODY, None)
+        self.assertEqual(elsewhere.stat().st_uid, owner)
 
     def test_a_line_is_in_its_file_at_once(self) -> None:
         self.log(self.file(), "json", name="ü")
