@@ -11,6 +11,7 @@ from typing import Any, Final
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
+from asynctask import refusals
 from asynctask.logs import Render, Tell, Value
 
 PAUSE: Final = 0.02
@@ -118,9 +119,15 @@ class LogQueue:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._queues = False
+        self._refusals = refusals.Refusals()
 
     def __call__(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
+        if event.get("log_format") in refusals.FORMATS:
+            refused = self._refusals.hear(event)
+            if not refused:
+                return
+            event = _of_refused(refused)
         # Now, since what it tells of may be another by the time that it is written.
         self.pass_on(self._line(event))
 
@@ -267,6 +274,11 @@ def _event(message: str, level: object, at: float, **fields: Any) -> LogEvent:
 
 def _of_lost(lines: int) -> LogEvent:
     return _event("Log lines were lost", LogLevel.warn, time(), lines=lines)
+
+
+def _of_refused(connections: int) -> LogEvent:
+    message = "Too many open files; connections are refused"
+    return _event(message, LogLevel.warn, time(), connections=connections)
 
 
 def _of_unfit(text: object, error: Exception) -> LogEvent:

@@ -106,6 +106,7 @@ ORDER: Final = (
         "recorder",
         "ownfiles",
         "logqueue",
+        "refusals",
         "logs",
         "tracebacks",
         "signing",

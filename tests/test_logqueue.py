@@ -1,18 +1,22 @@
 """The log off the hot path. Its thread looks by the real clock."""
 
+import socket
 import threading
 from collections.abc import Sequence
-from errno import EINVAL
+from errno import EAGAIN, EINVAL, EMFILE
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, cast
 
+from twisted.internet import tcp
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import logqueue
 from asynctask.logqueue import CHUNK, MAX_CHARACTERS, MAX_WAITING, PAUSE, Line, LogQueue
 from asynctask.logs import RENDERERS, Message, Value, text_line, told
+from asynctask.refusals import OFTEN, Refusals
 from tests.turns import PATIENCE
 
 
@@ -53,6 +57,19 @@ class Sink:
         while not self.written.empty():
             found += self.written.get()
         return found.decode()
+
+
+class Reserved:
+    """A file that is held for such times."""
+
+    def available(self) -> bool:
+        return True
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class QueueTestCase(SynchronousTestCase):
@@ -303,6 +320,39 @@ class Queued(QueueTestCase):
         before = self.threads()
         self.queue.start()
         self.assertEqual(self.threads(), before)
+
+
+class Refused(QueueTestCase):
+    """Connections for which there are no more files, as `twisted.internet.tcp` refuses them."""
+
+    def refuse(self, times: int) -> None:
+        for _ in range(times):
+            clients = iter([OSError(EMFILE, ""), (socket.socket(), ("192.0.2.1", 5)), OSError(EAGAIN, "")])
+
+            class Listener:
+                def accept(self) -> object:
+                    client = next(clients)  # noqa: B023
+                    if isinstance(client, OSError):
+                        raise client
+                    return client
+
+            accepted = tcp._accept(self.log, iter(range(3)), Listener(), Reserved())
+            self.assertEqual(list(accepted), [])
+
+    def test_there_is_one_warning_a_minute_with_how_many_they_were(self) -> None:
+        clock = Clock()
+        self.queue._refusals = Refusals(clock.seconds)
+        lines = []
+        for seconds, times in ((0, 1), (0, 3), (OFTEN - 1, 1), (1, 2)):
+            clock.advance(seconds)
+            self.refuse(times)
+            lines.append(self.sink.text())
+        told = "warn Too many open files; connections are refused connections={}\n"
+        self.assertEqual(lines, [told.format(1), "", "", told.format(5)])
+
+    def test_what_else_twisted_tells_of_files_is_kept(self) -> None:
+        self.log.info("Could not accept new connection ({acceptError})", acceptError="ENFILE")
+        self.assertEqual(self.sink.text(), "info Could not accept new connection (ENFILE)\n")
 
 
 class Lines(SynchronousTestCase):
