@@ -214,7 +214,7 @@ class AsyncTask(Service):
         self._runner.start()
         self._retention.start()
         self._callbacks.start()
-        self._reactor.callWhenRunning(self._serving)
+        self._reactor.callWhenRunning(self._reactor_runs)
 
     def _beat(self) -> None:
         self._clock.wake()
@@ -250,6 +250,10 @@ class AsyncTask(Service):
                 log.warn("Too many processes for flight recorders: a crash of this one charges no task")
         except OSError as error:
             raise StartError(f"--store: cannot use {path} ({error.strerror})") from None
+
+    def _reactor_runs(self) -> None:
+        if self.running:  # else it was ended before
+            self._serving()
 
     def _serving(self) -> None:
         """The reactor runs: from now on connections are answered and signals are heard."""

@@ -96,7 +96,7 @@ class Supervisor(Service):
         """
         super().startService()
         self._open()
-        self._reactor.callWhenRunning(self._serving)
+        self._reactor.callWhenRunning(self._reactor_runs)
 
     def stopService(self) -> Deferred[None]:
         """Let all of them end, and wait for it."""
@@ -135,6 +135,10 @@ class Supervisor(Service):
     @property
     def _alive(self) -> list[Member]:
         return [member for member in self._members if member.is_alive]
+
+    def _reactor_runs(self) -> None:
+        if self.running:  # else it was ended before
+            self._serving()
 
     def _serving(self) -> None:
         for member in self._members:

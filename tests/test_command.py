@@ -50,10 +50,12 @@ class CommandTestCase(SynchronousTestCase):
         )
         return done.returncode, done.stdout
 
-    def run_program(self, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run_program(
+        self, text: str, *arguments: str, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a program of one's own."""
         return subprocess.run(
-            [sys.executable, "-c", text],
+            [sys.executable, "-c", text, *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -607,8 +609,40 @@ reactor.run()
 """
 
 
+EARLY = """
+import gc, signal, sys, threading
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from asynctask.service import Options, makeService
+
+def state():
+    threads = sorted(each.name for each in threading.enumerate() if each.name.startswith("asynctask"))
+    return threads, gc.get_threshold(), sys.getswitchinterval(), signal.getsignal(signal.SIGHUP)
+
+before = state()
+options = Options({})
+options.parseOptions(["--port", "0", *sys.argv[1:]])
+service = makeService(options)
+service.privilegedStartService()
+service.startService()
+service.stopService()
+deferLater(reactor, 0.5).addCallback(lambda _: print("as before", state() == before)).addBoth(
+    lambda _: reactor.stop()
+)
+reactor.run()
+"""
+
+
 class EmbeddedTests(CommandTestCase):
     """In a program that goes on without it."""
+
+    def test_one_that_ends_before_the_reactor_runs_takes_nothing(self) -> None:
+        for options in (
+            "--store sqlite://",
+            f"--processes 2 --store {postgres.uri_of(postgres.template())}",
+        ):
+            ran = self.run_program(EARLY, *options.split())
+            self.assertEqual((ran.stdout, ran.stderr), ("as before True\n", ""))
 
     def test_two_that_stop_in_the_order_of_their_starts_give_back_what_they_took(self) -> None:
         ran = self.run_program(TWO)
