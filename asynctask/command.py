@@ -263,14 +263,24 @@ class Supervising(OfCommand, Supervisor):
     """Many of them."""
 
     _clock: Wheel
+    _watchdog: Watchdog | None = None
 
     def _serving(self) -> None:
         self.or_fail(self._serve)
 
     def _serve(self) -> None:
         self.begin()
-        Watchdog(self._reactor.callFromThread, lambda: "", beat=self._beat).start()
+        self._watchdog = Watchdog(self._reactor.callFromThread, lambda: "", beat=self._beat)
+        self._watchdog.start()
         super()._serving()
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """See `Supervisor`."""
+        yield super().stopService()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self._clock.stop()
 
     def _beat(self) -> None:
         self._clock.wake()

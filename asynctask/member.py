@@ -194,6 +194,11 @@ class Spawner:
         if self._description is not None:
             self._shared, self._held = reserve(self._description)
 
+    def close(self) -> None:
+        """Let others have the port."""
+        if self._held is not None:
+            self._held.close()
+
     def spawn(self, member: Member) -> None:
         """Start a process; never forked from this one, which has a reactor."""
         shared = self._shared

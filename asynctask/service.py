@@ -177,6 +177,7 @@ def _supervise(
     return Supervising(
         options["processes"],
         spawner.open,
+        spawner.close,
         spawner.spawn,
         relay,
         reactor,

@@ -53,6 +53,7 @@ class Supervisor(Service):
 
     :param processes: how many.
     :param open: takes what they share; raises `asynctask.problems.StartError` where it cannot.
+    :param close: gives it back.
     :param spawn: starts one.
     :param relay: writes whole lines of their log.
     :param reactor: its ``callWhenRunning`` is used.
@@ -66,13 +67,14 @@ class Supervisor(Service):
         self,
         processes: int,
         open: Callable[[], object],  # noqa: A002
+        close: Callable[[], object],
         spawn: Callable[[Member], object],
         relay: Callable[[str], object],
         reactor: Any,
         clock: IReactorTime,
         grace: float,
     ) -> None:
-        self._open = open
+        self._open, self._close = open, close
         self._spawn = spawn
         self._relay = relay
         self._reactor = reactor
@@ -115,6 +117,7 @@ class Supervisor(Service):
         def forget(_result: object) -> None:
             if late.active():
                 late.cancel()
+            self._close()
 
         return ended.addCallback(forget)
 

@@ -633,6 +633,45 @@ reactor.run()
 """
 
 
+MANY = """
+import socket, sys, threading, time
+from twisted.internet import reactor
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.task import deferLater
+from twisted.logger import globalLogPublisher
+from asynctask.service import Options, makeService
+
+told = []
+globalLogPublisher.addObserver(lambda event: told.append(event.get("log_format")))
+port, store = sys.argv[1:]
+
+@inlineCallbacks
+def main():
+    options = Options({})
+    options.parseOptions(["--port", port, "--processes", "2", "--grace", "0", "--store", store])
+    service = makeService(options)
+    service.privilegedStartService()
+    service.startService()
+    while "Listening on {url}" not in told:
+        yield deferLater(reactor, 0.02)
+    yield service.stopService()
+    until = time.monotonic() + 5
+    while any(each.name.startswith("asynctask") for each in threading.enumerate()):
+        if time.monotonic() > until:
+            print("a thread is left")
+            break
+        yield deferLater(reactor, 0.02)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(port)))
+    print("ended, with timers:", reactor.getDelayedCalls())
+
+reactor.callWhenRunning(
+    lambda: main().addErrback(lambda failure: print(failure)).addBoth(lambda _: reactor.stop())
+)
+reactor.run()
+"""
+
+
 class EmbeddedTests(CommandTestCase):
     """In a program that goes on without it."""
 
@@ -643,6 +682,14 @@ class EmbeddedTests(CommandTestCase):
         ):
             ran = self.run_program(EARLY, *options.split())
             self.assertEqual((ran.stdout, ran.stderr), ("as before True\n", ""))
+
+    def test_many_processes_leave_neither_a_thread_nor_their_port(self) -> None:
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        ran = self.run_program(MANY, str(port), postgres.uri_of(database))
+        self.assertEqual((ran.stdout, ran.stderr), ("ended, with timers: []\n", ""))
 
     def test_two_that_stop_in_the_order_of_their_starts_give_back_what_they_took(self) -> None:
         ran = self.run_program(TWO)

@@ -94,7 +94,7 @@ class SupervisorTestCase(SynchronousTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.supervisor = Failed(
-            2, lambda: None, self.spawn, self.lines.append, self.clock, self.clock, GRACE
+            2, lambda: None, lambda: None, self.spawn, self.lines.append, self.clock, self.clock, GRACE
         )
         self.supervisor.startService()
 
@@ -159,7 +159,7 @@ class Starts(SupervisorTestCase):
 
     def test_no_room_for_the_only_one_is_told(self) -> None:
         self.refuse = OSError(11, "Resource temporarily unavailable")
-        supervisor = Failed(1, lambda: None, self.spawn, print, self.clock, self.clock, GRACE)
+        supervisor = Failed(1, lambda: None, lambda: None, self.spawn, print, self.clock, self.clock, GRACE)
         supervisor.startService()
         self.assertEqual(supervisor.failed, "Process 1 did not start (Resource temporarily unavailable)")
 
@@ -188,7 +188,9 @@ class Starts(SupervisorTestCase):
                 raise OSError(11, "Resource temporarily unavailable")
             begun.append(Process(member, 100))
 
-        supervisor = Failed(4, lambda: None, spawn, self.lines.append, self.clock, self.clock, GRACE)
+        supervisor = Failed(
+            4, lambda: None, lambda: None, spawn, self.lines.append, self.clock, self.clock, GRACE
+        )
         supervisor.startService()
         [first] = begun
         self.assertEqual((supervisor.failed, first.signals), ("", ["KILL"]))
