@@ -8,7 +8,6 @@ import msgspec
 from msgspec.structs import replace
 
 from asynctask.model import (
-    ACCEPTED,
     CANCELLED,
     ENDED,
     RETRYING,
@@ -88,7 +87,7 @@ def past(task: Task) -> list[Task]:
             started = at
         elif entry.status not in ENDED and moved:
             run_at = next((start for start in starts[number:] if start is not None), task.run_at)
-        if entry.error is not None or entry.status in ENDED or entry.status is ACCEPTED:
+        if entry.status is not RUNNING:
             error = entry.error
         changes.append(
             replace(

@@ -195,6 +195,12 @@ class PastTests(SynchronousTestCase):
             ],
         )
 
+    def test_an_interrupted_attempt_has_no_error_of_an_earlier_one(self) -> None:
+        life = self.live("try again", "late", "interrupt", "late")
+        told = [(task.status, task.error) for task in life.told]
+        self.assertEqual(told[2:], [(RETRYING, NO), (RUNNING, NO), (RETRYING, None), (RUNNING, None)])
+        self.assertEqual([(task.status, task.error) for task in changes.past(life.task)], told)
+
     def test_a_cancel_that_waited_for_the_handler_is_one_change(self) -> None:
         life = self.live("cancel", "try again")
         self.assertEqual(self.statuses(life), [("accepted", 0), ("running", 1), ("cancelled", 1)])
