@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
 from sqlalchemy import Connection, Select
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -188,11 +187,11 @@ def orphans_of(
 ) -> list[Task]:
     """Tasks of a kind that were left by a process that is gone: they go on here.
 
-    :param orphans: the statement that finds them.
+    :param orphans: the statement that finds them, but for those that are to be cancelled.
     :param given: what that takes, and `asynctask.statements.CLAIM_ORPHANS`.
     """
     rows = connection.execute(orphans, given)
-    found = [replace(task, status=RETRYING, n=task.n + 1) for task in map(task_of, rows)]
+    found = [interrupt(task, given["now"]) for task in map(task_of, rows)]
     news += found
     task_ids = dump([task.task_id for task in found])
     return list(map(task_of, connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})))

@@ -210,12 +210,16 @@ IS_ORPHAN: Final = _OF_TASK.where(task.c.owner != bindparam("me"))
 IS_ABANDONED: Final = _OF_TASK.where(_ownerless)
 """Whether a running task was left by a process that is gone: the latter where many share a database."""
 
-CLAIM_ORPHANS: Final = _claim(
-    task.c.task_id.in_(select(_named.c.value)),
-    _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
-    2,
-).returning(*LISTED, task.c.input)
-"""Take them."""
+CLAIM_ORPHANS: Final = (
+    _claim(
+        task.c.task_id.in_(select(_named.c.value)),
+        _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
+        2,
+    )
+    .values({task.c.run_at: bindparam("now"), task.c.error: null()})
+    .returning(*LISTED, task.c.input)
+)
+"""Take them, once they are interrupted as `asynctask.model.interrupt` has it."""
 
 NEXT_DUE: Final = (
     select(task.c.run_at)

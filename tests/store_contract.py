@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from asynctask import reading
+from asynctask import changes, reading
 from asynctask.changes import listed
 from asynctask.istore import Claim, IStore, Key
 from asynctask.model import (
@@ -313,6 +313,23 @@ class StoreContract(Base):
         self.assertEqual([one.name for one in self.claim(limit=2).tasks], ["waits"])
         self.assertEqual(
             self.history(task), [("accepted", 0), ("running", 1), ("retrying", 1), ("running", 2)]
+        )
+
+    def test_what_goes_on_is_not_told_with_the_error_or_the_time_of_an_earlier_attempt(self) -> None:
+        task = self.run_one(retries=3)
+        error = Error("ValueError", "no")
+        self.wait(self.store.end(after_failure(task, error, NOW, 5), NOW))
+        (second,) = self.claim(now=NOW + 5).tasks
+        self.assertEqual(second.error, error)
+        self.reopen()
+        (third,) = self.claim(now=NOW + 9).tasks
+        self.assertEqual((third.attempt, third.error, third.run_at), (3, None, NOW + 9))
+        told = [one for _, news in self.commits for one in news if isinstance(one, Task)]
+        self.assertEqual(told[-1], listed(third))
+        self.assertEqual(changes.past(self.get(task))[-1], told[-1])
+        self.assertEqual(
+            [(one.status, one.error, one.run_at) for one in changes.past(self.get(task))],
+            [(one.status, one.error, one.run_at) for one in told],
         )
 
     def test_many_orphans_are_claimed_in_batches(self) -> None:
