@@ -74,6 +74,10 @@ class Error(Struct, frozen=True, gc=False):
     message: str
 
 
+UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
+"""How a task fails whose own end the database refuses."""
+
+
 class Progress(Struct, frozen=True, gc=False):
     """How far an attempt is."""
 
@@ -243,6 +247,21 @@ def interrupt(task: Task, now: float) -> Task:
         return cancel(task, now)
     # An error would say that this attempt has failed; it is an earlier one's.
     return replace(task, status=_move(task, TRY_AGAIN), run_at=now, error=None, n=task.n + 1)
+
+
+def lose(task: Task, now: float) -> Task:
+    """What an attempt came to cannot be kept: it counts as interrupted, by the same change."""
+    return interrupt(_unended(task), now)
+
+
+def reject(task: Task, now: float) -> Task:
+    """The same where another attempt would come to it again: the task has failed."""
+    return fail(_unended(task), UNFIT, now)
+
+
+def _unended(task: Task) -> Task:
+    """As the task was before its attempt ended, of which nobody has been told."""
+    return replace(task, status=RUNNING, result=None, progress=None, finished_at=None, n=task.n - 1)
 
 
 def cancel(task: Task, now: float) -> Task:

@@ -15,7 +15,6 @@ from math import inf
 from time import monotonic, time
 from typing import Any, Final, TypeVar
 
-from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from twisted.internet.defer import Deferred
@@ -25,7 +24,7 @@ from twisted.python.failure import Failure
 from asynctask.backlog import Backlog
 from asynctask.batches import End
 from asynctask.indoubt import InDoubt
-from asynctask.model import RUNNING, Error, News, Status, Task, fail, interrupt
+from asynctask.model import UNFIT, News, Status, Task, lose, reject
 from asynctask.outage import Outage
 from asynctask.patient import Patient
 from asynctask.problems import Unavailable
@@ -67,9 +66,6 @@ another program holds the database. A server's connections are cut off before.""
 
 REPEATS: Final = 3
 """How often a transaction that collided with another process's is begun again."""
-
-UNFIT: Final = Error("NotSerializable", "The database cannot keep what the attempt has come to")
-"""How an attempt ends whose own end the database refuses."""
 
 T = TypeVar("T")
 
@@ -145,7 +141,7 @@ class Writer:
         kept = 0 if task.result is None else len(task.result)
         if not self._backlog.has_room_for_result(kept):
             log.warn("Too many results wait for the store; a task is to run again", task_id=task.task_id)
-            task = interrupt(replace(task, status=RUNNING, result=None, finished_at=None), at)
+            task = lose(task, at)
             kept = 0
         self._put(Save(End(task, at), done), kept=kept)
         return done
@@ -278,8 +274,7 @@ class Writer:
             self._failed([work], error)
         elif isinstance(work, Save) and work.end.task.error is not UNFIT:
             log.warn("Store cannot take how a task ended", task_id=work.end.task.task_id, error=why(error))
-            running = replace(work.end.task, status=RUNNING, result=None, progress=None, finished_at=None)
-            work.end = work.end._replace(task=fail(running, UNFIT, work.end.at))
+            work.end = work.end._replace(task=reject(work.end.task, work.end.at))
             self._write([work])
         else:
             self._answer([(work, Failure(error))], NOTHING)

@@ -293,6 +293,16 @@ class Lives(SynchronousTestCase):
         failed = model.after_failure(model.start(new(retries=1), 101.0), NO, 102.0, 0.0)
         self.assertIsNone(model.interrupt(model.start(failed, 103.0), 104.0).error)
 
+    def test_an_end_that_cannot_be_kept_leaves_another_one_by_the_same_change(self) -> None:
+        for end in ("complete", "fail"):
+            ended = MOVES[end](running(), 102.0)
+            self.assertEqual(model.lose(ended, 103.0), model.interrupt(running(), 103.0))
+            self.assertEqual(model.reject(ended, 103.0), model.fail(running(), model.UNFIT, 103.0))
+
+    def test_a_result_that_cannot_be_kept_of_a_task_that_was_to_end_cancels_it(self) -> None:
+        ended = model.complete(model.request_cancel(running(), 102.0), "[1]", 103.0)
+        self.assertIs(model.lose(ended, 103.0).status, Status.CANCELLED)
+
     def test_an_interruption_is_no_crash(self) -> None:
         task = new()
         for _ in range(100):

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event
 from time import monotonic, sleep
@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog, writer
 from asynctask.backlog import LONGEST_WAIT
+from asynctask.batches import End
 from asynctask.database import _driver_of
 from asynctask.istore import Key
 from asynctask.model import (
@@ -26,6 +27,7 @@ from asynctask.model import (
     Error,
     News,
     Progress,
+    Status,
     Task,
     after_failure,
     complete,
@@ -40,6 +42,20 @@ from tests.turns import PATIENCE
 
 LIMIT = 10_000
 """Bytes of a text that the database keeps."""
+
+
+def nothing_asked(case: StoreTestCase) -> list[Sequence[End]]:
+    """The ends that were found other than supposed, from now on: none yet."""
+    asked: list[Sequence[End]] = []
+    end = case.store._database.end
+
+    def asking(db: Connection, ends: Sequence[End], news: list[News]) -> list[Status | None]:
+        if ends:
+            asked.append(ends)
+        return end(db, ends, news)
+
+    case.patch(case.store._database, "end", asking)
+    return asked
 
 
 class Order(StoreTestCase):
@@ -175,6 +191,12 @@ class Order(StoreTestCase):
         self.assertEqual(self.wait(self.store.end(complete(task, "1234", NOW), NOW)), RETRYING)
         self.assertFalse(self.store.is_behind())
 
+    def test_one_without_room_for_its_result_is_written_as_it_supposes(self) -> None:
+        task, asked = self.run_one(), nothing_asked(self)
+        self.store._writer._backlog.most_kept = 3
+        self.assertIs(self.wait(self.store.end(complete(task, "1234", NOW), NOW)), RETRYING)
+        self.assertEqual((self.get(task).n, asked), (3, []))
+
     def test_a_claim_under_way_does_not_hide_what_others_leave_meanwhile(self) -> None:
         self.claim()
         task = self.run_one()
@@ -249,9 +271,10 @@ class Unfit(StoreTestCase):
         self.assertTrue(self.store.healthy)
 
     def test_it_fails_whatever_attempts_were_to_come(self) -> None:
-        task = self.run_one(retries=3)
+        task, asked = self.run_one(retries=3), nothing_asked(self)
         failed = after_failure(task, Error("E", "1" * LIMIT), NOW, 5)
         self.assertIs(self.wait(self.store.end(failed, NOW)), FAILED)
+        self.assertEqual(asked, [])
         self.assertEqual(self.claim(now=NOW + 9).tasks, [])
 
     def test_what_even_so_cannot_be_kept_is_tried_no_more(self) -> None:
