@@ -195,7 +195,7 @@ class Runner:
                 continue
             if self._running.get(running.task.task_id) is not running:  # taken from us, and claimed anew
                 running.ended = True
-                self._seats.give_back(running.kind)
+                self._free(running)
             elif self._seats.draining:
                 self._cut_off(running)
             else:
@@ -326,7 +326,7 @@ class Runner:
             return model.backoff(number, self._chance())
 
     def _end(self, running: Running, after: Task, failure: Failure | None = None, place: str = "") -> None:
-        """The one place that frees the seat and writes the end; an attempt ends once.
+        """The one place that writes the end; an attempt ends once.
 
         :param failure: to be told whole.
         :param place: where it was raised.
@@ -339,12 +339,16 @@ class Runner:
         if running.began is not None:
             seconds = self._clock.seconds() - running.began
             self._metrics.ran(running.kind.name, running.kind.place, seconds)
-        self._seats.give_back(running.kind)
-        self._claims.seat_is_free(running.kind.place)
+        self._free(running)
         # Not after it may run again: it may be claimed by then, which would come first in its history.
         ended_at = min(self._now(), after.run_at) if after.finished_at is None else after.finished_at
         written = self._store.end(after, ended_at)
         written.addCallbacks(self._written, _log_bug, (running, after, failure, place), {})
+
+    def _free(self, running: Running) -> None:
+        """Give back the seat of an attempt, and let those know that wait for one."""
+        self._seats.give_back(running.kind)
+        self._claims.seat_is_free(running.kind.place)
 
     def _written(
         self, status: Status | None, running: Running, after: Task, failure: Failure | None, place: str

@@ -161,6 +161,17 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual([event["attempt"] for event in self.logged("Task started")], [2])
         self.assertEqual(seats.free(kind), before)
 
+    def test_the_seat_of_an_attempt_that_was_taken_away_is_for_who_waits(self) -> None:
+        self.make(seats=2)
+        self.seats.reserve(self.kinds["simulate"], 2)
+        self.turns.outcome(self.store.add([], [self.task()]))
+        (running,) = self.runner._running.values()
+        self.runner.begin([replace(running.task, attempt=2)])
+        self.turns.outcome(self.store.add([waits := self.task()], []))
+        self.settle()
+        started = [event["task_id"] for event in self.logged("Task started")]
+        self.assertEqual((started, self.free), ([running.task.task_id, waits.task_id], 0))
+
     def test_the_more_tasks_wait_for_their_start_the_more_begin_in_a_turn(self) -> None:
         begun = self.begun(*[1] * (PART * 20))
         self.assertEqual(begun[:3], [20, 17, 15])
