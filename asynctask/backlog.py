@@ -66,6 +66,7 @@ class Backlog:
 
     :param patient: whether that waits until the answers of the last transaction have been given.
     :ivar most_kept: characters of results that may wait.
+    :ivar closing: whether only ends of attempts may still come.
     """
 
     def __init__(self, *, patient: bool) -> None:
@@ -85,7 +86,7 @@ class Backlog:
         self._wakeup = threading.Condition()  # its lock may be taken again by the thread that has it
         self._bytes = 0
         self._kept = 0
-        self._closing = False
+        self.closing = False
         self._unanswered = 0
         self._many = False
         self._gathering = False
@@ -169,7 +170,7 @@ class Backlog:
     def close(self) -> None:
         """Let the writer end when nothing waits any more."""
         with self._wakeup:
-            self._closing = True
+            self.closing = True
             self._wakeup.notify()
 
     # In the writer's thread
@@ -193,19 +194,19 @@ class Backlog:
         """Wait for work; tell whether to go on."""
         with self._wakeup:
             self._learn()
-            self._wakeup.wait_for(lambda: self.waits or self._closing)
+            self._wakeup.wait_for(lambda: self.waits or self.closing)
             self._wakeup.wait_for(self._may_go_on, GIVEN)
             if self._many:
                 self._gathering = True
                 self._wakeup.wait_for(self._has_enough, self._began + GATHER - monotonic())
                 self._gathering = False
-            return self.waits or not self._closing
+            return self.waits or not self.closing
 
     def pause(self, seconds: float) -> bool:
         """Do nothing for so long; tell whether to go on."""
         with self._wakeup:
-            self._wakeup.wait_for(lambda: self._closing, seconds)
-            return not self._closing
+            self._wakeup.wait_for(lambda: self.closing, seconds)
+            return not self.closing
 
     def take(self) -> list[Work]:
         """The next transaction: what somebody waits for, up to about `LARGEST`, some claims and some ends.
@@ -272,12 +273,12 @@ class Backlog:
             self._kept += _bytes(saves)
 
     def _may_go_on(self) -> bool:
-        return not (self.patient and self._unanswered) or self._closing
+        return not (self.patient and self._unanswered) or self.closing
 
     def _has_enough(self) -> bool:
         """Whether somebody waits, or as many attempts have ended as a transaction has."""
         asked = self._asked or self._claims or self._alone
-        return bool(asked) or len(self._saves) >= BATCH or self._closing
+        return bool(asked) or len(self._saves) >= BATCH or self.closing
 
 
 def _bytes(saves: list[Save]) -> int:

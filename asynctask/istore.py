@@ -165,7 +165,7 @@ class IStore(Interface):
         """
 
     def close() -> Deferred[None]:
-        """Write what waits, and let go."""
+        """Write what waits, and let go; whoever asks for anything from now on is refused."""
 
     def is_behind() -> bool:
         """Whether so many ends of attempts are still to be written that no more should begin."""

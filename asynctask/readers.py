@@ -69,8 +69,10 @@ class ReaderThreads(ThreadPool):
     ) -> None:
         """See `ThreadPool`.
 
-        :raises Unavailable: the system gives no more threads.
+        :raises Unavailable: the system gives no more threads, or the store was closed.
         """
+        if self.joined:
+            raise Unavailable(NO_ANSWER)
         try:
             super().callInThreadWithCallback(onResult, func, *args, **kw)
         except RuntimeError as error:

@@ -182,10 +182,10 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
     @property
     def healthy(self) -> bool:
         """See `IStore`; of a file that has gone, which nobody else may have noticed, the log is told."""
-        if self._writer.healthy and self._database.has_gone():
+        if self._writer.is_open and self._database.has_gone():
             self._writer.call(lambda _db, _news: None).addErrback(lambda failure: failure.trap(Unavailable))
             return False
-        return self._writer.healthy and not self._writer.is_held()
+        return self._writer.is_open and not self._writer.is_held()
 
     def look(self) -> None:
         """Let the log know of a transaction that is held up."""

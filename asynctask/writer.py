@@ -122,6 +122,11 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="asynctask-writer", daemon=True)
         self._thread.start()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes what somebody asks for: it is healthy, and was not closed."""
+        return self.healthy and not self._backlog.closing
+
     def add(self, rows: list[tuple[Any, ...]], news: list[News], size: int) -> Deferred[None]:
         """Insert tasks in the next transaction.
 
@@ -129,7 +134,7 @@ class Writer:
         :returns: fires after commit and sync; whoever no longer waits for it cancels nothing.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        if not (self.healthy and self._backlog.has_room(size)) or self._backlog.is_late():
+        if not (self.is_open and self._backlog.has_room(size)) or self._backlog.is_late():
             raise refusal()
         done = Patient()
         self._put(Add(rows, news, size, done), size)
@@ -155,7 +160,7 @@ class Writer:
         :param order: what it locks.
         :raises Unavailable: the store fails, or too much waits already.
         """
-        if not self.healthy or (size and not self._backlog.has_room(size)):
+        if not self.is_open or (size and not self._backlog.has_room(size)):
             raise Unavailable(NO_ANSWER)
         done = Patient()
         self._put(Call(run, order, done, size), size)

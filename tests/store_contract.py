@@ -1,7 +1,7 @@
 """What every store keeps to: mix it into a TestCase that can open one."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from asynctask.model import (
     fail,
     interrupt,
 )
+from asynctask.problems import Unavailable
 from asynctask.recorder import Suspect
 from asynctask.store import SqlStore
 from asynctask.wire import Ids, timestamp
@@ -353,6 +354,24 @@ class StoreContract(Base):
         task = self.run_one()
         self.reopen([Suspect(task.task_id, 7), Suspect("task_unknown", 1)])
         self.assertEqual(self.get(task).crashes, 0)
+
+    def test_once_it_is_closed_it_refuses_what_is_asked_for(self) -> None:
+        task = self.run_one()
+        self.wait(self.store.close())
+        asks: list[Callable[[], object]] = [
+            lambda: self.store.get(task.task_id),
+            lambda: self.store.list(Query()),
+            lambda: self.store.cancel(task.task_id, NOW),
+            lambda: self.store.retry(task.task_id, NOW),
+            lambda: self.store.delete(task.task_id),
+            lambda: self.store.add([self.new()], []),
+            lambda: self.add_with_key([self.new()]),
+            lambda: self.store.claim("simulate", 1, NOW),
+        ]
+        for ask in asks:
+            self.assertRaises(Unavailable, ask)
+        self.assertFalse(self.store.healthy)
+        self.store = self.open()
 
     def test_a_list_is_newest_first_in_pages(self) -> None:
         self.add(*(self.new(name) for name in "abcde"))
