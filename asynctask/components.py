@@ -14,6 +14,8 @@ from asynctask.heads import MAX_HEAD
 from asynctask.incoming import too_large
 from asynctask.model import KEY_KEPT, Progress, Query, Submission, Task, accept, complete, start
 from asynctask.problems import (
+    MAY_BE_KEPT,
+    NOT_KEPT,
     Conflict,
     ExpectationFailed,
     FieldError,
@@ -71,7 +73,8 @@ PROBLEMS: Final[Mapping[str, list[Problem]]] = {
     "Bug": [Problem("Something went wrong here; the log tells what")],
     "Unavailable": [
         Unavailable("The service is full: too many tasks have not ended"),
-        OutcomeUnknown("It is not known whether this was stored"),
+        Unavailable(NOT_KEPT),
+        OutcomeUnknown(MAY_BE_KEPT),
     ],
 }
 """The errors, each with what may be told of it."""

@@ -124,9 +124,16 @@ class Stopping(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The commit neither succeeded nor failed for certain: the task may have been accepted."""
+    """The commit neither succeeded nor failed for certain: what was asked for may have been done."""
 
     type = "urn:asynctask:problem/outcome-unknown"
+
+
+NOT_KEPT: Final = "The store cannot keep this now; nothing of it was done, try again later"
+MAY_BE_KEPT: Final = (
+    "It is not known whether the store has kept this; repeat it, new tasks with their Idempotency-Key"
+)
+"""What is told of whatever was to be written: new tasks, a cancel, a retry, a removal."""
 
 
 class StartError(Exception):

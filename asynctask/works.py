@@ -14,7 +14,7 @@ from twisted.python.threadpool import ThreadPool
 
 from asynctask.batches import Differs, End
 from asynctask.model import News, Status, Task
-from asynctask.problems import OutcomeUnknown, Problem, Unavailable
+from asynctask.problems import MAY_BE_KEPT, NOT_KEPT, OutcomeUnknown, Problem, Unavailable
 from asynctask.wire import in_a_line
 
 T = TypeVar("T")
@@ -116,13 +116,9 @@ COLLISIONS: Final = ("40001", "40P01")
 """A serialization failure, a deadlock (the SQLSTATEs of PostgreSQL, appendix A)."""
 
 
-CANNOT_STORE: Final = "The task cannot be stored now; nothing was accepted, try again later"
-MAY_BE_STORED: Final = "Whether the task was stored is not known: it may run, or may not"
-
-
 def refusal(unknown: bool = False) -> Problem:
     """What clients are told of work that was not done, or of which that is not known."""
-    return OutcomeUnknown(MAY_BE_STORED) if unknown else Unavailable(CANNOT_STORE)
+    return OutcomeUnknown(MAY_BE_KEPT) if unknown else Unavailable(NOT_KEPT)
 
 
 def why(error: Exception) -> str:

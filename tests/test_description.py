@@ -18,6 +18,7 @@ from asynctask.loading import load
 from asynctask.problems import Invalid
 from asynctask.registry import KINDS, Kind
 from asynctask.submissions import _FIELDS, parse_batch, parse_one
+from asynctask.works import refusal
 from tests.test_api import Answer, ApiTestCase
 from tests.test_http_file import FILE, Request, filled, parse
 
@@ -99,6 +100,11 @@ class TheDocument(SynchronousTestCase):
                     validator(parameter["schema"]).validate(parameter["example"])
                     count += 1
         self.assertGreater(count, 50)
+
+    def test_what_a_store_that_fails_would_say_is_what_it_says(self) -> None:
+        examples = DOCUMENT["components"]["responses"]["Unavailable"]["content"]["application/problem+json"]
+        told = [one["value"]["detail"] for one in examples["examples"].values()]
+        self.assertEqual(told[1:], [refusal().detail, refusal(unknown=True).detail])
 
     def test_a_stream_is_valid_to_who_reads_its_text_and_to_who_reads_its_events(self) -> None:
         for path in ("/api/events", "/api/tasks/{task_id}/events"):

@@ -28,7 +28,7 @@ from asynctask.model import (
     complete,
     fail,
 )
-from asynctask.problems import OutcomeUnknown, StartError, Unavailable
+from asynctask.problems import MAY_BE_KEPT, NOT_KEPT, OutcomeUnknown, StartError, Unavailable
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
@@ -247,7 +247,7 @@ class SqliteTroubleTests(OnFile):
             task, other = self.run_one(), self.run_one()
             self.fail_commits(times, reach_disk=True)
             cancelled = self.store.cancel(task.task_id, NOW)
-            self.assertRaises(OutcomeUnknown, self.wait, cancelled)
+            self.assertEqual(self.assertRaises(OutcomeUnknown, self.wait, cancelled).detail, MAY_BE_KEPT)
             if times == 2:
                 self.recover()
             self.until(lambda: self.cancelling)
@@ -378,7 +378,7 @@ class SqliteTroubleTests(OnFile):
             lambda: self.store.forget(NOW + 1, NOW, 9),
         ):
             self.fail_commits(1)
-            self.assertRaises(Unavailable, self.wait, change())
+            self.assertEqual(self.assertRaises(Unavailable, self.wait, change()).detail, NOT_KEPT)
             self.assertEqual((self.get(task), self.store.unfinished), (before, 0))
         self.assertEqual((self.waiting, self.changed), ([], told))
 
