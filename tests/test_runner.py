@@ -325,6 +325,7 @@ class RunnerTests(RunnerTestCase):
             self.assertEqual(ending.error.message, "Field 'input.code' is not valid")
             self.assertEqual((other.status, other.result), (COMPLETED, "0"), place)
             self.assertEqual(len(self.flushLoggedErrors(ValidationError)), 1)
+            self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
 
     def test_an_object_that_is_called_like_an_async_def_is_a_handler(self) -> None:
         class Handler:
