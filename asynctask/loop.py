@@ -15,16 +15,16 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from asynctask import forked
 from asynctask.patient import Patient
 from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
-from asynctask.steps import WrongPlaceError
+from asynctask.steps import WrongPlaceError, leave_with
 from asynctask.threads import NotStartedError, Threads, Work
 from asynctask.tracebacks import caught
 
 log = Logger(namespace="asynctask.loop")
 
-Start = Callable[[int | None], Coroutine[Any, Any, Any]]
-"""Gives the coroutine; takes the slot of the flight recorder in which its loop names what it steps."""
+Start = Callable[[], Coroutine[Any, Any, Any]]
 
 MAX_HELD: Final = 8
 """Loops that may be held at once: each keeps its thread and what waits in it, and none can be stopped."""
@@ -85,9 +85,10 @@ class AsyncioLoop:
         with self._lock:
             return sum(thread.executor.abandoned for thread in self._threads)
 
-    def run(self, start: Start) -> "Running":
+    def run(self, start: Start, record: bytes) -> "Running":
         """Run the coroutine that ``start`` gives; it is called in the loop's thread.
 
+        :param record: whose it is, as the flight recorder names it.
         :raises NotStartedError: the system gives no thread for the loop.
         """
         with self._lock:
@@ -100,7 +101,7 @@ class AsyncioLoop:
                         self._recorder.let_go(slot)
                     raise NotStartedError(str(error)) from error
                 self._threads.append(self._thread)
-            run = Running(start, self._thread, self)
+            run = Running(start, record, self._thread, self)
             self._thread.call(run.begin)
         return run
 
@@ -210,13 +211,13 @@ def _look_for_files() -> None:
 class _LoopThread:
     """A loop, its thread, and the tasks in it: the loop itself holds them only weakly.
 
-    :ivar slot: where the flight recorder names what it steps; None where there is no room.
+    :param slot: where the flight recorder names what it steps; None where there is no room.
     """
 
     def __init__(
         self, recorder: FlightRecorder, slot: int | None, ended: Callable[["_LoopThread"], None]
     ) -> None:
-        self.slot = slot
+        self._slot = slot
         self._recorder = recorder
         self._tell_end = ended
         _look_for_files()
@@ -244,8 +245,12 @@ class _LoopThread:
                 log.failure("A task in the asyncio loop raised what ends a process, and went on")
         self.loop.close()
         self._tell_end(self)
-        if self.slot != ASYNCIO:
-            self._recorder.let_go(self.slot)
+        if self._slot != ASYNCIO:
+            self._recorder.let_go(self._slot)
+
+    def swap(self, record: bytes) -> bytes:
+        """Name whom it steps from now on, and tell who was named before."""
+        return NOBODY if self._slot is None else self._recorder.swap(record, self._slot)
 
     def end_soon(self) -> None:
         """End the loop when the last of its tasks has ended; in its thread."""
@@ -274,32 +279,42 @@ class _LoopThread:
         self.loop.stop()
 
 
-class _Driven(Generator[Any, Any, Any]):
-    """Lets a coroutine be awaited step by step: not every one is Python's own.
+class _Steps(Generator[Any, Any, Any]):
+    """The steps of a coroutine, which leave a trace; it need not be Python's own.
 
     As an iterator that has all a generator has, it is what ``await`` passes steps and errors on to.
     """
 
-    def __init__(self, steps: Coroutine[Any, Any, Any], run: "Running") -> None:
+    def __init__(self, steps: Coroutine[Any, Any, Any], run: "Running", record: bytes) -> None:
         self._steps = steps
         self._run = run
+        self._record = record
 
     def send(self, value: Any) -> Any:
-        """Take the next step."""
+        """Take the next step with what was waited for."""
         return self._step(self._steps.send, value)
 
     def throw(self, kind: Any, value: Any = None, _trace: TracebackType | None = None) -> Any:
-        """Take the next step, with an error."""
+        """Take the next step with the error that was waited for."""
         try:
             return self._step(self._steps.throw, kind if value is None else value)
         finally:  # where it comes out again, it has this frame
             del kind, value
 
     def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
+        ATTEMPT.set(self._record)
         self._run.stepping = True
+        before = self._run.thread.swap(self._record)
         try:
             return take(value)
+        except BaseException as error:
+            if forked.is_child:
+                leave_with(error)
+            raise
         finally:
+            if forked.is_child:
+                forked.leave()
+            self._run.thread.swap(before)
             self._run.stepping = False
             del value
 
@@ -315,13 +330,15 @@ class Running:
         `CancelledError`, and else has what it returned or raised.
     :ivar ended_at: when that was, which the reactor may hear later.
     :ivar stepping: whether it is taking a step now.
+    :ivar thread: in which its loop runs.
     """
 
-    def __init__(self, start: Start, thread: _LoopThread, loop: AsyncioLoop) -> None:
+    def __init__(self, start: Start, record: bytes, thread: _LoopThread, loop: AsyncioLoop) -> None:
         self.deferred = Patient(self._ask)
         self.ended_at: float | None = None
         self._start: Start | None = start
-        self._thread = thread
+        self._record = record
+        self.thread = thread
         self._loop = loop
         self.stepping = self._asked = self._heard = False
         self._task: asyncio.Task[Any] | None = None
@@ -330,18 +347,18 @@ class Running:
         """Let go of it; and of its loop too, where it was asked to end and it, or something else, holds
         that."""
         if self._asked and (self.stepping or not self._heard):
-            self._loop.leave(self._thread)
+            self._loop.leave(self.thread)
 
     def begin(self) -> None:
         """Take the first step soon; in the loop's thread."""
-        self._task = self._thread.loop.create_task(self._outcome())
-        self._thread.tasks.add(self._task)
+        self._task = self.thread.loop.create_task(self._outcome())
+        self.thread.tasks.add(self._task)
         self._task.add_done_callback(self._ended)
 
     def _ask(self) -> None:
         self._asked = True
         with suppress(RuntimeError):  # the loop was stopped, is closed, and has cancelled it
-            self._thread.call(self._cancel)
+            self.thread.call(self._cancel)
 
     def _cancel(self) -> None:
         self._heard = True
@@ -354,7 +371,7 @@ class Running:
         start, self._start = self._start, None
         assert start is not None
         try:
-            return await _Driven(start(self._thread.slot), self)
+            return await _Steps(start(), self, self._record)
         except asyncio.CancelledError:
             raise
         except RuntimeError as error:
@@ -368,6 +385,6 @@ class Running:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._task = self._start = None
-        self._thread.ended(task)
+        self.thread.ended(task)
         outcome = Failure(CancelledError()) if task.cancelled() else task.result()
         self._loop.from_thread(self.deferred.end, outcome)

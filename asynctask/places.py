@@ -16,7 +16,7 @@ from asynctask.pythonlog import TRACE
 from asynctask.recorder import ATTEMPT, FlightRecorder
 from asynctask.registry import Kind
 from asynctask.runs import Elsewhere, Reporter, Run, Watcher
-from asynctask.steps import Recorded, Stepped
+from asynctask.steps import Stepped
 from asynctask.threads import Threads
 from asynctask.tracebacks import caught
 
@@ -117,7 +117,7 @@ class Places:
             TRACE.set(run.traceparent)
             return wire.dump_result(await kind.function(**given))
 
-        run.follow(self._loop.run(lambda slot: Recorded(call(), self._recorder, run.record, slot)))
+        run.follow(self._loop.run(call, run.record))
 
     def _reporter(self, run: Run, kind: Kind) -> Callable[[Progress], None]:
         """Takes progress in another thread, and tells it in the reactor's."""

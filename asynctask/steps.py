@@ -6,7 +6,6 @@ from contextvars import Context, copy_context
 from inspect import iscoroutine
 from threading import get_ident
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Final, NoReturn
 
 from twisted.internet import defer
@@ -17,7 +16,7 @@ from twisted.python.failure import Failure
 from asynctask import forked, wire
 from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
-from asynctask.recorder import ASYNCIO, ATTEMPT, NOBODY, FlightRecorder
+from asynctask.recorder import FlightRecorder
 from asynctask.runs import Reporter, Run
 from asynctask.tracebacks import caught, thrown
 
@@ -120,7 +119,7 @@ class Stepped(Run):
                         waits_for = self._context.run(steps.send, result)
                 except BaseException as error:
                     if forked.is_child:
-                        _leave(error)
+                        leave_with(error)
                     if _wants_asyncio(error):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
@@ -181,7 +180,7 @@ class Stepped(Run):
         self.watcher.raised(failure)
 
 
-def _leave(error: BaseException) -> NoReturn:
+def leave_with(error: BaseException) -> NoReturn:
     """The step has ended so in a child that it has forked."""
     forked.leave(None if isinstance(error, StopIteration | defer._DefGen_Return) else error)
 
@@ -191,61 +190,3 @@ def _wants_asyncio(error: BaseException) -> bool:
     if type(error) in (RuntimeError, AttributeError):
         return str(error) in NO_RUNNING_LOOP
     return wire.name_of(error) in NO_LOOP
-
-
-class Recorded(Coroutine[Any, Any, Any]):
-    """A coroutine on the asyncio loop whose steps leave a trace; asyncio drives it like any other."""
-
-    __slots__ = ("_record", "_recorder", "_slot", "_steps")
-
-    def __init__(
-        self,
-        steps: Coroutine[Any, Any, Any],
-        recorder: FlightRecorder,
-        record: bytes,
-        slot: int | None = ASYNCIO,
-    ) -> None:
-        self._steps = steps
-        self._recorder = recorder
-        self._record = record
-        self._slot = slot
-
-    def send(self, value: Any) -> Any:
-        """Take the next step with what was waited for."""
-        return self._step(self._steps.send, value)
-
-    def throw(
-        self,
-        kind: Any,
-        value: BaseException | object = None,
-        _trace: TracebackType | None = None,
-    ) -> Any:
-        """Take the next step with the error that was waited for."""
-        try:
-            return self._step(self._steps.throw, kind if value is None else value)
-        finally:  # where it comes out again, it has this frame
-            del kind, value
-
-    def _step(self, take: Callable[[Any], Any], value: Any) -> Any:
-        ATTEMPT.set(self._record)
-        slot = self._slot
-        before = NOBODY if slot is None else self._recorder.swap(self._record, slot)
-        try:
-            return take(value)
-        except BaseException as error:
-            if forked.is_child:
-                _leave(error)
-            raise
-        finally:
-            if forked.is_child:
-                forked.leave()
-            if slot is not None:
-                self._recorder.swap(before, slot)
-            del value
-
-    def close(self) -> None:
-        """End without another step."""
-        self._steps.close()
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        raise TypeError("It is driven by a loop, not awaited")

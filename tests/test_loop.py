@@ -18,7 +18,6 @@ from asynctask import loop as asyncio_loop
 from asynctask import threads
 from asynctask.loop import MAX_HELD, AsyncioLoop, Running
 from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder, Suspect, record
-from asynctask.steps import Recorded
 from asynctask.threads import NotStartedError
 from tests.turns import PATIENCE, Turns
 
@@ -44,7 +43,7 @@ class LoopTestCase(SynchronousTestCase):
 
     def run_on(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
         """Run it on the loop."""
-        return self.loop.run(lambda _slot: start()).deferred
+        return self.loop.run(start, NOBODY).deferred
 
     def outcome(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return self.turns.outcome(self.run_on(start))
@@ -314,7 +313,7 @@ class Held(LoopTestCase):
 
     def hold(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Running:
         """Let a coroutine hold the loop, be asked to end, and be given up."""
-        running = self.loop.run(lambda _slot: start())
+        running = self.loop.run(start, NOBODY)
         self.assertTrue(self.begun.wait(PATIENCE))
         self.begun.clear()
         running.deferred.cancel()
@@ -337,6 +336,22 @@ class Held(LoopTestCase):
         self.assertEqual((other.is_alive(), self.loop.abandoned), (False, 0))
         self.assertIs(self.outcome(this_thread), first)
         self.assertEqual(recorder.hold(NOBODY), ASYNCIO + 1)
+
+    def test_the_steps_of_each_loop_are_named_where_there_is_room(self) -> None:
+        for room, seen in ((1, [Suspect("task_".ljust(35, "1"), 3)]), (0, [])):
+            recorder = FlightRecorder(room)
+            self.with_loop(recorder=recorder)
+
+            async def look(recorder: FlightRecorder = recorder) -> list[Suspect]:
+                await asyncio.sleep(0)
+                return recorder.suspects()
+
+            named = record("task_".ljust(35, "1"), 3)
+            first = self.turns.outcome(self.loop.run(look, named).deferred)
+            self.assertEqual(first, [Suspect("task_".ljust(35, "1"), 3)])
+            self.hold(self.blocking).abandon()
+            self.assertEqual(self.turns.outcome(self.loop.run(look, named).deferred), seen)
+            self.assertEqual(recorder.suspects(), [])
 
     async def hanging(self) -> None:
         """Wait for a thread that hangs."""
@@ -425,7 +440,7 @@ class Held(LoopTestCase):
             self.turns.outcome(waiting)
 
     def test_one_that_waits_and_does_not_unwind_holds_nobody(self) -> None:
-        running = self.loop.run(lambda _slot: self.stubborn())
+        running = self.loop.run(self.stubborn, NOBODY)
         self.assertTrue(self.begun.wait(PATIENCE))
         thread = self.outcome(this_thread)
         running.deferred.cancel()
@@ -477,7 +492,7 @@ class Held(LoopTestCase):
             seen.append(recorder.suspects())
 
         named = record("task_".ljust(35, "1"), 3)
-        running = self.loop.run(lambda slot: Recorded(give(), recorder, named, slot))
+        running = self.loop.run(give, named)
         self.turns.outcome(running.deferred)
         self.assertEqual(seen, [[Suspect("task_".ljust(35, "1"), 3)]] * 2)
         self.assertEqual(recorder.suspects(), [])
@@ -494,13 +509,13 @@ class Held(LoopTestCase):
                 await asyncio.to_thread(fail)
 
         named = record("task_".ljust(35, "1"), 3)
-        self.turns.outcome(self.loop.run(lambda slot: Recorded(give(), recorder, named, slot)).deferred)
+        self.turns.outcome(self.loop.run(give, named).deferred)
         self.assertEqual(recorder.suspects(), [])
 
     def test_when_it_ended_is_known_before_the_reactor_hears_of_it(self) -> None:
         time = [5.0]
         self.with_loop(seconds=lambda: time[0])
-        running = self.loop.run(lambda _slot: this_thread())
+        running = self.loop.run(this_thread, NOBODY)
         while running.ended_at is None:
             sleep(0.001)
         time[0] = 9.0
@@ -527,11 +542,11 @@ class Stopped(LoopTestCase):
             self.begun.set()
             go_on.wait()
 
-        def start(_slot: int | None) -> Coroutine[Any, Any, str]:
+        def start() -> Coroutine[Any, Any, str]:
             return value()
 
         first, kept = self.begin(hold), ref(start)
-        second = self.loop.run(start)
+        second = self.loop.run(start, NOBODY)
         del start
         second.deferred.cancel()
         go_on.set()

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Callable, Generator
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from inspect import unwrap
 from threading import Thread
 from typing import Any
@@ -14,8 +14,8 @@ from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import RUNNING, Progress, Task
-from asynctask.recorder import ASYNCIO, FlightRecorder, Suspect, record
-from asynctask.steps import Recorded, Stepped, Steps, WrongPlaceError
+from asynctask.recorder import FlightRecorder, Suspect
+from asynctask.steps import Stepped, Steps, WrongPlaceError
 from tests.watching import Watching
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
@@ -125,20 +125,6 @@ class Results(StepsTestCase):
         [tell] = asked
         tell()
         self.assertEqual(watching.told, told)
-
-    def test_steps_can_be_closed(self) -> None:
-        ended: list[str] = []
-
-        async def tidy() -> None:
-            try:
-                await Deferred()
-            finally:
-                ended.append("tidied")
-
-        steps = Recorded(tidy(), self.recorder, record(ONE, 1))
-        copy_context().run(steps.send, None)  # as a loop does it: what it sets there is not for others
-        steps.close()
-        self.assertEqual(ended, ["tidied"])
 
     def test_what_is_there_already_is_not_waited_for(self) -> None:
         async def impatient() -> int:
@@ -311,24 +297,6 @@ class Records(StepsTestCase):
             wait.errback(ValueError("no"))
             self.failureResultOf(result, ValueError)
             self.assertEqual(self.recorder.suspects(), [])
-
-    def test_steps_on_asyncio_are_named_where_there_is_room(self) -> None:
-        async def handler() -> None:
-            self.look()
-
-        for slot, seen in ((ASYNCIO, [Suspect(ONE, 1)]), (None, [])):
-            self.seen.clear()
-            steps = Recorded(handler(), self.recorder, record(ONE, 1), slot)
-            self.assertRaises(StopIteration, copy_context().run, steps.send, None)
-            self.look()
-            self.assertEqual(self.seen, [seen, []])
-
-    def test_steps_on_asyncio_are_taken_by_their_loop_alone(self) -> None:
-        async def handler() -> None: ...
-
-        steps = Recorded(handler(), self.recorder, record(ONE, 1))
-        self.assertRaises(TypeError, steps.__await__)
-        steps.close()
 
     def test_a_step_within_a_step_is_named_and_then_the_outer_one_again(self) -> None:
         wait: Deferred[str] = Deferred()
