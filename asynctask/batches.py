@@ -204,7 +204,7 @@ _RUNS: Final = "coalesce(task.status, '') = 'running'"
 
 
 @cache
-def adding(size: int, names: tuple[str, ...] = NEW_COLUMNS) -> str:
+def adding(size: int, names: tuple[str, ...]) -> str:
     columns = (*names, *NEW_CONSTANTS)
     row = ", ".join(["?"] * len(names) + [str(value) for value in NEW_CONSTANTS.values()])
     return (
@@ -225,7 +225,7 @@ def running(size: int) -> str:
 
 
 @cache
-def ending(size: int, names: tuple[str, ...] = ENDED_COLUMNS) -> str:
+def ending(size: int, names: tuple[str, ...]) -> str:
     row = f"({', '.join('?' * len(names))})"
     plain = [name for name in ENDED_COLUMNS if name not in ("task_id", "change")]
     new = [f"{name} = {f'saved.{name}' if name in names else 'NULL'}" for name in plain]

@@ -139,12 +139,12 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
             connection,
             self._database,
             self._reactor.callFromThread,
-            self._try_again,
-            self._metrics.stored,
-            self._publish,
-            self.came_back,
-            seq,
-            self._now,
+            try_again=self._try_again,
+            stored=self._metrics.stored,
+            published=self._publish,
+            returned=self.came_back,
+            seq=seq,
+            now=self._now,
         )
 
     def _look_at_clocks(self, connection: Connection) -> float:

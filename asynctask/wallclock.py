@@ -37,9 +37,7 @@ class WallClock:
         goes on as if nobody had set the clock.
     """
 
-    def __init__(
-        self, now: Callable[[], float] = time.time, elapsed: Callable[[], float] = elapsed
-    ) -> None:
+    def __init__(self, now: Callable[[], float], elapsed: Callable[[], float] = elapsed) -> None:
         self._now = now
         self._elapsed = elapsed
         self._ahead = now() - elapsed()

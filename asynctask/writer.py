@@ -12,7 +12,7 @@ never runs; how attempts ended is kept, and written as soon as there is a way.
 import threading
 from collections.abc import Callable, Iterable
 from math import inf
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -91,12 +91,13 @@ class Writer:
         connection: Connection,
         database: Database,
         from_thread: Callable[..., object],
-        try_again: float = TRY_AGAIN,
-        stored: Callable[[int, float], object] = lambda _works, _seconds: None,
-        published: Callable[[int, list[News]], object] = lambda _seq, _news: None,
-        returned: Callable[[list[News]], object] = lambda _news: None,
-        seq: int = 0,
-        now: Callable[[], float] = time,
+        *,
+        try_again: float,
+        stored: Callable[[int, float], object],
+        published: Callable[[int, list[News]], object],
+        returned: Callable[[list[News]], object],
+        seq: int,
+        now: Callable[[], float],
     ) -> None:
         self.healthy = True
         self._seq = seq

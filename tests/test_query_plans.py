@@ -57,7 +57,8 @@ class QueryPlanTests(SynchronousTestCase):
         self.assertIn("SEARCH task USING INDEX task_owner (owner>?)", plan)
 
     def test_ends_are_written_by_id(self) -> None:
-        for sql, values in ((batches.running(2), 2), (batches.ending(2), len(ENDED_COLUMNS))):
+        ending = batches.ending(2, ENDED_COLUMNS)
+        for sql, values in ((batches.running(2), 2), (ending, len(ENDED_COLUMNS))):
             with self.engine.connect() as connection:
                 rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", (None,) * 2 * values)
                 plan = "\n".join(row[3] for row in rows)
