@@ -1,15 +1,16 @@
 """What a claim takes, in its transaction: what processes have left that are gone, and what is due."""
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 
 from asynctask import changes, statements
 from asynctask.istore import Claim
-from asynctask.model import News, Task
-from asynctask.recovery import gone_owners, moved_in, orphans_of, running_of, settle
-from asynctask.wire import timestamp
+from asynctask.model import News, Task, interrupt
+from asynctask.recovery import gone_owners, moved_in, settle
+from asynctask.rows import task_of
+from asynctask.wire import dump, timestamp
 from asynctask.works import Database
 
 
@@ -57,3 +58,24 @@ def take(connection: Connection, database: Database, wanted: Wanted, news: list[
     news += map(changes.listed, claimed)
     next_due = now if locked else connection.scalar(statements.NEXT_DUE, {"of_kind": kind})
     return Claim(claimed, unsettled or len(claimed) == limit, next_due, orphans, left=left)
+
+
+def running_of(connection: Connection, kind: str) -> int:
+    """How many tasks of a kind run in all processes; nobody else starts one before the commit."""
+    connection.execute(statements.LOCK_KIND, {"of_kind": kind})
+    return connection.execute(statements.RUNNING_OF, {"of_kind": kind}).scalar_one()
+
+
+def orphans_of(
+    connection: Connection, orphans: Select[Any], given: Mapping[str, Any], news: list[News]
+) -> list[Task]:
+    """Tasks of a kind that were left by a process that is gone: they go on here.
+
+    :param orphans: the statement that finds them, but for those that are to be cancelled.
+    :param given: what that takes, and `asynctask.statements.CLAIM_ORPHANS`.
+    """
+    rows = connection.execute(orphans, given)
+    found = [interrupt(task, given["now"]) for task in map(task_of, rows)]
+    news += found
+    task_ids = dump([task.task_id for task in found])
+    return list(map(task_of, connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})))

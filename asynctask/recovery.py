@@ -1,9 +1,9 @@
 """What an earlier process left running: who is charged with its death, and what is not to run again."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,14 +21,6 @@ from asynctask.works import Database
 log = Logger(namespace="asynctask.store")
 
 T = TypeVar("T")
-
-
-def charged(connection: Connection, suspects: Iterable[Suspect], now: float) -> Iterator[Task]:
-    """The attempts that are charged with the death of their process, as they are then."""
-    for suspect in suspects:
-        row = connection.execute(statements.SUSPECT, suspect._asdict()).one_or_none()
-        if row is not None:
-            yield crash(task_of(row), now)
 
 
 class Gone:
@@ -84,7 +76,8 @@ def settle(
         given["gone"] = gone_owners(connection) if gone is None else gone
         if not given["gone"]:
             return False
-    ends = [End(task, now) for task in settled(connection, database.cut_off, given, now)]
+    left = map(task_of, connection.execute(database.cut_off, given).all())
+    ends = [End(interrupt(task, now), now) for task in left]
     database.end(connection, ends, news)
     return len(ends) == statements.SETTLED
 
@@ -95,7 +88,8 @@ def charge(
     """Charge the tasks in whose handlers processes died."""
     if database.shared:
         blame(connection, suspects, now, news)
-    database.end(connection, [End(task, now) for task in charged(connection, suspects, now)], news)
+    rows = [connection.execute(statements.SUSPECT, one._asdict()).one_or_none() for one in suspects]
+    database.end(connection, [End(crash(task_of(row), now), now) for row in rows if row is not None], news)
 
 
 def moved_in(news: Iterable[News]) -> list[Task]:
@@ -162,36 +156,3 @@ def unrun_starts(connection: Connection, started: Sequence[Task], owner: str) ->
             for task in started
             if (task.task_id, task.attempt) in ours
         )
-
-
-def settled(
-    connection: Connection, cut_off: Select[Any], given: Mapping[str, Any], now: float
-) -> Iterator[Task]:
-    """Running tasks that are not to run again now: to be cancelled, or of a kind that is gone.
-
-    :param cut_off: the statement that finds them.
-    :param given: what that takes.
-    """
-    for row in connection.execute(cut_off, given).all():
-        yield interrupt(task_of(row), now)
-
-
-def running_of(connection: Connection, kind: str) -> int:
-    """How many tasks of a kind run in all processes; nobody else starts one before the commit."""
-    connection.execute(statements.LOCK_KIND, {"of_kind": kind})
-    return connection.execute(statements.RUNNING_OF, {"of_kind": kind}).scalar_one()
-
-
-def orphans_of(
-    connection: Connection, orphans: Select[Any], given: Mapping[str, Any], news: list[News]
-) -> list[Task]:
-    """Tasks of a kind that were left by a process that is gone: they go on here.
-
-    :param orphans: the statement that finds them, but for those that are to be cancelled.
-    :param given: what that takes, and `asynctask.statements.CLAIM_ORPHANS`.
-    """
-    rows = connection.execute(orphans, given)
-    found = [interrupt(task, given["now"]) for task in map(task_of, rows)]
-    news += found
-    task_ids = dump([task.task_id for task in found])
-    return list(map(task_of, connection.execute(statements.CLAIM_ORPHANS, {**given, "task_ids": task_ids})))
