@@ -45,7 +45,7 @@ class Reading:
 
     :ivar unfinished: how many tasks have not ended, those included that are on their way.
     :ivar asked: how many changes of tasks that may end or begin anew, or new tasks, were ever asked for.
-    :ivar settled: of how many of them it is known what came of them.
+    :ivar answered: of how many of them it is known what came of them.
     """
 
     _reactor: IReactorFromThreads
@@ -57,7 +57,7 @@ class Reading:
     cancelling: Hook
     unfinished: int
     asked: int
-    settled: int
+    answered: int
 
     def came_back(self, news: Sequence[News]) -> None:
         """What failed transactions have changed after all: look for what waits, and count anew.
@@ -76,10 +76,10 @@ class Reading:
 
     def _recount(self, times: int) -> None:
         """Count until nothing was on its way meanwhile, or so often."""
-        quiet = self.asked == self.settled
+        quiet = self.asked == self.answered
 
         def again(_: None) -> None:
-            if times > 1 and not (quiet and self.asked == self.settled):
+            if times > 1 and not (quiet and self.asked == self.answered):
                 self._recount(times - 1)
 
         counted = maybeDeferred(self.recount)
@@ -87,11 +87,11 @@ class Reading:
 
     def recount(self) -> Deferred[None]:
         """Take over how many tasks have not ended, where that differs by more than what is on its way."""
-        settled = self.settled
+        answered = self.answered
 
         def compare(found: int) -> None:
             # What was on its way then, or was asked for since, is in the count, or is not.
-            if abs(found - self.unfinished) > self.asked - settled:
+            if abs(found - self.unfinished) > self.asked - answered:
                 self.unfinished = found
 
         return self.count().addCallback(compare)

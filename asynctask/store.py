@@ -86,7 +86,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
         self.seq = 0
         self.newest: str | None = None
         self.unfinished = 0
-        self.asked = self.settled = 0
+        self.asked = self.answered = 0
         self.forgetting = 0.0
         self._place = place
         self._reactor = reactor
@@ -206,12 +206,12 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
     def _added(self, _: None, waiting: Sequence[Task], started: Sequence[Task]) -> None:
         """New tasks are stored."""
-        self.settled += len(waiting) + len(started)
+        self.answered += len(waiting) + len(started)
         self._tell(waiting, started)
 
     def _not_added(self, failure: Failure, tasks: int) -> Failure:
         """So many new tasks are not."""
-        self.settled += tasks
+        self.answered += tasks
         self.unfinished -= tasks
         return failure
 
@@ -232,7 +232,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
             return None if known is None else Known(known.digest, known.answer)
 
         def tell(known: Known | None) -> Known | None:
-            self.settled += len(rows)
+            self.answered += len(rows)
             if known is None:
                 self._tell(waiting, started)
             else:
@@ -241,7 +241,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
         def undo(failure: Failure) -> Failure:
             """Should the commit that failed come back, its tasks must not wait for us."""
-            self.settled += len(rows)
+            self.answered += len(rows)
             self.unfinished -= len(rows)
             if failure.check(OutcomeUnknown):
                 self.waiting([*waiting, *starting])
@@ -301,7 +301,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
     def _ended(self, status: Status | None, task: Task) -> Status | None:
         """The end of an attempt is written."""
-        self.settled += 1
+        self.answered += 1
         self._live.forget(task)
         if status is not None:
             self._count(RUNNING, status)
@@ -310,7 +310,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
     def _failed(self, failure: Failure) -> Failure:
         """The state of a task has not changed."""
-        self.settled += 1
+        self.answered += 1
         return failure
 
     def _count(self, before: Status, after: Status) -> None:
@@ -342,7 +342,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
             return change(db, self._database, task_id, decide, now, news)
 
         def tell(decided: Decided) -> Task | None:
-            self.settled += 1
+            self.answered += 1
             if isinstance(decided, InvalidTransition):
                 # Not itself: it would hold the frames that have given it to us.
                 raise InvalidTransition(decided.status, decided.move)

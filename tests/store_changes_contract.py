@@ -475,7 +475,7 @@ class ChangesContract(Base):
     def test_unfinished_is_right_after_every_operation(self) -> None:
         def check(number: int) -> None:
             self.assertEqual(self.store.unfinished, number)
-            self.assertEqual(self.store.settled, self.store.asked)
+            self.assertEqual(self.store.answered, self.store.asked)
             statuses = (ACCEPTED, RUNNING, RETRYING)
             self.assertEqual(len(self.names(statuses=statuses)), number)
 
