@@ -40,6 +40,17 @@ class Claim(Struct, frozen=True):
     left: Sequence[Task] = ()
 
 
+class Forgotten(Struct, frozen=True):
+    """What was forgotten at once.
+
+    :ivar count: how many there were of it.
+    :ivar seconds: how long that has taken itself, without what it waited for.
+    """
+
+    count: int
+    seconds: float
+
+
 class Key(Struct, frozen=True):
     """What makes a POST safe to repeat: kept with its answer until ``expires_at``."""
 
@@ -143,9 +154,6 @@ class IStore(Interface):
     outbox: IOutbox = Attribute("What is to be told of tasks that have ended.")
     healthy: bool = Attribute("Whether tasks can be stored now.")
     unfinished: int = Attribute("How many tasks have not ended, those on their way here included.")
-    forgetting: float = Attribute(
-        "Seconds that the last `forget` or `forget_events` has taken itself, without what it waited for."
-    )
 
     def open(
         suspects: Iterable[Suspect],
@@ -211,17 +219,14 @@ class IStore(Interface):
     def delete(task_id: str) -> Deferred[Task | None]:
         """Forget a task; it fails with `InvalidTransition` unless it has ended."""
 
-    def forget(before: float, now: float, limit: int) -> Deferred[int]:
+    def forget(before: float, now: float, limit: int) -> Deferred[Forgotten]:
         """Forget tasks that ended before then, at most so many, and keys that have expired.
 
-        :returns: how many tasks, or keys where these are more.
+        :returns: it counts the tasks, or the keys where these are more.
         """
 
-    def forget_events(before: float, most: int, limit: int) -> Deferred[int]:
-        """Forget what happened before then, or so many bytes ago, at most so many commits of it.
-
-        :returns: how many commits.
-        """
+    def forget_events(before: float, most: int, limit: int) -> Deferred[Forgotten]:
+        """Forget what happened before then, or so many bytes ago, at most so many commits of it."""
 
     def clock_was_set(before: float, now: float) -> Deferred[None]:
         """The wall clock was set: let what waits for its time wait for as long as it would have.

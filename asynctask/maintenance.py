@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import statements
+from asynctask.istore import Forgotten
 from asynctask.model import Deleted, News
 from asynctask.works import ALONE, Database
 from asynctask.writer import Writer
@@ -26,7 +27,6 @@ BEHIND: Final = 60.0
 class Maintenance:
     """The part of a store that nobody asks for by name.
 
-    :ivar forgetting: see `IStore`.
     :ivar _told_at: when the last change was told before the start, where the clock is still behind that.
     :ivar _wrong_since: what it said at the start then.
     """
@@ -36,30 +36,27 @@ class Maintenance:
     _clocks = 0
     _told_at: float | None = None
     _wrong_since = _wrong_until = 0.0
-    forgetting: float
 
-    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+    def forget(self, before: float, now: float, limit: int) -> Deferred[Forgotten]:
         """See `IStore`."""
 
-        def run(db: Connection, news: list[News]) -> int:
+        def run(db: Connection, news: list[News]) -> Forgotten:
             began = monotonic()
             keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).all()
             old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
             news += [Deleted(row.task_id, row.kind) for row in old]
-            self.forgetting = monotonic() - began
-            return max(len(keys), len(old))
+            return Forgotten(max(len(keys), len(old)), monotonic() - began)
 
         return self._writer.call(run, order=AFTER_KEYS)
 
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[Forgotten]:
         """See `IStore`."""
         given = {"before": before, "most": most, "limit": limit}
 
-        def run(db: Connection, _news: list[News]) -> int:
+        def run(db: Connection, _news: list[News]) -> Forgotten:
             began = monotonic()
-            commits: int = db.execute(statements.FORGET_EVENTS, given).rowcount
-            self.forgetting = monotonic() - began
-            return commits
+            commits = db.execute(statements.FORGET_EVENTS, given).rowcount
+            return Forgotten(commits, monotonic() - began)
 
         return self._writer.call(run)
 

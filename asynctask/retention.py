@@ -90,12 +90,12 @@ class Retention:
         if self._clock.seconds() < self._held_until:
             return IDLE
         now, began, batch = self._now(), self._clock.seconds(), self._batch
-        most = await self._store.forget(now - self._keep, now, batch)
-        took = self._store.forgetting
+        tasks = await self._store.forget(now - self._keep, now, batch)
         commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, batch)
-        took = max(took, self._store.forgetting)
+        took = max(tasks.seconds, commits.seconds)
         self._batch = max(FEWEST, batch // 2) if took > LONG else min(2 * batch, BATCH)
-        return max(PAUSE, self._clock.seconds() - began) if batch in (most, commits) else IDLE
+        there_is_more = batch in (tasks.count, commits.count)
+        return max(PAUSE, self._clock.seconds() - began) if there_is_more else IDLE
 
     def _failed(self, failure: Failure) -> float:
         self._batch = FEWEST

@@ -87,7 +87,6 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
         self.newest: str | None = None
         self.unfinished = 0
         self.asked = self.answered = 0
-        self.forgetting = 0.0
         self._place = place
         self._reactor = reactor
         self._try_again = try_again

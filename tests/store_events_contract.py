@@ -234,7 +234,7 @@ class EventsContract(Base):
         self.assertEqual(len(decoded), LARGE + 3)
 
     def forget(self, before: float = 0, most: int = 10**12, limit: int = ALL) -> int:
-        forgotten: int = self.wait(self.store.forget_events(before, most, limit))
+        forgotten: int = self.wait(self.store.forget_events(before, most, limit)).count
         return forgotten
 
     def test_what_is_old_is_forgotten_but_never_the_last(self) -> None:

@@ -177,7 +177,7 @@ class Retention(FaultTestCase):
             forgetting = self.store.forget(NOW + 1, NOW, 9)
             self.until(lambda: self.store._writer._backlog.waits is False)
             time.sleep(0.1)  # for a DELETE that waits for the row
-        self.assertEqual(self.wait(forgetting), 0)
+        self.assertEqual(self.wait(forgetting).count, 0)
         self.assertIs(self.get(task).status, ACCEPTED)
 
     def test_nor_is_a_key_forgotten_that_is_just_given_again(self) -> None:

@@ -409,7 +409,7 @@ class Promises(RuleBasedStateMachine):
             for task in self.tasks.values()
             if task.finished_at is not None and task.finished_at < before
         )
-        forgotten = self.wait(self.store.forget(before, self.now, limit))
+        forgotten = self.wait(self.store.forget(before, self.now, limit)).count
         left = {task.task_id for task in self.listed()}
         lost = self.tasks.keys() - left
         assert len(lost) == min(limit, len(old)) <= forgotten <= limit  # or so many keys

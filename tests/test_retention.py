@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
-from asynctask.istore import IStore, Key
+from asynctask.istore import Forgotten, IStore, Key
 from asynctask.model import (
     Deleted,
     Error,
@@ -160,13 +160,13 @@ class RetentionTests(SynchronousTestCase):
         self.assertEqual(self.events()[-1][1], [Deleted(task.task_id, task.kind)])
 
     def test_what_happened_is_kept_for_a_day_and_256_mib_of_it(self) -> None:
-        store = Forgetful(succeed(0))
+        store = Forgetful(some(0))
         Retention(cast(IStore, store), 7, self.clock, self.now).start()
         self.clock.advance(PAUSE)
         self.assertEqual(store.events, [(START + PAUSE - DAY, 256 * 1024 * 1024, FEWEST)])
 
     def test_much_of_it_is_forgotten_in_batches_with_pauses_between_them(self) -> None:
-        store = Forgetful(*map(succeed, [0, 0, 0]), commits=[FEWEST, 3, 0])
+        store = Forgetful(*map(some, [0, 0, 0]), commits=[FEWEST, 3, 0])
         Retention(cast(IStore, store), 7, self.clock, self.now).start()
         for pause, asked in ((PAUSE, 1), (PAUSE, 2), (PAUSE, 2), (IDLE - PAUSE, 3)):
             self.clock.advance(pause)
@@ -224,23 +224,27 @@ class RetentionTests(SynchronousTestCase):
         self.assertEqual(self.kept(), [])
 
 
+def some(count: int) -> Deferred[Forgotten]:
+    """So many were forgotten, in no time."""
+    return succeed(Forgotten(count, 0.0))
+
+
 class Forgetful:
     """A store of which one method counts, and answers as it is told."""
 
-    def __init__(self, *answers: Deferred[int], commits: Sequence[int] = (0,) * 9) -> None:
+    def __init__(self, *answers: Deferred[Forgotten], commits: Sequence[int] = (0,) * 9) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[float, float, int]] = []
         self.commits = list(commits)
         self.events: list[tuple[float, int, int]] = []
-        self.forgetting = 0.0
 
-    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+    def forget(self, before: float, now: float, limit: int) -> Deferred[Forgotten]:
         self.asked.append((before, now, limit))
         return self.answers.pop(0)
 
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[Forgotten]:
         self.events.append((before, most, limit))
-        return succeed(self.commits.pop(0))
+        return some(self.commits.pop(0))
 
 
 class Full(Forgetful):
@@ -253,16 +257,14 @@ class Full(Forgetful):
         self.waiting = 0.0
         self.for_events = 0.0
 
-    def forget(self, before: float, now: float, limit: int) -> Deferred[int]:
+    def forget(self, before: float, now: float, limit: int) -> Deferred[Forgotten]:
         self.asked.append((before, now, limit))
-        self.forgetting = self.seconds
         self.clock.rightNow += self.waiting + self.seconds
-        return succeed(limit)
+        return succeed(Forgotten(limit, self.seconds))
 
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[int]:
-        self.forgetting = self.for_events
+    def forget_events(self, before: float, most: int, limit: int) -> Deferred[Forgotten]:
         self.clock.rightNow += self.waiting + self.for_events
-        return succeed(0)
+        return succeed(Forgotten(0, self.for_events))
 
 
 class Pace(SynchronousTestCase):
@@ -321,7 +323,7 @@ class Failing(SynchronousTestCase):
     """What goes wrong while it is asked."""
 
     def test_it_goes_on_after_each_failure_and_logs_what_is_a_bug(self) -> None:
-        store = Forgetful(fail(Unavailable("Full")), fail(ValueError("a bug")), succeed(3))
+        store = Forgetful(fail(Unavailable("Full")), fail(ValueError("a bug")), some(3))
         clock = Clock()
         Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
         for seconds in (PAUSE, IDLE, IDLE):
