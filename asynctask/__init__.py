@@ -81,7 +81,7 @@ store          where tasks are kept: `SqlStore`
 hooks          whom the store tells
 reading        what is read from it
 maintenance    what is done to it now and then
-shared         what it does for ``sharing``
+forothers      what it does for other processes, when ``sharing`` asks for it
 live           how far running attempts are
 parts          a dict of a million, in parts
 changes        what happened, as it is kept

@@ -75,8 +75,8 @@ class Store(Protocol):
     def settle(self) -> Deferred[bool]:
         """Charge and settle what they left; tells whether there may be more."""
 
-    def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
-        """Be among the living again, and be seen."""
+    def beat(self, write: Callable[[Connection], object]) -> Deferred[None]:
+        """Show in a transaction that this process is alive."""
 
     def strays(self) -> Deferred[list[tuple[str, int]]]:
         """Attempts that run here by the database, and do not."""
@@ -268,7 +268,7 @@ class Sharing:
         """The heartbeat has met trouble: try a transaction, which tells whether the store is healthy."""
         if not self._stopped:
             self._may_have_strays = True
-            self._start(self._store.register, self._database.beat)
+            self._start(self._store.beat, self._database.beat)
 
     def _start(self, do: Callable[..., object], *given: object) -> None:
         maybeDeferred(do, *given).addErrback(_failed)

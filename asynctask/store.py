@@ -17,6 +17,7 @@ from asynctask import changes, statements
 from asynctask.changing import Decide, Decided, change, remove
 from asynctask.claiming import Wanted, take
 from asynctask.database import Sqlite
+from asynctask.forothers import ForOthers
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
 from asynctask.live import Live
@@ -42,7 +43,6 @@ from asynctask.reading import Reading
 from asynctask.recorder import Suspect
 from asynctask.recovery import note
 from asynctask.rows import claimed_row, new_row, size_of
-from asynctask.shared import ForOthers
 from asynctask.sqlite import BUSY, Place
 from asynctask.starting import begin, bring_up, usable
 from asynctask.threads import threads_at_the_start

@@ -63,7 +63,7 @@ ORDER: Final = (
         "starting",
         "outbox",
         "hooks",
-        "shared",
+        "forothers",
         "reading",
         "maintenance",
         "istore",

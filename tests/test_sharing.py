@@ -97,8 +97,8 @@ class Others:
     def orphaned(self) -> None:
         self.calls.append("orphaned")
 
-    def register(self, beat: object) -> Deferred[None]:
-        self.calls.append(f"register {beat}")
+    def beat(self, write: object) -> Deferred[None]:
+        self.calls.append(f"{write} in a transaction")
         return succeed(None)
 
     def strays(self) -> Deferred[list[tuple[str, int]]]:
@@ -193,7 +193,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_they_are_looked_for_too_where_the_database_was_away(self) -> None:
         self.sharing._find_out()
-        self.assertEqual(self.asked("register beat"), 1)
+        self.assertEqual(self.asked("beat in a transaction"), 1)
         self.look(polled=True)
         self.assertEqual(self.asked("strays"), 1)
 

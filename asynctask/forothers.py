@@ -62,9 +62,14 @@ class ForOthers:
         # Tasks are locked after kinds, which claims lock.
         return self._writer.call(run, order="task").addCallback(tell).addBoth(gone.close)
 
-    def register(self, beat: Callable[[Connection], object]) -> Deferred[None]:
-        """Be among the living processes again: the next transaction sees to it; and be seen."""
-        return self._writer.call(lambda db, _news: beat(db)).addCallback(lambda _: None)
+    def beat(self, write: Callable[[Connection], object]) -> Deferred[None]:
+        """Show in a transaction that this process is alive, in place of its heartbeat.
+
+        Where it is taken for dead, that fails, and the writer makes it one of the living again.
+
+        :param write: writes the beat.
+        """
+        return self._writer.call(lambda db, _news: write(db)).addCallback(lambda _: None)
 
     def strays(self) -> Deferred[list[tuple[str, int]]]:
         """Attempts that run here by the database, and that nobody here knows.
