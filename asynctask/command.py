@@ -38,7 +38,7 @@ LAST: Final = 1.0
 """Seconds at the end for what runs in threads of the reactor's own: its task has had its time before."""
 
 LOOK: Final = 0.02
-"""Seconds between two looks whether they have."""
+"""Seconds between two looks whether the processes, or the reactor's threads, have ended."""
 
 ECHO: Final = 0.002
 """Seconds within which a second signal is the first once more: ``timeout`` sends it to a process, and

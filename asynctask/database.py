@@ -46,7 +46,7 @@ GONE: Final = "its file was removed or replaced while the service runs"
 LOG_GONE: Final = "its write-ahead log (-wal) was removed while the service runs"
 
 BUSY_LOG: Final = 30.0
-"""Seconds until the next one, where another program reads what is in it."""
+"""Seconds until the log is looked at again, where another program reads what is in it."""
 
 STATEMENTS: Final = 256
 """Statements that a connection keeps prepared: those of `asynctask.batches` are some 90."""

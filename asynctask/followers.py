@@ -106,7 +106,7 @@ class Follower:
             self._feed.leave(self, self._task_id)
 
     def reset(self) -> None:
-        """Who follows one task is told what it is, whatever was missed."""
+        """See `asynctask.feed.Follower`; asked of those who follow all tasks."""
 
     def end(self) -> None:
         """There is nothing more to be told."""

@@ -22,7 +22,7 @@ MOST_UNREAD: Final = 256 * 1024 * 1024
 """Bytes of answers that clients do not read, on all connections: those with most of them are cut off."""
 
 LOOK: Final = 0.05
-"""Seconds between two looks whether they have."""
+"""Seconds between two looks whether the answers have gone out."""
 
 
 @implementer(IProtocolNegotiationFactory)

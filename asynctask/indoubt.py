@@ -13,7 +13,7 @@ from asynctask.works import Add, Committed, Database, Work
 
 
 class InDoubt:
-    """For the thread that writes."""
+    """Keeps their new tasks and starts, in the thread that writes, until it undoes what is left of them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -25,7 +25,7 @@ BEHIND: Final = 60.0
 
 
 class Maintenance:
-    """The part of a store that nobody asks for by name.
+    """The part of a store that forgets, and follows the clock.
 
     :ivar _told_at: when the last change was told before the start, where the clock is still behind that.
     :ivar _wrong_since: what it said at the start then.

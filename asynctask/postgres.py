@@ -1,4 +1,4 @@
-"""PostgreSQL under the store: one connection that writes, a few that read, and one that keeps the lease."""
+"""PostgreSQL under the store: one connection that writes, and a few that read."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress

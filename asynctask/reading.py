@@ -41,7 +41,8 @@ T = TypeVar("T")
 
 
 class Reading:
-    """The half of a store that changes nothing; where no threads read, the writer does.
+    """The part of a store that reads, and keeps its count of tasks right. Where no threads read, the writer
+    does.
 
     :ivar unfinished: how many tasks have not ended, those included that are on their way.
     :ivar asked: how many changes of tasks that may end or begin anew, or new tasks, were ever asked for.
