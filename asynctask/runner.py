@@ -27,7 +27,7 @@ from asynctask.registry import Kind
 from asynctask.runs import Run
 from asynctask.seats import Seats
 from asynctask.threads import NotStartedError
-from asynctask.tracebacks import UntoldError, let_go, place_of
+from asynctask.tracebacks import UntoldError, let_go, raised_at
 
 log = Logger("asynctask.task")
 
@@ -294,12 +294,12 @@ class Runner:
             log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
         # Only the last one is told whole: thousands may fail at once.
         is_told = after.status is FAILED and not running.is_to_end
-        place = "" if is_told else place_of(failure)
+        where = "" if is_told else raised_at(failure)
         if running.is_to_end and not failure.check(NotStartedError, *CANCELLED_ERRORS):
             told = error_of(failure)
             error = f"{told.type}: {told.message}"
-            log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=place)
-        self._end(running, after, failure if is_told else None, place)
+            log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=where)
+        self._end(running, after, failure if is_told else None, where)
         if not is_told:
             let_go(failure)
 
@@ -325,11 +325,11 @@ class Runner:
             log.failure("The backoff of kind {kind} failed", kind=running.kind.name)
             return model.backoff(number, self._chance())
 
-    def _end(self, running: Running, after: Task, failure: Failure | None = None, place: str = "") -> None:
+    def _end(self, running: Running, after: Task, failure: Failure | None = None, where: str = "") -> None:
         """The one place that writes the end; an attempt ends once.
 
         :param failure: to be told whole.
-        :param place: where it was raised.
+        :param where: the file and the line where it was raised.
         """
         running.ended = True
         running.run = None
@@ -343,7 +343,7 @@ class Runner:
         # Not after it may run again: it may be claimed by then, which would come first in its history.
         ended_at = min(self._now(), after.run_at) if after.finished_at is None else after.finished_at
         written = self._store.end(after, ended_at)
-        written.addCallbacks(self._written, _log_bug, (running, after, failure, place), {})
+        written.addCallbacks(self._written, _log_bug, (running, after, failure, where), {})
 
     def _free(self, running: Running) -> None:
         """Give back the seat of an attempt, and let those know that wait for one."""
@@ -351,20 +351,20 @@ class Runner:
         self._claims.seat_is_free(running.kind.place)
 
     def _written(
-        self, status: Status | None, running: Running, after: Task, failure: Failure | None, place: str
+        self, status: Status | None, running: Running, after: Task, failure: Failure | None, where: str
     ) -> None:
         self._running.drop(after.task_id, running)
         if status is COMPLETED:
             _COMPLETED(after.task_id, after.name)
         else:
-            self._note_end(status, after, failure, place)
+            self._note_end(status, after, failure, where)
         if failure is not None:
             let_go(failure)
         if running.kind.concurrency_total is not None and self._seats.shared:
             self._claims.look([running.kind.name])  # until now the store has counted this attempt
         self._check_drained()
 
-    def _note_end(self, status: Status | None, after: Task, failure: Failure | None, place: str) -> None:
+    def _note_end(self, status: Status | None, after: Task, failure: Failure | None, where: str) -> None:
         """Say what an attempt came to that has no result."""
         fields: dict[str, Any] = {"task_id": after.task_id, "name": after.name}
         error: dict[str, Any] = {}
@@ -378,7 +378,7 @@ class Runner:
             trace = {} if failure is None else {"log_failure": failure}
             log.error("Task failed", **fields, **error, **trace)
         else:
-            raised = {"place": place} if place and error else {}
+            raised = {"place": where} if where and error else {}
             log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at), **error, **raised)
             self._claims.wait([after])
 

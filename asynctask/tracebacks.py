@@ -49,7 +49,7 @@ def stack_of(failure: Failure) -> str:
     return shortened(told or failure.getTraceback())
 
 
-def place_of(failure: Failure) -> str:
+def raised_at(failure: Failure) -> str:
     """The file and the line where an exception was raised, nothing if that is not known.
 
     One that comes from another process has it as its own ``place``.

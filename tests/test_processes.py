@@ -29,7 +29,7 @@ from asynctask.model import Progress
 from asynctask.processes import ProcessDiedError, Processes
 from asynctask.spawned import Spawned
 from asynctask.threads import NotStartedError
-from asynctask.tracebacks import place_of
+from asynctask.tracebacks import raised_at
 from asynctask.wire import NotSerializable, ResultTooLarge
 from asynctask.worker import Call, Raised, Returned
 from tests import handlers
@@ -195,7 +195,7 @@ class Outcomes(ProcessesTestCase):
             self.assertLessEqual(len(failure.getErrorMessage()), 10_000)
             self.assertIsInstance(failure.value, above)
             self.assertEqual(getattr(failure.value, "after", None), 30 if kind == "busy" else None)
-            self.assertRegex(place_of(failure), r"handlers\.py:\d+$")
+            self.assertRegex(raised_at(failure), r"handlers\.py:\d+$")
 
     def test_its_defaults_are_its_own(self) -> None:
         given = read_signature(handlers.defaults).arguments({})
