@@ -77,7 +77,8 @@ class Api:
         draw: Callable[[], bytes],
         hosts: Collection[str] = (),
         max_waiting: int = 10_000_000,
-        metrics: Metrics | None = None,
+        *,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._seats = seats
@@ -89,7 +90,7 @@ class Api:
         self._acceptance = Acceptance(store, seats, kinds, now, draw, max_waiting)
         self.ids = self._acceptance.ids
         self._description = describe(kinds)
-        self._metrics = metrics or Metrics(kinds)
+        self._metrics = metrics
         self._metrics.name_routes(rule.rule for rule in self.app.url_map.iter_rules())
 
     def resource(self) -> IResource:

@@ -73,7 +73,8 @@ class Callbacks:
         now: Callable[[], float],
         chance: Callable[[], float],
         queue: FairQueue[ToTell] | None = None,
-        metrics: Metrics | None = None,
+        *,
+        metrics: Metrics,
     ) -> None:
         self.pending = 0
         self._outbox = outbox
@@ -83,7 +84,7 @@ class Callbacks:
         self._now = now
         self._chance = chance
         self._queue: FairQueue[ToTell] = queue or FairQueue()
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
         self._known: set[Key] = set()
         self._under_way: set[Deferred[None]] = set()
         self._next: IDelayedCall | None = None

@@ -136,7 +136,7 @@ class AsyncTask(Service):
             chances().__next__,
             hosts,
             max_waiting,
-            metrics,
+            metrics=metrics,
         )
         self._server = _server(api, http, clock, log_access if access_log else None)
         self.port: IListeningPort | None = None

@@ -126,7 +126,8 @@ class Runner:
         clock: IReactorTime,
         now: Callable[[], float],
         chance: Callable[[], float] = random.random,
-        metrics: Metrics | None = None,
+        *,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._seats = seats
@@ -135,7 +136,7 @@ class Runner:
         self._clock = clock
         self._now = now
         self._chance = chance
-        self._metrics = metrics or Metrics(kinds)
+        self._metrics = metrics
         self._running: Parts[Running] = Parts()
         self._soon: deque[Running] = deque()
         self._later: deque[Running] = deque()

@@ -74,9 +74,9 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
         place: "Place | Server",
         reactor: IReactorFromThreads,
         *,
+        metrics: Metrics,
         busy: float = BUSY,
         try_again: float = TRY_AGAIN,
-        metrics: Metrics | None = None,
         now: Callable[[], float] = time,
     ) -> None:
         self._now = now
@@ -90,7 +90,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
         self._place = place
         self._reactor = reactor
         self._try_again = try_again
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
         self._database = _database_of(place, busy)
         self._kinds: list[str] = []
         self._seated: list[str] = []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from asynctask.metrics import Metrics
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from tests.store_contract import StoreTestCase
@@ -13,4 +14,4 @@ class OnFile(StoreTestCase):
     def open_store(self) -> SqlStore:
         if not hasattr(self, "path"):
             self.path = Path(self.mktemp()).absolute()
-        return SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=0.01)
+        return SqlStore(Place(self.path, "off"), self.turns, metrics=Metrics(), busy=0.01, try_again=0.01)

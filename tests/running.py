@@ -7,6 +7,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask.metrics import Metrics
 from asynctask.model import RUNNING, Submission, Task, accept
 from asynctask.places import Places
 from asynctask.recorder import FlightRecorder
@@ -30,7 +31,7 @@ class RunnerTestCase(SynchronousTestCase):
         self.ids = Ids()
         self.chance = 0.5
         self.recorder = FlightRecorder()
-        self.store = SqlStore(Place(None), self.turns)
+        self.store = SqlStore(Place(None), self.turns, metrics=Metrics())
         self.store.open([], START)
         self.addCleanup(lambda: self.turns.outcome(self.store.close()))
         self.events: list[LogEvent] = []
@@ -48,7 +49,14 @@ class RunnerTestCase(SynchronousTestCase):
         places = Places(self.recorder, self.clock, self.turns.callFromThread, 2, 0)
         self.addCleanup(places.stop)
         self.runner = Runner(
-            self.store, self.seats, places, kinds, self.clock, self.now, lambda: self.chance
+            self.store,
+            self.seats,
+            places,
+            kinds,
+            self.clock,
+            self.now,
+            lambda: self.chance,
+            metrics=Metrics(kinds),
         )
         return self.runner
 

@@ -91,7 +91,7 @@ class ApiTestCase(SynchronousTestCase):
             lambda: bytes([*range(16)]),
             ["tasks.example"],
             self.max_waiting,
-            self.metrics,
+            metrics=self.metrics,
         )
         self.server = self.server_of(api)
         self.treq: Any = self.client_of(api)

@@ -68,7 +68,7 @@ class CallbacksTestCase(SynchronousTestCase):
         observer = cast(ILogObserver, self.events.append)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
-        self.store = SqlStore(Place(None), self.turns)
+        self.store = SqlStore(Place(None), self.turns, metrics=Metrics())
         self.store.open([], START)
         self.addCleanup(lambda: self.turns.outcome(self.store.close()))
         self.metrics = Metrics()
@@ -78,7 +78,14 @@ class CallbacksTestCase(SynchronousTestCase):
 
     def make(self, queue: FairQueue[ToTell] | None = None, signer: Signer | None = None) -> None:
         self.callbacks = Callbacks(
-            self.store.outbox, self.post, signer, self.clock, self.now, lambda: 0.0, queue, self.metrics
+            self.store.outbox,
+            self.post,
+            signer,
+            self.clock,
+            self.now,
+            lambda: 0.0,
+            queue,
+            metrics=self.metrics,
         )
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Deferred[Answer]:

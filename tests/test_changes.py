@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import changes, wire
+from asynctask.metrics import Metrics
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -127,7 +128,7 @@ class PastTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.turns = Turns()
-        self.store = SqlStore(Place(None), self.turns)
+        self.store = SqlStore(Place(None), self.turns, metrics=Metrics())
         self.store.open([], START)
         self.addCleanup(lambda: self.turns.outcome(self.store.close()))
         self.lives = 0

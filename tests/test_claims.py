@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.claims import AFTER_FAILURE, BATCH, BEHIND, FEW, LOOK_AGAIN, MANY, PAUSE, Claims
 from asynctask.istore import Claim
+from asynctask.metrics import Metrics
 from asynctask.model import Submission, Task, accept, complete
 from asynctask.problems import Unavailable
 from asynctask.registry import KINDS, Kind
@@ -40,7 +41,7 @@ class Office:
         self.clock = Clock()
         self.turns = Turns()
         self.ids = Ids()
-        self.store = SqlStore(Place(None), self.turns)
+        self.store = SqlStore(Place(None), self.turns, metrics=Metrics())
         self.store.open([], START, self.kinds)
         self.seats = Seats(places)
         self.idle = 0

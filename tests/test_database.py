@@ -12,6 +12,7 @@ from twisted.logger import capturedLogs
 
 from asynctask import database
 from asynctask.database import Sqlite
+from asynctask.metrics import Metrics
 from asynctask.model import COMPLETED, complete
 from asynctask.problems import StartError, Unavailable
 from asynctask.sqlite import Lock, Place
@@ -36,7 +37,7 @@ class Broken(OnFile):
     """What is told, what is refused, and what is tried again."""
 
     def new_store(self) -> SqlStore:
-        return SqlStore(Place(self.path, "off"), self.turns)
+        return SqlStore(Place(self.path, "off"), self.turns, metrics=Metrics())
 
     def failing(self, code: int) -> Any:
         def fail(*_: object) -> None:
@@ -85,7 +86,7 @@ class Broken(OnFile):
 
     def test_an_end_that_is_refused_again_waits_for_its_next_try(self) -> None:
         self.wait(self.store.close())
-        self.store = SqlStore(Place(self.path, "off"), self.turns, try_again=1_000)
+        self.store = SqlStore(Place(self.path, "off"), self.turns, metrics=Metrics(), try_again=1_000)
         self.store.started = self.started.extend
         self.store.open([], NOW)
         task = self.run_one()

@@ -20,6 +20,7 @@ from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.feed import Feed
 from asynctask.heads import END
+from asynctask.metrics import Metrics
 from asynctask.registry import KINDS
 from asynctask.seats import Seats
 from asynctask.sqlite import Place
@@ -224,10 +225,19 @@ class Service:
     def __init__(self, own: bool) -> None:
         self.turns = Turns()
         self.clock = Clock()
-        self.store = SqlStore(Place(None), self.turns)
+        self.store = SqlStore(Place(None), self.turns, metrics=Metrics())
         self.store.open([], START)
         seats = Seats({"reactor": 0, "thread": 0, "asyncio": 0, "process": 0})
-        api = Api(self.store, seats, Feed(self.clock), KINDS, self.clock, lambda: START, lambda: bytes(16))
+        api = Api(
+            self.store,
+            seats,
+            Feed(self.clock),
+            KINDS,
+            self.clock,
+            lambda: START,
+            lambda: bytes(16),
+            metrics=Metrics(KINDS),
+        )
         self.server: Any
         if own:
             self.server = httpserver.HttpServer(api.routes(), MAX_BATCH_BODY, self.clock, now=lambda: START)

@@ -22,6 +22,7 @@ from treq.testing import StubTreq
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from asynctask import pgserver
+from asynctask.metrics import Metrics
 from asynctask.options import Options
 from asynctask.registry import kinds_of
 from asynctask.signing import Signer, new_secret
@@ -180,7 +181,7 @@ class FilesTests(SynchronousTestCase):
             postgres.execute(re.sub(r"\basynctask\b", own, statement))
         url = make_conninfo(postgres.url_of(own), user=own, password="secret")
         turns = Turns()
-        store = SqlStore(pgserver.Server(url), turns)
+        store = SqlStore(pgserver.Server(url), turns, metrics=Metrics())
         store.open([], 0)
         turns.outcome(store.close())
 

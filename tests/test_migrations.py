@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import starting
 from asynctask.istore import Key, Known
+from asynctask.metrics import Metrics
 from asynctask.migrations import READABLE_FROM, VERSION, upgrade
 from asynctask.model import ACCEPTED, COMPLETED, RETRYING, RUNNING, Progress, Task, complete
 from asynctask.pgserver import Server, connect
@@ -117,20 +118,24 @@ class MigrationTests(SynchronousTestCase):
         error = self.assertRaises(StartError, check, Place(self.path))
         self.assertIn(f"has schema {SCHEMA + 1}", str(error))
         self.assertEqual(self.path.read_bytes(), before)
-        error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
+        error = self.assertRaises(
+            StartError, SqlStore(Place(self.path), Turns(), metrics=Metrics()).open, [], NOW
+        )
         self.assertIn(f"has schema {SCHEMA + 1}", str(error))
 
     def test_one_of_another_program_is_refused(self) -> None:
         self.upgrade()
         self.execute("UPDATE alembic_version SET version_num = '1975ea83b712'")
-        error = self.assertRaises(StartError, SqlStore(Place(self.path), Turns()).open, [], NOW)
+        error = self.assertRaises(
+            StartError, SqlStore(Place(self.path), Turns(), metrics=Metrics()).open, [], NOW
+        )
         self.assertIn("another program's (its alembic_version is 1975ea83b712)", str(error))
 
     def test_a_newer_schema_that_can_be_read_is_used(self) -> None:
         self.upgrade()
         self.execute(f"UPDATE alembic_version SET version_num = '{SCHEMA + 1:04d}'")
         turns = Turns()
-        store = SqlStore(Place(self.path), turns)
+        store = SqlStore(Place(self.path), turns, metrics=Metrics())
         store.open([], NOW)
         turns.outcome(store.close())
 

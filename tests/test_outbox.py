@@ -11,6 +11,7 @@ from sqlalchemy import text
 from asynctask import model, shownsecret
 from asynctask.deliveries import GIVE_UP, Tried
 from asynctask.istore import Dues, ToTell
+from asynctask.metrics import Metrics
 from asynctask.model import Callback, Error, Task, complete
 from asynctask.outbox import LEASE
 from asynctask.pgserver import Server
@@ -251,7 +252,7 @@ class InMemory(OutboxContract, StoreTestCase):
     """In memory there is no second start, but everything else holds."""
 
     def open_store(self) -> SqlStore:
-        return SqlStore(Place(None), self.turns)
+        return SqlStore(Place(None), self.turns, metrics=Metrics())
 
     def reopen(self, suspects: object = (), **given: object) -> None:
         self.skipTest("a store in memory keeps nothing")
@@ -283,7 +284,7 @@ class ShownTests(OnFile):
         place = Place(Path(self.mktemp()).absolute())
         secret = shownsecret.show(place)
         self.assertEqual(shownsecret.show(place), secret)
-        store = SqlStore(place, self.turns)
+        store = SqlStore(place, self.turns, metrics=Metrics())
         store.open([], NOW)
         self.assertEqual(store.outbox.secret, secret)
         self.wait(store.close())

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from asynctask import pgreaders
 from asynctask.istore import Key, Known
+from asynctask.metrics import Metrics
 from asynctask.model import COMPLETED, RETRYING, News, Progress, complete
 from asynctask.pgserver import Server
 from asynctask.recorder import Suspect
@@ -33,7 +34,9 @@ class OnServer(StoreTestCase):
                 self.patch(pgreaders, "LONGEST", 60.0)
             self.database = postgres.new_database()
             self.addCleanup(postgres.drop, self.database)
-        return SqlStore(Server(postgres.url_of(self.database)), self.turns, try_again=0.01)
+        return SqlStore(
+            Server(postgres.url_of(self.database)), self.turns, metrics=Metrics(), try_again=0.01
+        )
 
 
 class PostgresStore(StoreContract, ChangesContract, KeysContract, EventsContract, OnServer):

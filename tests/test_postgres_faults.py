@@ -18,6 +18,7 @@ from asynctask import backlog, cutoff, heartbeat, statements, writer
 from asynctask.backlog import LARGEST
 from asynctask.batches import End
 from asynctask.istore import Claim, Key
+from asynctask.metrics import Metrics
 from asynctask.model import (
     ACCEPTED,
     COMPLETED,
@@ -475,7 +476,12 @@ class LostAnswers(FaultTestCase):
             self.proxy = Proxy(postgres.address())
             self.proxy.__enter__()
             self.addCleanup(self.proxy.__exit__)
-        return SqlStore(Server(postgres.url_by(self.proxy.port, self.database)), self.turns, try_again=0.01)
+        return SqlStore(
+            Server(postgres.url_by(self.proxy.port, self.database)),
+            self.turns,
+            metrics=Metrics(),
+            try_again=0.01,
+        )
 
     def test_a_task_of_which_nobody_knows_whether_it_started_is_let_go_of(self) -> None:
         for late in (0.0, 0.5):
@@ -555,8 +561,9 @@ class Starts(SynchronousTestCase):
         self.addCleanup(postgres.drop, database)
         code = (
             "import sys; from asynctask.pgserver import Server; from asynctask.store import SqlStore;"
-            "from tests.turns import Turns; turns = Turns();"
-            "store = SqlStore(Server(sys.argv[1]), turns); store.open([], 1.0); print(store.epoch);"
+            "from asynctask.metrics import Metrics; from tests.turns import Turns; turns = Turns();"
+            "store = SqlStore(Server(sys.argv[1]), turns, metrics=Metrics());"
+            "store.open([], 1.0); print(store.epoch);"
             "turns.outcome(store.close())"
         )
         command = [sys.executable, "-c", code, postgres.url_of(database)]
@@ -582,7 +589,7 @@ class Starts(SynchronousTestCase):
         postgres.execute(f"CREATE DATABASE {database} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
         self.addCleanup(postgres.drop, database)
         turns = Turns()
-        store = SqlStore(Server(postgres.url_of(database)), turns)
+        store = SqlStore(Server(postgres.url_of(database)), turns, metrics=Metrics())
         store.open([], NOW)
         turns.outcome(store.close())
 

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.istore import Key, Known
+from asynctask.metrics import Metrics
 from asynctask.model import (
     Error,
     InvalidTransition,
@@ -144,7 +145,7 @@ class Promises(RuleBasedStateMachine):
         self.open([])
 
     def open(self, suspects: list[Suspect]) -> None:
-        self.store = SqlStore(Place(self.path, "off"), self.turns)
+        self.store = SqlStore(Place(self.path, "off"), self.turns, metrics=Metrics())
         self.store.started = self.started.extend
         assert self.store.open(suspects, self.now) == {}
 
@@ -460,7 +461,7 @@ class PromisesTests(SynchronousTestCase):
         folder.mkdir()
         Promises.empty = folder / "empty"
         turns = Turns()
-        store = SqlStore(Place(Promises.empty, "off"), turns)
+        store = SqlStore(Place(Promises.empty, "off"), turns, metrics=Metrics())
         store.open([], START)
         turns.outcome(store.close())
         run_state_machine_as_test(

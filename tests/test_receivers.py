@@ -12,6 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from asynctask.addresses import Allowed
 from asynctask.callbacks import Callbacks
+from asynctask.metrics import Metrics
 from asynctask.model import Submission, Task, accept, complete
 from asynctask.posting import Poster
 from asynctask.sqlite import Place
@@ -66,12 +67,14 @@ class ReceiversTests(TestCase):
         self.ports: dict[str, int] = {}
         self.served: dict[str, Receivers] = {}
         self.resolved: dict[str, int] = {}
-        self.store = SqlStore(Place(None), reactor)
+        self.store = SqlStore(Place(None), reactor, metrics=Metrics())
         self.store.open([], reactor.seconds())
         self.store.started = self.started.extend
         self.watched = Watched()
         poster = Poster(self.watched, Allowed(["127.0.0.1"]), self.lookup, reactor)
-        self.callbacks = Callbacks(self.store.outbox, poster.post, None, reactor, reactor.seconds, random)
+        self.callbacks = Callbacks(
+            self.store.outbox, poster.post, None, reactor, reactor.seconds, random, metrics=Metrics()
+        )
         self.callbacks.start()
         self.addCleanup(self.end_all)
 

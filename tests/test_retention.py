@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import model
 from asynctask.istore import Forgotten, IStore, Key
+from asynctask.metrics import Metrics
 from asynctask.model import (
     Deleted,
     Error,
@@ -43,7 +44,7 @@ class RetentionTests(SynchronousTestCase):
         self.clock = Clock()
         self.turns = Turns()
         self.ids = Ids()
-        self.store = SqlStore(Place(None), self.turns)
+        self.store = SqlStore(Place(None), self.turns, metrics=Metrics())
         self.store.open([], START)
         self.addCleanup(lambda: self.turns.outcome(self.store.close()))
         self.retention = Retention(self.store, 7, self.clock, self.now)

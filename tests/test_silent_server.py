@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import cutoff, heartbeat, pgreaders, polling
 from asynctask import postgres as connections
 from asynctask.cutoff import Cutoff, Cutoffs
+from asynctask.metrics import Metrics
 from asynctask.model import Task
 from asynctask.pgreaders import EARLY, Readers
 from asynctask.pgserver import Server, connect
@@ -88,7 +89,7 @@ class NoAnswer(FaultTestCase):
             polling, "connect", lambda url, **named: mute if url == listen else connect(url, **named)
         )
         self.patch(polling, "POLL", 0.01)
-        store = SqlStore(Server(postgres.url_of(self.database), listen), self.turns)
+        store = SqlStore(Server(postgres.url_of(self.database), listen), self.turns, metrics=Metrics())
         due: list[Collection[str]] = []
         store.due = due.append
         store.open([], NOW)

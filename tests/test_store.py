@@ -18,6 +18,7 @@ from asynctask.backlog import FEWEST, LONGEST_WAIT
 from asynctask.database import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
 from asynctask.istore import Known
 from asynctask.live import Live
+from asynctask.metrics import Metrics
 from asynctask.migrations import upgrade
 from asynctask.model import KEY_KEPT, RUNNING, Deleted, News, Progress, Task, complete
 from asynctask.problems import StartError, Unavailable
@@ -260,7 +261,7 @@ class SqliteFileTests(OnFile):
         self.reopen()
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o640)
         path = self.path.with_name("new")
-        other = SqlStore(Place(path, "off"), self.turns)
+        other = SqlStore(Place(path, "off"), self.turns, metrics=Metrics())
         other.open([], NOW)
         self.addCleanup(lambda: self.wait(other.close()))
         for name in ("new", "new-wal", "new-shm", "new-lock"):
@@ -381,7 +382,7 @@ class MemoryStore(StoreContract, ChangesContract, KeysContract, EventsContract, 
     """In memory there is no second start, but everything else holds."""
 
     def open_store(self) -> SqlStore:
-        return SqlStore(Place(None), self.turns)
+        return SqlStore(Place(None), self.turns, metrics=Metrics())
 
     def reopen(self, suspects: object = (), **given: object) -> None:
         self.skipTest("a store in memory keeps nothing")

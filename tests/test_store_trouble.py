@@ -16,6 +16,7 @@ from asynctask import database
 from asynctask.batches import End
 from asynctask.database import GONE, LOG_GONE
 from asynctask.istore import Key, Known
+from asynctask.metrics import Metrics
 from asynctask.model import (
     COMPLETED,
     FAILED,
@@ -450,7 +451,9 @@ class SqliteTroubleTests(OnFile):
 
     def test_the_end_of_the_service_is_one_more_try(self) -> None:
         self.wait(self.store.close())
-        self.store = SqlStore(Place(self.path, "off"), self.turns, busy=0.01, try_again=1_000)
+        self.store = SqlStore(
+            Place(self.path, "off"), self.turns, metrics=Metrics(), busy=0.01, try_again=1_000
+        )
         self.store.started = self.started.extend
         self.store.open([], NOW)
         task = self.run_one()

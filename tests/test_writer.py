@@ -18,6 +18,7 @@ from asynctask.backlog import LONGEST_WAIT
 from asynctask.batches import End
 from asynctask.database import _driver_of
 from asynctask.istore import Key
+from asynctask.metrics import Metrics
 from asynctask.model import (
     ACCEPTED,
     CANCELLED,
@@ -67,7 +68,7 @@ class Order(StoreTestCase):
         self.answered: list[str] = []
 
     def open_store(self) -> SqlStore:
-        return SqlStore(Place(None), self.turns)
+        return SqlStore(Place(None), self.turns, metrics=Metrics())
 
     def call(self, name: str) -> Deferred[None]:
         def run(_connection: Connection, _news: list[News]) -> None:
@@ -240,7 +241,7 @@ class Unfit(StoreTestCase):
     """How an attempt ended cannot be kept."""
 
     def open_store(self) -> SqlStore:
-        return SqlStore(Place(None), self.turns)
+        return SqlStore(Place(None), self.turns, metrics=Metrics())
 
     def setUp(self) -> None:
         super().setUp()
