@@ -22,9 +22,10 @@ HTTP:
 =============  ==========================================================================
 api            the routes: parses, calls, renders
 description    the calls, described for programs (``components``, ``schemas``)
+door           who may ask, and how much may come (``guard``: ``Host``, ``Origin``,
+               ``Sec-Fetch-Site``); counts the requests
 answers        HTTP requests read, answers rendered
 dispatch       from a request to its route's handler, and back
-guard          who may speak to us at all: ``Host``, ``Origin``, ``Sec-Fetch-Site``
 headers        header fields, read
 httpserver     the HTTP server
 channel        its connections: their ``heads``, their ``incoming`` bodies, each ``request``, and

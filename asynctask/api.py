@@ -17,9 +17,6 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from asynctask import headers, sse, wire
 from asynctask.acceptance import FULL_FOR, Acceptance
 from asynctask.answers import (
-    MAX_BATCH_BODY,
-    MAX_BODY,
-    Guarded,
     answer,
     answer_method,
     answer_problem,
@@ -31,6 +28,7 @@ from asynctask.answers import (
 )
 from asynctask.description import describe
 from asynctask.dispatch import Routes, Segment
+from asynctask.door import MAX_BATCH_BODY, MAX_BODY, Guarded
 from asynctask.feed import Feed
 from asynctask.followers import EVENT_STREAM, Follower, OfAll, OfOne
 from asynctask.istore import IStore

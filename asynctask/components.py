@@ -7,8 +7,9 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from asynctask import wire
-from asynctask.answers import JSON, MAX_BODY, PROBLEM
+from asynctask.answers import JSON, PROBLEM
 from asynctask.deadlines import BODY_TIME, HEAD_TIME
+from asynctask.door import MAX_BODY
 from asynctask.headers import MAX_KEY, MAX_WAIT
 from asynctask.heads import MAX_HEAD
 from asynctask.incoming import too_large

@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from asynctask import forked, listening, twistedweb
 from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
-from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
 from asynctask.callbacks import Callbacks
 from asynctask.chance import chances
+from asynctask.door import MAX_BATCH_BODY, answer_too_large
 from asynctask.feed import Feed
 from asynctask.httpserver import HttpServer, finish_answers
 from asynctask.loop import EXECUTOR

@@ -7,7 +7,7 @@ from msgspec import Struct
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 
 from asynctask import __version__, sse, wire
-from asynctask.answers import JSON, MAX_BATCH_BODY, MAX_BODY
+from asynctask.answers import JSON
 from asynctask.components import (
     DONE,
     ID,
@@ -20,6 +20,7 @@ from asynctask.components import (
     shown,
     status_of,
 )
+from asynctask.door import MAX_BATCH_BODY, MAX_BODY
 from asynctask.metrics import TEXT_TYPE
 from asynctask.model import Progress, request_cancel
 from asynctask.registry import KINDS, Kind, kind_json

@@ -5,9 +5,9 @@ from typing import Any
 from treq.testing import StubTreq
 from twisted.web.resource import Resource
 
-from asynctask.answers import MAX_BATCH_BODY, MAX_BODY
 from asynctask.api import Api
 from asynctask.deadlines import LEAVING
+from asynctask.door import MAX_BATCH_BODY, MAX_BODY
 from asynctask.httpserver import HttpServer
 from tests import (
     test_api,

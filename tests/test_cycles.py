@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 
 import asynctask
 from asynctask import Context, Permanent, task
-from asynctask.answers import MAX_BODY
+from asynctask.door import MAX_BODY
 from asynctask.registry import KINDS, Kind, kinds_of
 from tests.test_api_fast import WireTestCase
 from tests.test_tracebacks import Frozen, Wilder

@@ -16,8 +16,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import channel, httpserver, twistedweb
-from asynctask.answers import MAX_BATCH_BODY, answer_too_large
 from asynctask.api import Api
+from asynctask.door import MAX_BATCH_BODY, answer_too_large
 from asynctask.feed import Feed
 from asynctask.heads import END
 from asynctask.metrics import Metrics

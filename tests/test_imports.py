@@ -30,6 +30,7 @@ ORDER: Final = (
         "description",
         "components",
         "schemas",
+        "door",
         "answers",
         "guard",
         "dispatch",

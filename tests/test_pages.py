@@ -7,12 +7,12 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import (
-    answers,
     api,
     backlog,
     channel,
     deadlines,
     deliveries,
+    door,
     fairqueue,
     followers,
     heads,
@@ -55,7 +55,7 @@ SAID = {
         f"when {loop.MAX_HELD} are held, tasks for asyncio are refused",
     ),
     "docs/http.md": (
-        f"strict JSON in UTF-8 of at most {answers.MAX_BODY >> 10} KiB",
+        f"strict JSON in UTF-8 of at most {door.MAX_BODY >> 10} KiB",
         f"or {channel.MOST_COMING >> 20} MiB of bodies are on their way",
         f"`ResultTooLarge` (over {wire.MAX_RESULT >> 20} MiB)",
         f"gives the first 202 again, for {model.KEY_KEPT // 3_600} hours",

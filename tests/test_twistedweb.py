@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from asynctask.answers import answer_too_large
+from asynctask.door import answer_too_large
 from asynctask.twistedweb import HttpServer
 from tests.channel_contract import LIMIT, ChannelContract
 from tests.wires import Wire
