@@ -94,7 +94,7 @@ outbox         callbacks in the store: which are due, what became of them; ``sho
                operator what signs them
 writer         the one thread that writes, a transaction for all that waits (``works``); its
                ``replies``, and what is ``indoubt`` after commits that failed
-outage         whether a database that is back takes anything
+outage         whether a database that is back takes anything, and whether one takes too long (``hold``)
 backlog        what waits for it
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others (``outboxstatements``)

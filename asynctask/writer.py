@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from asynctask.backlog import Backlog
 from asynctask.batches import End
+from asynctask.hold import Hold
 from asynctask.indoubt import InDoubt
 from asynctask.model import UNFIT, News, Status, Task, lose, reject
 from asynctask.outage import Outage
@@ -60,10 +61,6 @@ ENOUGH: Final = 1.0
 distant server takes its time for each, and all would be cut off together. It is divided by the number of
 transactions that are left of a batch, so that the last one comes in time too."""
 
-HELD: Final = 3.0
-"""Seconds after which a transaction is held up, and the store is told to be unhealthy: the disk hangs, or
-another program holds the database. A server's connections are cut off before."""
-
 REPEATS: Final = 3
 """How often a transaction that collided with another process's is begun again."""
 
@@ -83,7 +80,7 @@ class Writer:
     :param seq: the number of the last transaction that changed something.
     :param now: wall time, seconds since the epoch.
     :ivar healthy: whether the database took the last transaction.
-    :ivar is_behind: see `Backlog`.
+    :ivar is_behind: see `Backlog`; ``is_held``: whether a transaction is held up.
     """
 
     def __init__(
@@ -101,13 +98,12 @@ class Writer:
     ) -> None:
         self.healthy = True
         self._seq = seq
-        self._writing_since = inf
-        self._held = False
+        self._hold = Hold()
+        self.is_held = self._hold.lasts
         self._pause = self._try_again = try_again
         self._outage = Outage()
         self._stored = stored
-        self._published = published
-        self._returned = returned
+        self._published, self._returned = published, returned
         self._came_back: list[News] | None = None
         self._now = now
         self._connection: Connection | None = connection
@@ -167,14 +163,6 @@ class Writer:
         self._put(Call(run, order, done, size), size)
         return done
 
-    def is_held(self) -> bool:
-        """Whether a transaction is held up; the log is told once."""
-        seconds = monotonic() - self._writing_since
-        if seconds > HELD and not self._held:
-            self._held = True
-            log.warn("Store does not answer", stage=self._stage, seconds=round(seconds, 1))
-        return seconds > HELD
-
     def close(self) -> Deferred[None]:
         """Write what waits, with one more try if the database fails, and end the thread."""
         self._hand_over()
@@ -218,10 +206,7 @@ class Writer:
             else:
                 self._refuse(some)
         self._database.waiting_since(0.0)
-        self._writing_since = inf
-        if self._held:
-            self._held = False
-            log.info("Store answers again")
+        self._hold.is_over()
 
     def _in_time(self, batch: list[Work]) -> list[Work]:
         """Refuse those who have waited for too long already: their answer would come too late."""
@@ -237,7 +222,8 @@ class Writer:
         :param within: seconds since the first of them has waited, after which no other call is begun.
         :param repeats: times that it may be begun again.
         """
-        began = self._writing_since = monotonic()
+        began = monotonic()
+        self._hold.begins(began)
         first = min([began, *[work.at for work in batch]])
         self._database.waiting_since(first)
         # Who has waited long for his turn is no reason to refuse the others at once.

@@ -74,6 +74,7 @@ ORDER: Final = (
         "indoubt",
         "replies",
         "outage",
+        "hold",
         "recovery",
         "database",
         "backlog",

@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import backlog, writer
+from asynctask import backlog, hold, writer
 from asynctask.backlog import LONGEST_WAIT
 from asynctask.batches import End
 from asynctask.database import _driver_of
+from asynctask.hold import HELD
 from asynctask.istore import Key
 from asynctask.metrics import Metrics
 from asynctask.model import (
@@ -37,7 +38,7 @@ from asynctask.problems import Unavailable
 from asynctask.replies import ANSWERS, PART, Replies
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
-from asynctask.writer import HELD, LATE
+from asynctask.writer import LATE
 from tests.store_contract import NOW, StoreTestCase
 from tests.turns import PATIENCE
 
@@ -150,7 +151,7 @@ class Order(StoreTestCase):
         free = self.hold()
         self.assertTrue(self.store.healthy)
         late = monotonic() + 2 * HELD
-        patched = self.patch(writer, "monotonic", lambda: late)
+        patched = self.patch(hold, "monotonic", lambda: late)
         with capturedLogs() as logged:
             self.store.look()
             self.assertFalse(self.store.healthy)
