@@ -13,7 +13,7 @@ import msgspec.inspect as types
 from msgspec import Meta, Struct
 
 from asynctask.aliases import Reader
-from asynctask.shapes import Array, Fields, Map, Part, Shape, Tagged
+from asynctask.shapes import EXACT, WHOLE, Array, Fields, Map, Part, Shape, Tagged
 from asynctask.wire import dump
 
 _Record = types.StructType | types.DataclassType | types.TypedDictType | types.NamedTupleType
@@ -74,9 +74,11 @@ def shape_of(annotation: Any) -> Shape:
 
 
 def classes_of(annotation: Any) -> Iterator[type]:
-    """The classes of its own that what it accepts is made of, and `memoryview`."""
+    """The classes of its own that a handler is given, and `memoryview`; a TypedDict is given as a dict."""
     for info in _all(types.type_info(annotation), set()):
         for member in _members(info):
+            if isinstance(member, types.TypedDictType):
+                continue
             if isinstance(member, _Record | types.EnumType):
                 yield get_origin(member.cls) or member.cls
             elif isinstance(member, types.MemoryViewType):
@@ -152,7 +154,8 @@ class _Builder:
             shape.arrays = self._array(arrays[0])
         shape.must = " or ".join(dict.fromkeys(map(_in_words, members)))
         shape.decimal = any(isinstance(member, types.DecimalType) for member in members)
-        shape.floating = len(members) > 1 and (shape.decimal or any(map(_is_float, members)))
+        if len(members) > 1:
+            shape.floating = EXACT if shape.decimal else WHOLE if any(map(_is_float, members)) else 0
         shape.integral = any(map(_is_integral, members)) and not any(map(_is_float, members))
         shape.whole = all(map(_is_whole, members))
         shape.different = all(_is_whole(member) or _is_whole_hashed(member) for member in members)

@@ -170,6 +170,8 @@ class OfCommand(Service):
             with threads_at_the_start():
                 serve()
         except StartError as error:
+            if not self._is_all_there_is():  # that is for the program to tell
+                raise
             self.fail(str(error))
 
     def fail(self, sentence: str) -> None:

@@ -89,6 +89,7 @@ class Sqlite:
         self.readers: ThreadPool | None = None
         self._file: os.stat_result | None = None
         self._log: os.stat_result | None = None
+        self._log_path = place.log_path  # once, since it takes a while
         self._gone: str | None = None
         self._look_at_file = 0.0
         self._look_at_log = 0.0
@@ -119,9 +120,9 @@ class Sqlite:
         # What a statement would have to undo: in a file it costs each transaction a tenth.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        if self._place.log_path is not None:
+        if self._log_path is not None:
             connection.execute("PRAGMA user_version").fetchone()  # with which the log is there
-            self._log = self._place.log_path.stat()
+            self._log = self._log_path.stat()
 
     def open(self) -> None:
         """Have the file for this process alone, and for this user: it holds what signs callbacks.
@@ -189,13 +190,16 @@ class Sqlite:
 
     def has_gone(self) -> bool:
         """See `asynctask.works.Database`."""
-        return self._file_has_gone() or self._log_has_gone()
+        has_gone = self._file_has_gone() or self._log_has_gone()
+        if has_gone:
+            self._look_at_file = 0.0  # the next commit is to find it out too
+        return has_gone
 
     def _file_has_gone(self) -> bool:
         return _has_gone(self._place.path, self._file)
 
     def _log_has_gone(self) -> bool:
-        return _has_gone(self._place.log_path, self._log)
+        return _has_gone(self._log_path, self._log)
 
     def probe(self, connection: Connection) -> None:
         """Write something small over whatever a failed commit left."""
@@ -206,9 +210,9 @@ class Sqlite:
 
         :raises StartError: that cannot be made sure of.
         """
-        path = self._place.log_path
-        if path is None:
+        if self._log_path is None:
             return
+        path = self._log_path
         try:
             _sync_folder(path.parent)
         except OSError as error:
@@ -251,8 +255,7 @@ class Sqlite:
         if monotonic() < self._look_at_log:
             return
         self._look_at_log = monotonic() + LOOK_AT_LOG
-        path = self._place.log_path
-        if path is None or not _is_larger(path, self._large_log):
+        if self._log_path is None or not _is_larger(self._log_path, self._large_log):
             return
         # On the driver's connection, since SQLAlchemy would begin a transaction first.
         driver = _driver_of(connection)

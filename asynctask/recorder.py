@@ -151,10 +151,14 @@ class FlightRecorder:
 def abandoned(path: Path) -> list[FlightRecorder]:
     """The recorders of this path and a number that name an attempt, and whose processes are gone.
 
-    Nobody else has them until they are closed.
+    Nobody else has them until they are closed. Where there is no way to look, there are none: it is more
+    important that their tasks go on.
     """
-    found = []
-    for file in path.parent.glob(f"{glob.escape(path.name)}.*"):
+    found: list[FlightRecorder] = []
+    files: list[Path] = []
+    with suppress(OSError):  # such as: too many open files
+        files += path.parent.glob(f"{glob.escape(path.name)}.*")
+    for file in files:
         if file.suffix[1:].isdecimal():  # no copy that somebody has made
             with suppress(OSError):  # another process has it
                 recorder = FlightRecorder()

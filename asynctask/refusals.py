@@ -17,7 +17,8 @@ FORMATS: Final = (
 """What `twisted.internet.tcp` logs, at level info: thousands of lines a second while clients come again."""
 
 OFTEN: Final = 60.0
-"""Seconds between two warnings: who looks at the log sees one soon, and it does not grow."""
+"""Seconds until the next refusal is worth a warning by itself; before, ten times as many as the last time
+are: who looks at the log sees soon how many they are, and it does not grow."""
 
 
 class Refusals:
@@ -30,6 +31,7 @@ class Refusals:
         self._seconds = seconds
         self._told_at = -inf
         self._refused = 0
+        self._worth = 1
 
     def hear(self, event: LogEvent) -> int:
         """Take one of Twisted's events.
@@ -40,7 +42,10 @@ class Refusals:
             return 0
         self._refused += 1
         now = self._seconds()
-        if now < self._told_at + OFTEN:
+        if now >= self._told_at + OFTEN:
+            self._worth = 1
+        if self._refused < self._worth:
             return 0
         refused, self._refused, self._told_at = self._refused, 0, now
+        self._worth = 10 * refused
         return refused

@@ -32,6 +32,9 @@ MAX_TOLD: Final = 1024 * 1024
 NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 """A decimal number as a string: `Decimal` takes ``NaN``, `` 1_0 `` and digits of other scripts too."""
 
+EXACT: Final = 2**53
+"""Up to it every integer is a double of its own."""
+
 WHOLE: Final = 1e22
 """Below it, 5.0 is the same as 5; 1e300 and its 301 digits are not."""
 
@@ -158,7 +161,7 @@ class Shape:
     :ivar objects: what is accepted of objects; None for nothing.
     :ivar arrays: what is accepted of arrays.
     :ivar integral: whether 5.0 is meant as 5.
-    :ivar floating: whether 5 is meant as 5.0, if it fits as nothing else.
+    :ivar floating: up to which number 5 is meant as 5.0, if it fits as nothing else.
     :ivar decimal: whether a string stands for a number.
     :ivar whole: whether msgspec accepts nothing that we would not.
     :ivar different: whether it is ``whole`` but for an array in which something is twice, or for what is
@@ -172,8 +175,9 @@ class Shape:
         # A Struct's types are compiled once, those of a bare annotation at every call.
         self._box: Any = defstruct("Box", [("value", annotation)], array_like=True)
         self.must = "anything"
-        self.anything = self.integral = self.floating = self.decimal = False
-        self.whole = self.different = self.hooked = False
+        self.anything = self.integral = self.decimal = self.whole = False
+        self.different = self.hooked = False
+        self.floating = 0.0
         self.objects: Part | None = None
         self.arrays: Part | None = None
         self.crowds: dict[type, Shape] = {}
@@ -210,7 +214,7 @@ class Shape:
     def _check_leaf(self, value: Any, path: Path, found: Found) -> Any:
         if self.integral and isinstance(value, float) and value.is_integer():
             value = int(value)
-        if self.floating and type(value) is int and abs(value) < WHOLE and not self.fits(value):
+        if type(value) is int and abs(value) <= self.floating and not self.fits(value):
             value = float(value)
         if isinstance(value, str) and "\0" in value:
             found.add(path, NUL)

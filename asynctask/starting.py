@@ -20,7 +20,7 @@ from asynctask.works import Database, why
 
 log = Logger(namespace="asynctask.store")
 
-HELD: Final = "55P03"
+LOCK_NOT_AVAILABLE: Final = "55P03"
 """SQLSTATE of a statement that another program's lock has kept waiting for too long."""
 
 LET_OTHERS: Final = 5.0
@@ -71,7 +71,7 @@ def bring_up(connection: Connection, database: Database) -> None:
                 upgrade(connection)
             return
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != HELD:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                 raise
         if not told:
             log.warn("Another program holds the tables; the schema is brought up once it lets go")

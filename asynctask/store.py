@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import asdict
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -182,13 +182,14 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
     def healthy(self) -> bool:
         """See `IStore`; of a file that has gone, which nobody else may have noticed, the log is told."""
         if self._writer.is_open and self._database.has_gone():
-            self._writer.call(lambda _db, _news: None).addErrback(lambda failure: failure.trap(Unavailable))
+            asked = maybeDeferred(self._writer.call, lambda _db, _news: None)
+            asked.addErrback(lambda failure: failure.trap(Unavailable))
             return False
         return self._writer.is_open and not self._writer.is_held()
 
-    def look(self) -> None:
-        """Let the log know of a transaction that is held up."""
-        self._writer.is_held()
+    def look(self) -> bool:
+        """Let the log know of a transaction that is held up, and of files that have gone."""
+        return self.healthy
 
     def is_behind(self) -> bool:
         """See `IStore`."""

@@ -327,8 +327,8 @@ class Writer:
             self._in_doubt.note_starts(self._told)
         if self._database.shared:
             # What came back after all is no longer ours to remove: others may run it already.
-            self._disconnect()
             self.healthy = False
+            self._disconnect()
             self._pause = self._try_again if self._outage.fails_again else 0.0
             self._refuse(batch, unknown=at_commit)
             self._refuse(self._backlog.take_asked())
@@ -337,8 +337,8 @@ class Writer:
             self._in_doubt.note_tasks(batch)
         known = self._stage != "begin" and self._probe()
         if not known or again:
-            self._disconnect()
             self.healthy = False
+            self._disconnect()
         # Calls of a commit that came back have taken effect, and those of one without news may have; new
         # tasks were removed.
         others = at_commit and (bool(self._came_back) or not self._told)

@@ -325,7 +325,8 @@ class StoreContract(Base):
         self.reopen()
         (third,) = self.claim(now=NOW + 9).tasks
         self.assertEqual((third.attempt, third.error, third.run_at), (3, None, NOW + 9))
-        told = [one for _, news in self.commits for one in news if isinstance(one, Task)]
+        kept = self.wait(self.store.events(1, 99))
+        told = [one for _, news in kept for one in news if isinstance(one, Task)]
         self.assertEqual(told[-1], listed(third))
         self.assertEqual(changes.past(self.get(task))[-1], told[-1])
         self.assertEqual(

@@ -347,12 +347,17 @@ class Values(SynchronousTestCase):
             (dict[str, code | float], {"a": 7}, {"a": 7.0}),
             (exact, 5, Decimal(5)),
             (exact, 1, 1),
+            (exact, str(2**53 + 1), Decimal(2**53 + 1)),
         ):
 
             def handler(x: Any) -> None: ...
 
             handler.__annotations__["x"] = annotation
             self.assertEqual(arguments(read_signature(handler), {"x": sent}), {"x": got})
+        handler.__annotations__["x"] = exact
+        self.assertEqual(
+            pointers(read_signature(handler), {"x": 2**53 + 1}), ["/input/x"]
+        )  # it would be another
 
     def test_what_may_be_anything_is_stored_as_it_came(self) -> None:
         value = {"url": "a", "loose": [5.0, {"a": 1.0}], "other": 5.0}

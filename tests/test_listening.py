@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from twisted.internet import unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
@@ -308,6 +309,19 @@ class Dealing:
     def adoptStreamPort(self, descriptor: int, family: int, factory: Factory) -> socket.socket:
         self.adopted.append(socket.socket(family, fileno=os.dup(descriptor)))
         return self.adopted[-1]
+
+
+class HandedOver(SynchronousTestCase):
+    """A Unix socket of systemd's."""
+
+    def test_as_many_clients_can_wait_as_on_others(self) -> None:
+        waiting: list[int] = []
+        self.patch(unix.Port, "startListening", lambda port: waiting.append(port.backlog))
+        with socket.socket(socket.AF_UNIX) as given:
+            given.bind("\0asynctask handed over " + str(os.getpid()))
+            adopting = listening._Adopting(MemoryReactor())
+            adopting.adoptStreamPort(given.fileno(), socket.AF_UNIX, Factory())
+        self.assertEqual(waiting, [listening.WAITING])
 
 
 class Together(ListeningTestCase):

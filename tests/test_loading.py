@@ -353,6 +353,11 @@ class Refusals(LoadingTestCase):
             sentence = self.refused(f"{head}@task(place='process')\n{handler}\n")
             told = f": handler 'handler' cannot be used: no {name} can be sent to a process: "
             self.assertTrue(sentence.startswith(told), sentence)
+        options = (
+            "from typing import TypedDict\nOdd = TypedDict('Options', {'a-b': int})"  # given as a dict
+        )
+        name = self.module(f"{head}{options}\n@task(place='process')\ndef handler(x: Odd): ...\n")
+        self.assertIn("handler", load([name]))
 
 
 class DoubleNames(LoadingTestCase):

@@ -339,16 +339,16 @@ class Refused(QueueTestCase):
             accepted = tcp._accept(self.log, iter(range(3)), Listener(), Reserved())
             self.assertEqual(list(accepted), [])
 
-    def test_there_is_one_warning_a_minute_with_how_many_they_were(self) -> None:
+    def test_there_is_a_warning_a_minute_and_one_of_ten_times_as_many_with_how_many_they_were(self) -> None:
         clock = Clock()
         self.queue._refusals = Refusals(clock.seconds)
         lines = []
-        for seconds, times in ((0, 1), (0, 3), (OFTEN - 1, 1), (1, 2)):
+        for seconds, times in ((0, 1), (0, 9), (1, 1), (0, 50), (OFTEN - 1, 49), (1, 1)):
             clock.advance(seconds)
             self.refuse(times)
             lines.append(self.sink.text())
         told = "warn Too many open files; connections are refused connections={}\n"
-        self.assertEqual(lines, [told.format(1), "", "", told.format(5)])
+        self.assertEqual(lines, [told.format(1), "", told.format(10), "", "", told.format(100)])
 
     def test_what_else_twisted_tells_of_files_is_kept(self) -> None:
         self.log.info("Could not accept new connection ({acceptError})", acceptError="ENFILE")

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from errno import ENOSPC
+from errno import EMFILE, ENOSPC
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -130,6 +130,13 @@ class Recorder(SynchronousTestCase):
         self.assertEqual(abandoned(self.path), [])
         self.assertEqual(len(os.listdir("/proc/self/fd")), opened)
         living.close()
+
+    def test_where_nobody_can_look_there_are_none(self) -> None:
+        def none_left(*_: object) -> None:
+            raise OSError(EMFILE, "Too many open files")
+
+        self.patch(Path, "glob", none_left)
+        self.assertEqual(abandoned(self.path), [])
 
     def test_one_for_which_there_is_no_room_leaves_nothing_open(self) -> None:
         def full(*_: object) -> None:

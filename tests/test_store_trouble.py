@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from math import inf
 from time import monotonic, sleep
 from typing import Any
 
@@ -188,6 +189,10 @@ class SqliteTroubleTests(OnFile):
         self.add(self.new("before"))
         self.names()  # by a reader, which has the log open too
         self.path.with_name(f"{self.path.name}-wal").unlink()
+        store: Any = self.store
+        store._database._reading.dispose()
+        self.assertRaises(Unavailable, self.names)  # it would begin another one
+        store._database._look_at_file = inf  # no look of the writer's own
         self.assertFalse(self.store.healthy)
         with capturedLogs() as logged:
             self.assertRaises(Unavailable, self.add, self.new("refused"))
@@ -303,7 +308,7 @@ class SqliteTroubleTests(OnFile):
         def end(_connection: object, ends: Sequence[End], _news: object) -> list[Status | None]:
             if not ends:
                 return []
-            refused.append(store.healthy)
+            refused.append(True)
             raise OperationalError("UPDATE", None, sqlite3.OperationalError("database or disk is full"))
 
         task = self.run_one()
@@ -312,14 +317,14 @@ class SqliteTroubleTests(OnFile):
         while len(refused) < 3:
             self.turns.turn()
         # The first time it is tried again at once; from then on the database is taken for ill in between.
-        while store.healthy:
+        while store._writer.healthy:
             self.assertLess(len(refused), 1_000)
             self.turns.turn()
         self.assertRaises(Unavailable, self.store.add, [self.new()], [])
         for patch in patched:
             patch.restore()
         self.assertEqual(self.wait(ended), COMPLETED)
-        self.assertTrue(store.healthy)
+        self.recover()
 
     def test_a_claim_that_may_have_been_committed_is_given_back(self) -> None:
         self.add(self.new())

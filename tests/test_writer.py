@@ -4,6 +4,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from threading import Event
 from time import monotonic, sleep
 
@@ -158,6 +159,9 @@ class Order(StoreTestCase):
             patched.restore()
             free.set()
             self.wait(self.call("after"))
+            while self.store._writer._hold._since != inf:
+                self.turns.turn()
+            self.patch(hold, "monotonic", lambda: late)
             self.assertTrue(self.store.healthy)
         told = [event["log_format"] for event in logged]
         self.assertEqual(told, ["Store does not answer", "Store answers again"])
