@@ -303,7 +303,8 @@ class Client:
                     return
                 raise
             failures += 1
-            if problem is not None and not connected and failures >= self._attempts:
+            is_over = failures >= self._attempts or (problem and problem.retry_after > LONGEST_PAUSE)
+            if problem is not None and not connected and is_over:
                 raise problem
             log.debug("Events end here: {why}", why=problem or "the service closed them")
             retry_after = problem.retry_after if problem else 0

@@ -283,8 +283,9 @@ class AsyncTask(Service):
             listener.close()
 
     def _close_port(self) -> None:
-        if self.port is not None:
-            self.port.stopListening()
+        port, self.port = self.port, None
+        if port is not None:
+            port.stopListening()
 
     def stopService(self) -> Deferred[None]:
         """End in order; fires when all is done, however often it is asked for."""

@@ -1,7 +1,6 @@
 """What a handler is given besides its input."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -34,7 +33,12 @@ class Retry(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For those who copy or pickle it."""
-        return partial(type(self), after=self.after), self.args, vars(self)
+        return _made, (type(self), self.args), vars(self)
+
+
+def _made(cls: type[Retry], args: tuple[object, ...]) -> Retry:
+    """Without its ``__init__``, of which only itself knows what that takes."""
+    return cls.__new__(cls, *args)
 
 
 class Facts(Struct, frozen=True):

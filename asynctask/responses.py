@@ -250,4 +250,5 @@ def decode(text: bytes, shape: type[T], status: int = 200) -> T:
     try:
         return msgspec.json.decode(text, type=shape)
     except UNREADABLE as error:
-        raise Unexpected(status, f"This is no answer of asynctask: {error}") from error
+        told = f"This is no answer of asynctask: {error}"
+        raise Unexpected(status, told, uncertain=True) from error

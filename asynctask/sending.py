@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
+from time import time
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -78,6 +80,9 @@ class Sender:
         if self._pool is not None:
             # One whose answer is being read right now comes back to the pool after this turn.
             await deferLater(self._reactor, 0)
+            for kept in self._pool._connections.values():
+                for connection in kept:  # the pool would say goodbye over TLS, and wait for an answer
+                    connection.transport.abortConnection()
             await self._pool.closeCachedConnections()
 
     async def ask(
@@ -94,7 +99,7 @@ class Sender:
         :param wait: seconds for which the service may wait before it answers.
         :param once: never send again what may have been served.
         """
-        content = None if body is None else wire.dump(body).encode()
+        content = None if body is None else _encoded(body)
         seconds = self._timeout + min(wait, WAIT)
         failures, uncertain = 0, False
         while True:
@@ -247,6 +252,13 @@ def _is_host(host: str) -> bool:
         return False
 
 
+def _encoded(body: object) -> bytes:
+    try:
+        return wire.dump(body).encode()
+    except RecursionError:
+        raise ValueError("It is nested too deep") from None
+
+
 async def _whole(response: IResponse) -> Answer:
     """:raises Unexpected: it has more than `MAX_ANSWER` bytes."""
     body, content = Body(response), bytearray()
@@ -254,9 +266,20 @@ async def _whole(response: IResponse) -> Answer:
         content += part
         if len(content) > MAX_ANSWER:
             body.stop()
-            raise Unexpected(response.code, f"The answer has more than {MAX_ANSWER} bytes")
+            told = f"The answer has more than {MAX_ANSWER} bytes"
+            raise Unexpected(response.code, told, uncertain=True)
     [after] = response.headers.getRawHeaders(b"retry-after", [b"0"])[:1]
-    return Answer(response.code, float(after) if after.isdigit() else 0, bytes(content))
+    return Answer(response.code, _seconds(after), bytes(content))
+
+
+def _seconds(after: bytes) -> float:
+    """Of a ``Retry-After``, which may be a date too (RFC 9110 §10.2.3)."""
+    if after.isdigit():
+        return float(after)
+    try:
+        return max(0.0, parsedate_to_datetime(after.decode("latin-1")).timestamp() - time())
+    except ValueError:
+        return 0.0
 
 
 def _unreachable(error: Exception) -> Unreachable:

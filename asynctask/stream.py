@@ -124,7 +124,7 @@ class Events:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._size += len(value)
+            self._size += len(value) + 1
             self._check_size(0)
             self._data.append(value)
         elif name == b"event":

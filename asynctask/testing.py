@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 from msgspec import Struct
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
 from asynctask.context import Context
@@ -25,7 +24,8 @@ class _Attempt(Struct):
 class FakeContext(Context):
     """What a test gives a handler as its context.
 
-    :param clock: what the handler waits by; a `twisted.internet.task.Clock` of its own if none is given.
+    :param clock: what the handler waits by, an ``IReactorTime``; a `twisted.internet.task.Clock` of its own if
+        none is given.
     :ivar told: its progress, each with ``step``, ``total`` and ``message``.
     :ivar cancelled: whether it should end; the test sets it.
     """
@@ -34,7 +34,7 @@ class FakeContext(Context):
 
     def __init__(
         self,
-        clock: IReactorTime | None = None,
+        clock: Any = None,
         *,
         task_id: str = TASK_ID,
         attempt: int = 1,

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
@@ -39,6 +39,7 @@ from tests.client_peer import (
 from tests.faults.server import Server
 from tests.pages import blocks
 from tests.test_api import BASE, ApiTestCase
+from tests.turns import PATIENCE
 
 
 class InMemoryTests(ApiTestCase):
@@ -250,6 +251,27 @@ class BaseUrlTests(SocketTestCase):
                         await client.retry("task_1")
                     self.assertFalse(caught.exception.uncertain)
             self.assertEqual(len(fake.asked), int(reached))
+
+    async def test_a_peer_that_is_stuck_does_not_hold_up_the_end(self) -> None:
+        context, trusted = certificate_for(x509.DNSName("localhost"), common="localhost")
+        file = FilePath(self.mktemp())
+        file.setContent(trusted.dumpPEM())
+        os.environ["SSL_CERT_FILE"] = file.path
+        self.addCleanup(os.environ.pop, "SSL_CERT_FILE", None)
+        served: list[Any] = []
+        build = Site.buildProtocol
+
+        def keep(site: Site, address: Any) -> Any:
+            served.append(build(site, address))
+            return served[-1]
+
+        self.patch(Site, "buildProtocol", keep)
+        _, client = self.serve_over_https(context)
+        await client.get("task_1")
+        tls = served[0]._channel.transport
+        tls.transport.stopReading()
+        await Deferred.fromCoroutine(client.close()).addTimeout(PATIENCE, reactor)
+        tls.abortConnection()
 
     async def test_nothing_is_sent_to_whom_it_does_not_trust(self) -> None:
         context, _ = certificate_for(x509.DNSName("localhost"), common="localhost")

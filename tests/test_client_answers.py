@@ -7,6 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.web.server import Request
 
 from asynctask import client as api
+from asynctask import sending
 from asynctask.client import Client
 from asynctask.sending import MAX_ANSWER
 from tests.client_peer import (
@@ -73,6 +74,15 @@ class LostTests(SocketTestCase):
         self.assertTrue(0.25 <= first <= 0.5)
         self.assertTrue(0.5 <= second <= 1)
         self.assertTrue(8 <= third <= 9)
+
+    async def test_it_may_ask_with_a_date(self) -> None:
+        self.patch(sending, "time", lambda: 1_795_543_200.0)
+        dates = ("Tue, 24 Nov 2026 18:00:07 GMT", "Tue, 24 Nov 2026 17:00:00 GMT")
+        client = self.serve(*(problem(503, "full", Retry_After=date) for date in dates), answer(200, TASK))
+        await client.get("task_1")
+        first, second = self.hurried.pauses()
+        self.assertTrue(7.25 <= first <= 7.5)
+        self.assertLessEqual(second, 1)
 
     async def test_a_pause_that_is_no_number_is_none_that_is_asked_for(self) -> None:
         client = self.serve(
@@ -159,8 +169,16 @@ class AnswerTests(SocketTestCase):
         deep = b"[" * 100_000
         client = self.serve(answer(200, b"<html>"), answer(200, {"task_id": 1}), answer(200, deep))
         for _ in range(3):
-            with self.assertRaisesRegex(api.Unexpected, "This is no answer of asynctask"):
+            with self.assertRaisesRegex(api.Unexpected, "This is no answer of asynctask") as caught:
                 await client.get("task_1")
+            self.assertTrue(caught.exception.uncertain)
+
+    async def test_an_input_that_is_nested_too_deep_is_told(self) -> None:
+        deep: list[object] = []
+        for _ in range(100_000):
+            deep = [deep]
+        with self.assertRaisesRegex(ValueError, "nested too deep"):
+            await self.serve().submit("a", "kind", input={"x": deep})
 
     async def test_a_cookie_is_passed_over_whatever_it_is(self) -> None:
         odd = answer(202, ACCEPTED, Set_Cookie=b"a=\xe9; Path=/")

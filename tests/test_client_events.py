@@ -110,6 +110,12 @@ class EventTests(SocketTestCase):
         with self.assertRaises(api.Unreachable):
             await self.collect(client.events())
 
+    async def test_so_is_one_that_asks_for_too_long_a_pause(self) -> None:
+        client = self.serve(problem(503, "tomorrow", Retry_After="86400"))
+        with self.assertRaisesRegex(api.Unavailable, "tomorrow"):
+            await self.collect(client.events())
+        self.assertEqual(self.hurried.pauses(), [])
+
     async def test_once_connected_it_connects_again_for_ever(self) -> None:
         client = self.serve(tell(b":\n"), *[lose] * 4, answer(204), attempts=2)
         self.assertEqual(await self.collect(client.events()), [])

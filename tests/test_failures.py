@@ -29,6 +29,14 @@ from asynctask.wire import MAX_RESULT, NotSerializable, ResultTooLarge
 from tests.running import START, EndsTestCase
 
 
+class Later(Retry):
+    """One with an ``__init__`` of its own."""
+
+    def __init__(self, hours: int) -> None:
+        super().__init__("later", after=hours * 3_600)
+        self.hours = hours
+
+
 class Silent(Exception):
     """Has no text to show."""
 
@@ -178,6 +186,8 @@ class Failures(EndsTestCase):
         self.assertRaises(TypeError, Retry, after=timedelta(seconds=1))  # in the line that is to blame
         for copied in (copy(Retry("429", after=30)), pickle.loads(pickle.dumps(Retry("429", after=30)))):
             self.assertEqual((copied.after, copied.args), (30.0, ("429",)))
+        own = copy(Later(12))  # whose ``__init__`` takes something else
+        self.assertEqual((own.after, own.args, own.hours), (43_200.0, ("later",), 12))
 
     def test_the_error_of_an_earlier_attempt_is_not_told_as_raised_now(self) -> None:
         """When a stop cuts the next one off."""
