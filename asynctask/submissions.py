@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Any, Final
 
 from msgspec import Struct
@@ -213,9 +212,9 @@ def _delay(value: Any) -> float:
 def _timeout(value: Any) -> float | None:
     if value is None:
         return None
-    if not _is_number(value) or not value > 0 or not isfinite(float(value)):
+    if not _is_number(value) or not value > 0:
         raise Wrong("Field 'timeout' must be a number of seconds over 0")
-    return value if isinstance(value, float) or value < 2**53 else float(value)
+    return value if value < 2**53 else float(value)
 
 
 def _callback_url(value: Any) -> str | None:

@@ -24,8 +24,8 @@ class _Attempt(Struct):
 class FakeContext(Context):
     """What a test gives a handler as its context.
 
-    :param clock: what the handler waits by, an ``IReactorTime``; a `twisted.internet.task.Clock` of its own if
-        none is given.
+    :param clock: what the handler waits by, an ``IReactorTime``; if none is given, a
+        `twisted.internet.task.Clock` of its own.
     :ivar told: its progress, each with ``step``, ``total`` and ``message``.
     :ivar cancelled: whether it should end; the test sets it.
     """

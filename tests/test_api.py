@@ -390,6 +390,13 @@ class FollowTests(ApiTestCase):
             found = self.get(f"/api/tasks?{query}").json["tasks"]
             self.assertEqual([task["name"] for task in found], names, query)
 
+    def test_a_task_whose_kind_is_gone_is_shown(self) -> None:
+        gone = accept(Submission("gone", "gone", "{}"), Ids().next(START, bytes(16)), START)
+        self.turns.outcome(self.store.add([gone], []))
+        answer = self.get(f"/api/tasks/{gone.task_id}")
+        self.assertEqual((answer.status, answer.header("Retry-After")), (200, "1"))
+        self.assertEqual((answer.json["kind"], answer.json["status"]), ("gone", "accepted"))
+
     def test_a_kind_is_known_as_long_as_there_are_tasks_of_it(self) -> None:
         said = "Parameter 'kind': Unknown kind 'simulated'; did you mean 'simulate'?"
         self.assert_problem(self.get("/api/tasks?kind=simulated"), 400, said)

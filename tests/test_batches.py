@@ -75,6 +75,14 @@ class Batches(SynchronousTestCase):
         batches.add(self.db, [new_row(one)])
         self.assertEqual([task.task_id for task in batches.claim(self.db, given)], [one.task_id])
 
+    def test_what_is_claimed_has_its_numbers_to_the_last_digit(self) -> None:
+        at = NOW - 1 / 3
+        [due] = [replace(task, accepted_at=at, run_at=at, timeout=0.1 + 0.2) for task in self.new(1)]
+        batches.add(self.db, [new_row(due)])
+        given = {"me": "me", "of_kind": "simulate", "now": NOW, "at": "", "limit": 1}
+        [found] = batches.claim(self.db, given)
+        self.assertEqual((found.accepted_at, found.run_at, found.timeout), (at, at, 0.1 + 0.2))
+
     def test_there_are_few_statements(self) -> None:
         for count in range(1, SIZES[-1] + 1):
             started = [start(task, NOW) for task in self.new(count)]

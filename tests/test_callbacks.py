@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import model
+from asynctask import callbacks, model
 from asynctask.callbacks import QUICK, SELDOM, SOON, Callbacks
 from asynctask.deliveries import FIRST, GIVE_UP, Answer, NoAnswer, Refused
 from asynctask.fairqueue import FairQueue
@@ -281,6 +281,13 @@ class OthersTests(CallbacksTestCase):
         self.advance(3_600)
         self.assertEqual((len(self.sent), self.callbacks.pending), (1, 0))
 
+    def test_one_that_was_deleted_before_its_turn_is_not_told(self) -> None:
+        first, *_, last = [self.ended() for _ in range(5)]
+        self.turns.outcome(self.store.delete(last.task_id))
+        self.reply(self.sent[0], Answer(200))
+        self.settle()
+        self.assertEqual((self.callback(first).state, len(self.sent)), ("delivered", 4))
+
     def test_a_task_that_was_retried_tells_its_new_outcome_only(self) -> None:
         task = self.failed()
         self.clock.advance(1)
@@ -345,6 +352,21 @@ class FairnessTests(CallbacksTestCase):
         self.advance(10)
         self.assertEqual(self.callback(self.ended("http://new.example/")).state, "delivered")
 
+    def test_nor_do_new_ones_of_those(self) -> None:
+        self.callbacks.stop(0)
+        self.make(FairQueue(at_once=4))
+        self.callbacks.start()
+        dead = [f"http://dead{number}.example/" for number in range(3)]
+        for url in dead:
+            self.ended(url)
+        self.clock.advance(QUICK)
+        for sent in self.sent[:]:
+            self.reply(sent, NoAnswer("No answer"))
+        self.settle()
+        for url in dead:
+            self.ended(url)
+        self.assertEqual(self.callback(self.ended("http://new.example/")).state, "delivered")
+
     def test_those_that_did_not_answer_keep_none_from_it_either(self) -> None:
         self.callbacks.stop(0)
         self.make(FairQueue(at_once=4))
@@ -406,6 +428,15 @@ class LifeTests(CallbacksTestCase):
         self.restart()
         self.assertEqual(self.callback(task).state, "delivered")
 
+    def test_however_much_of_it_there_is_all_is_looked_through(self) -> None:
+        self.patch(callbacks, "PAGE", 2)
+        self.stop()
+        for number in range(5):
+            self.ended(f"http://{number}.example/")
+        self.restart()
+        self.settle()
+        self.assertEqual(len(self.sent), 5)
+
     def test_the_time_of_a_next_try_outlives_a_restart(self) -> None:
         self.answers = lambda _: Answer(500)
         self.ended()
@@ -429,6 +460,15 @@ class LifeTests(CallbacksTestCase):
         self.settle()
         self.successResultOf(stopped)
         self.assertEqual(self.callback(task).state, "delivered")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_after_a_stop_nothing_is_planned(self) -> None:
+        self.answers = lambda _: None
+        self.ended()
+        stopped = self.stop()
+        self.reply(self.sent[0], Answer(500))
+        self.settle()
+        self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_what_was_not_answered_by_then_is_tried_anew_and_counts_for_nothing(self) -> None:

@@ -64,6 +64,14 @@ class Cancels(EndsTestCase):
         self.advance(2)
         self.assertEqual(self.outcome(task_id), (COMPLETED, None, 1))
 
+    def test_a_cancel_while_the_end_is_being_written_gives_back_no_second_seat(self) -> None:
+        task_id = self.submit(duration=1)
+        task = self.get(task_id)
+        self.clock.advance(1)
+        self.runner.cancel([task])
+        self.settle()
+        self.assertEqual((self.outcome(task_id), self.free), ((COMPLETED, None, 1), 100))
+
     def test_others_of_the_same_commit_start_though_one_has_ended_before(self) -> None:
         tasks = [
             accept(Submission("a", "simulate", '{"duration":0}'), self.ids.next(START, bytes(16)), START)

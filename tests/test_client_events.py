@@ -148,6 +148,20 @@ class EventTests(SocketTestCase):
                 self.assertEqual(told.id, "1")
                 break
         await gone
+        self.assertEqual(client._sender._bodies, set())
+
+    async def test_who_closes_the_client_between_two_events_hangs_up(self) -> None:
+        gone: Deferred[None] = Deferred()
+
+        def watch(request: Request) -> None:
+            request.notifyFinish().addErrback(lambda _: gone.callback(None))
+            tell(change("running", "1"), then=hang)(request)
+
+        client = self.serve(watch)
+        events = client.events()
+        self.assertEqual((await anext(events)).id, "1")
+        await client.close()
+        await gone
 
     async def test_a_slow_reader_holds_the_stream_back(self) -> None:
         total = 200

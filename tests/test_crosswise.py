@@ -145,7 +145,7 @@ class Crosswise(BothOpen, FaultTestCase):
                 self.other.add_once([self.new()], [], old, NOW),
             ]
         forgotten, _, known, *added = self.together(*found)
-        self.assertEqual((forgotten, known, added), (0, Known("digest", "answer"), [None] * 3))
+        self.assertEqual((forgotten.count, known, added), (0, Known("digest", "answer"), [None] * 3))
 
     def test_progress_waits_for_nobody(self) -> None:
         first, second = self.running(self.store), self.running(self.store)

@@ -102,7 +102,8 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(tried(Answer(429, formatdate(END + 300, usegmt=True))).due, END + 300)
 
     def test_retry_after_makes_nothing_come_sooner(self) -> None:
-        for value in ("0", "-1", "soon", "", formatdate(0, usegmt=True)):
+        beyond = f"1 Jan {'9' * 20} 00:00:00 GMT"
+        for value in ("0", "-1", "soon", "", formatdate(0, usegmt=True), beyond):
             self.assertEqual(tried(Answer(429, value)).due, END + FIRST, value)
 
     def test_whoever_asks_for_more_than_three_days_gets_no_more(self) -> None:

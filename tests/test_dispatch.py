@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, su
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import InvalidHeaderName
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 from twisted.web.template import Element, TagLoader, tags
@@ -129,6 +130,10 @@ class Shop:
     async def refuses_late(self, request: Any) -> bytes:
         await self.wait()
         raise Refused("late")
+
+    @app.route("/unfit")
+    def unfit(self, request: Any) -> Any:
+        return Response(200, {"no name": "a"})
 
     @app.route("/fails")
     def fails(self, request: Any) -> Deferred[Any]:
@@ -338,6 +343,10 @@ class DispatchContract(Base):
     def test_an_error_without_a_handler_is_logged_and_a_500(self) -> None:
         self.assertEqual(self.said("/bug")[0], 500)
         self.assertEqual(len(self.flushLoggedErrors(Unexpected)), 1)
+
+    def test_an_answer_that_cannot_be_given_is_a_500(self) -> None:
+        self.assertEqual(self.said("/unfit")[0], 500)
+        self.assertEqual(len(self.flushLoggedErrors(InvalidHeaderName)), 1)
 
     def test_what_has_no_route(self) -> None:
         self.assertEqual(self.said("/none")[0], 404)

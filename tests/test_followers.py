@@ -3,10 +3,11 @@
 from typing import Any
 
 from sqlalchemy import text
+from twisted.internet.defer import Deferred
 
 from asynctask import api, sse, wire
 from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
-from asynctask.model import CANCELLED, Deleted
+from asynctask.model import CANCELLED, Deleted, Task
 from asynctask.problems import Unavailable
 from asynctask.retention import BATCH
 from asynctask.sse import Position
@@ -245,6 +246,24 @@ class OneTests(FollowTestCase):
         self.settle()
         self.assertEqual(following.told, LIFE)
 
+    def test_for_who_pauses_the_past_is_not_read_again_and_again(self) -> None:
+        reads: list[str] = []
+        get = self.store.get
+
+        def counted(task_id: str) -> Deferred[Task | None]:
+            reads.append(task_id)
+            return get(task_id)
+
+        self.patch(self.store, "get", counted)
+        following = Following(self.server, f"/api/tasks/{self.submit(duration=5)}/events", "GET")
+        while not following.answered:
+            self.turns.turn()
+        following.pause()
+        self.settle()
+        before = len(reads)
+        self.settle()
+        self.assertEqual(len(reads), before)
+
     def test_a_change_while_the_past_is_read_is_told_once(self) -> None:
         task_id = self.submit(delay=1, duration=5)
         following = Following(self.server, f"/api/tasks/{task_id}/events", "GET")
@@ -348,6 +367,14 @@ class AllTests(FollowTestCase):
             again = self.follow_all(Last_Event_ID=event.id or "")
             self.assertEqual([e.data["name"] for e in again.events], list("abc"[number:]))
             again.leave()
+
+    def test_behind_the_last_of_a_commit_the_next_one_begins(self) -> None:
+        self.submit(duration=1)
+        at = Position(self.feed.now.seq - 1, len(LIFE))
+        following = self.follow_all(Last_Event_ID=sse.position_id(self.feed.epoch, at))
+        self.assertEqual(following.told, [])
+        self.advance(1)
+        self.assertEqual(following.told, ["progress 1", "completed 1"])
 
     def test_a_position_that_is_none_gives_a_reset_and_what_follows(self) -> None:
         task_id = self.submit(duration=0)

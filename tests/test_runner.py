@@ -213,6 +213,16 @@ class RunnerTests(RunnerTestCase):
         self.advance(1)
         self.assertEqual(self.status(task_id), COMPLETED)
 
+    def test_a_task_that_another_process_has_accepted_starts_once_it_is_seen(self) -> None:
+        self.runner.start()
+        self.settle()
+        self.patch(self.store, "waiting", lambda _tasks: None)
+        task_id = self.submit(starts=False)
+        self.assertEqual(self.status(task_id), ACCEPTED)
+        self.store.due(["simulate"])
+        self.settle()
+        self.assertEqual(self.status(task_id), RUNNING)
+
     def test_of_several_delayed_tasks_each_starts_in_its_time(self) -> None:
         later = self.submit(duration=0, delay=9, starts=False)
         sooner = self.submit(duration=0, delay=2, starts=False)
@@ -274,6 +284,12 @@ class RunnerTests(RunnerTestCase):
         task = self.get(task_id)
         self.assertEqual((task.status, task.attempt), (COMPLETED, 2))
         self.assertEqual(len(self.logged("Task was given up, and its end dropped")), 1)
+
+    def test_the_store_learns_which_attempts_are_under_way_here(self) -> None:
+        task_id = self.submit(duration=1)
+        self.assertEqual([self.store.runs(task_id, attempt) for attempt in (1, 2)], [True, False])
+        self.advance(1)
+        self.assertFalse(self.store.runs(task_id, 1))
 
     def test_attempts_that_others_go_on_with_are_stopped_here(self) -> None:
         ended: list[str] = []

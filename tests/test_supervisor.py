@@ -123,6 +123,7 @@ class Starts(SupervisorTestCase):
             [one["url"] for one in self.logged("Listening on {url}")], ["http://127.0.0.1:8080"]
         )
         self.assertEqual([one["pid"] for one in self.logged("Process started")], [101, 100])
+        self.assertEqual(self.logged("Process wrote to its standard error"), [])
 
     def test_what_a_handler_says_in_their_place_is_passed_over(self) -> None:
         first, second = self.spawned
@@ -162,6 +163,18 @@ class Starts(SupervisorTestCase):
         supervisor = Failed(1, lambda: None, lambda: None, self.spawn, print, self.clock, self.clock, GRACE)
         supervisor.startService()
         self.assertEqual(supervisor.failed, "Process 1 did not start (Resource temporarily unavailable)")
+
+    def test_who_is_ended_before_the_reactor_runs_does_not_begin(self) -> None:
+        waiting: list[Callable[[], object]] = []
+        begun: list[bool] = []
+        self.patch(self.clock, "callWhenRunning", waiting.append)
+        supervisor = Failed(1, lambda: None, lambda: None, self.spawn, print, self.clock, self.clock, GRACE)
+        self.patch(supervisor, "_serving", lambda: begun.append(True))
+        supervisor.startService()
+        self.successResultOf(supervisor.stopService())
+        for call in waiting:
+            call()
+        self.assertEqual((len(waiting), begun), (1, []))
 
     def test_one_that_serves_but_hears_nothing_is_killed(self) -> None:
         first, second = self.spawned
