@@ -303,11 +303,11 @@ class Client:
                     return
                 raise
             failures += 1
-            is_over = failures >= self._attempts or (problem and problem.retry_after > LONGEST_PAUSE)
+            retry_after = 0.0 if problem is None else problem.retry_after
+            is_over = failures >= self._attempts or retry_after > LONGEST_PAUSE
             if problem is not None and not connected and is_over:
                 raise problem
             log.debug("Events end here: {why}", why=problem or "the service closed them")
-            retry_after = problem.retry_after if problem else 0
             await self._sender.pause(min(max(events.retry, retry_after), LONGEST_PAUSE), failures - 1)
 
 

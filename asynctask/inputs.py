@@ -207,9 +207,10 @@ def _schema(annotations: Mapping[str, Any], defaults: Mapping[str, Any], fields:
     properties = dict(zip(annotations, schemas, strict=True))
     for name, default in defaults.items():
         # One that is no JSON, such as a sentinel or an infinite number, or could not be sent, is not shown.
-        with suppress(TypeError, ValueError, RecursionError):
-            if _fits(fields.shapes[name], value := _json(default)):
-                properties[name]["default"] = value
+        with suppress(TypeError, ValueError, RecursionError, ValidationError):
+            value = _json(default)
+            _argument(name, fields.shapes[name], value)
+            properties[name]["default"] = value
     schema = {
         "type": "object",
         "properties": properties,
@@ -223,13 +224,6 @@ def _json(default: Any) -> Any:
     value = to_builtins(default, str_keys=True)
     dump(value).encode()
     return value
-
-
-def _fits(shape: Shape, value: Any) -> bool:
-    found = Found(Hints(), may_have_nul=True)
-    with suppress(EnoughError):
-        shape.check(value, ("input",), found)
-    return not found.errors and shape.refusal(value) is None
 
 
 def _schemas(annotations: Collection[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:

@@ -28,7 +28,7 @@ class Maintenance:
     """The part of a store that forgets, and follows the clock.
 
     :ivar _told_at: when the last change was told before the start, where the clock is still behind that.
-    :ivar _wrong_since: what it said at the start then.
+    :ivar _wrong_since: the earliest that it has said since then; ``_wrong_until``: the latest.
     """
 
     _database: Database

@@ -8,6 +8,7 @@ from twisted.internet.task import deferLater
 from twisted.web.server import Request
 
 from asynctask import client as api
+from asynctask.client import Client
 from asynctask.responses import Event
 from tests.client_peer import (
     SocketTestCase,
@@ -135,14 +136,18 @@ class EventTests(SocketTestCase):
         with self.assertRaisesRegex(api.Unexpected, "no answer of asynctask"):
             await self.collect(client.events())
 
-    async def test_who_stops_reading_hangs_up(self) -> None:
+    def serve_one(self) -> tuple[Client, Deferred[None]]:
+        """A client that is told one event, and what fires when it hangs up."""
         gone: Deferred[None] = Deferred()
 
         def watch(request: Request) -> None:
             request.notifyFinish().addErrback(lambda _: gone.callback(None))
             tell(change("running", "1"), then=hang)(request)
 
-        client = self.serve(watch)
+        return self.serve(watch), gone
+
+    async def test_who_stops_reading_hangs_up(self) -> None:
+        client, gone = self.serve_one()
         async with contextlib.aclosing(client.events()) as events:
             async for told in events:
                 self.assertEqual(told.id, "1")
@@ -151,13 +156,7 @@ class EventTests(SocketTestCase):
         self.assertEqual(client._sender._bodies, set())
 
     async def test_who_closes_the_client_between_two_events_hangs_up(self) -> None:
-        gone: Deferred[None] = Deferred()
-
-        def watch(request: Request) -> None:
-            request.notifyFinish().addErrback(lambda _: gone.callback(None))
-            tell(change("running", "1"), then=hang)(request)
-
-        client = self.serve(watch)
+        client, gone = self.serve_one()
         events = client.events()
         self.assertEqual((await anext(events)).id, "1")
         await client.close()
