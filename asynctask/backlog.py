@@ -14,6 +14,9 @@ MAX_WAITING: Final = 64 * 1024 * 1024
 MAX_KEPT: Final = 256 * 1024 * 1024
 """Characters of results that may wait while the database fails; the tasks of others are run again."""
 
+IDLE: Final = 1.0
+"""Seconds without work after which the writer looks whether the database is still there."""
+
 BATCH: Final = 128
 """Ends of attempts of one transaction while nobody waits: some milliseconds."""
 
@@ -191,10 +194,10 @@ class Backlog:
         return len(self._saves)
 
     def wait(self) -> bool:
-        """Wait for work; tell whether to go on."""
+        """Wait for work, as long as `IDLE`; tell whether to go on."""
         with self._wakeup:
             self._learn()
-            self._wakeup.wait_for(lambda: self.waits or self.closing)
+            self._wakeup.wait_for(lambda: self.waits or self.closing, IDLE)
             self._wakeup.wait_for(self._may_go_on, GIVEN)
             if self._many:
                 self._gathering = True

@@ -184,19 +184,14 @@ class Sqlite:
         """
         if monotonic() >= self._look_at_file:
             self._look_at_file = monotonic() + LOOK_AT_FILE
-            self._gone = self._what_has_gone()
+            self.has_gone()
         if self._gone is not None:
             raise OperationalError("COMMIT", None, sqlite3.OperationalError(self._gone))
 
     def has_gone(self) -> bool:
         """See `asynctask.works.Database`."""
-        if self._what_has_gone() is None:
-            return False
-        self._look_at_file = 0.0  # the next commit is to find it out too
-        return True
-
-    def _what_has_gone(self) -> str | None:
-        return GONE if self._file_has_gone() else LOG_GONE if self._log_has_gone() else None
+        self._gone = GONE if self._file_has_gone() else LOG_GONE if self._log_has_gone() else None
+        return self._gone is not None
 
     def _file_has_gone(self) -> bool:
         return _has_gone(self._place.path, self._file)

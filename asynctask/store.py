@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import asdict
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -38,7 +38,7 @@ from asynctask.model import (
     start,
 )
 from asynctask.outbox import Outbox
-from asynctask.problems import OutcomeUnknown, Unavailable
+from asynctask.problems import OutcomeUnknown
 from asynctask.reading import Reading
 from asynctask.recorder import Suspect
 from asynctask.recovery import note
@@ -180,16 +180,12 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
     @property
     def healthy(self) -> bool:
-        """See `IStore`; of a file that has gone, which nobody else may have noticed, the log is told."""
-        if self._writer.is_open and self._database.has_gone():
-            asked = maybeDeferred(self._writer.call, lambda _db, _news: None)
-            asked.addErrback(lambda failure: failure.trap(Unavailable))
-            return False
+        """See `IStore`."""
         return self._writer.is_open and not self._writer.is_held()
 
-    def look(self) -> bool:
-        """Let the log know of a transaction that is held up, and of files that have gone."""
-        return self.healthy
+    def look(self) -> None:
+        """Let the log know of a transaction that is held up."""
+        self._writer.is_held()
 
     def is_behind(self) -> bool:
         """See `IStore`."""

@@ -208,7 +208,7 @@ class Database(Protocol):
         """
 
     def has_gone(self) -> bool:
-        """Whether it is seen to be there no more, without asking it; in any thread."""
+        """Whether it is seen to be there no more, without asking it; then no commit succeeds."""
 
     def probe(self, connection: Connection) -> None:
         """Write something small, wherever it shows that tasks can be written."""

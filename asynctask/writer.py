@@ -198,6 +198,8 @@ class Writer:
         return self._backlog.pause(pause)
 
     def _write_all(self, batch: list[Work]) -> None:
+        if not (batch or self._database.has_gone()):  # of which a commit of nothing lets everybody know
+            return
         parts = transactions(batch, shared=self._database.shared)
         for left, some in zip(range(len(parts), 0, -1), parts, strict=True):
             if self._connection is not None:

@@ -4,7 +4,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from math import inf
 from time import monotonic, sleep
 from typing import Any
 
@@ -13,7 +12,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 from twisted.logger import capturedLogs
 
-from asynctask import database
+from asynctask import backlog, database
 from asynctask.batches import End
 from asynctask.database import GONE, LOG_GONE
 from asynctask.istore import Key, Known
@@ -192,8 +191,6 @@ class SqliteTroubleTests(OnFile):
         store: Any = self.store
         store._database._reading.dispose()
         self.assertRaises(Unavailable, self.names)  # it would begin another one
-        store._database._look_at_file = inf  # no look of the writer's own
-        self.assertFalse(self.store.healthy)
         with capturedLogs() as logged:
             self.assertRaises(Unavailable, self.add, self.new("refused"))
             self.recover()
@@ -233,17 +230,17 @@ class SqliteTroubleTests(OnFile):
         self.assertEqual({task.task_id for task in claimed}, {task.task_id for task in tasks})
 
     def test_a_file_that_is_removed_is_missed_though_nothing_is_written(self) -> None:
-        self.patch(database, "LOOK_AT_FILE", 0.0)
+        self.patch(backlog, "IDLE", 0.01)
         self.add(self.new())
         self.assertTrue(self.store.healthy)
         beside = self.path.with_name("beside")
         self.path.rename(beside)
         with capturedLogs() as logged:
-            self.assertFalse(self.store.healthy)
-            while not (told := [one for one in logged if one["log_format"].startswith("Store ")]):
-                self.turns.turn()
-        self.assertEqual([event["error"] for event in told], [GONE])
+            latest = monotonic() + PATIENCE
+            while self.store.healthy and monotonic() < latest:
+                sleep(0.01)
         self.assertFalse(self.store.healthy)
+        self.assertEqual([one["error"] for one in logged if one["log_format"] == "Store failed"], [GONE])
         beside.rename(self.path)
         self.recover()
         self.assertTrue(self.store.healthy)
