@@ -44,6 +44,8 @@ ECHO: Final = 0.002
 """Seconds within which a second signal is the first once more: ``timeout`` sends it to a process, and
 at once to its group. Nobody is so quick."""
 
+INTERRUPTED: Final = "Interrupted before it had started"
+
 FILES: Final = 65_536
 """Files that a process may have open, and each connection is one: a shell gives it 1,024.
 
@@ -149,10 +151,10 @@ class OfCommand(Service):
         """In front, an error is its sentence; behind, twistd tells the error to who started it."""
         try:
             yield
-        except StartError as error:
+        except (StartError, KeyboardInterrupt) as error:
             if os.getpid() != self._process or self._reactor.running:  # it is part of a program
                 raise
-            self._complain(str(error))
+            self._complain(str(error) or INTERRUPTED)
             self._remove_pid_file()
             sys.exit(1)
 

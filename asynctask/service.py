@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from asynctask import listening, pipes, shownsecret, storeurl
 from asynctask.collector import Collector
-from asynctask.command import OfCommand, Supervising, log_lines, log_of, raise_file_limit
+from asynctask.command import INTERRUPTED, OfCommand, Supervising, log_lines, log_of, raise_file_limit
 from asynctask.composition import AsyncTask
 from asynctask.loading import load
 from asynctask.logqueue import LogQueue
@@ -147,6 +147,8 @@ def makeService(options: Options) -> OfCommand:
         if reactor.running:
             raise StartError(str(error)) from error
         sys.exit(f"asynctask: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"asynctask: {INTERRUPTED}")
     raise_file_limit()
     service: Command | Supervising
     if many and setting is None:

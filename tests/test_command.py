@@ -157,6 +157,20 @@ class StartErrorTests(CommandTestCase):
         sentence = "--tasks broken cannot be imported: ZeroDivisionError: division by zero ("
         self.assert_refused(sentence, "--tasks", "broken", "--port", "0")
 
+    def test_a_ctrl_c_while_it_starts(self) -> None:
+        interrupt = (
+            "import os, signal\nfrom asynctask import task\n\n"
+            "@task\ndef interrupt() -> None: os.kill(os.getpid(), signal.SIGINT)\n\n"
+        )
+        modules = {
+            "imported": "interrupt()",
+            "opened": "from asynctask.store import SqlStore\n\nSqlStore.open = lambda *_: interrupt()",
+        }
+        for name, text in modules.items():
+            (self.folder / f"{name}.py").write_text(f"{interrupt}{text}\n")
+            status, told = self.run_twistd("-n", "asynctask", "--tasks", name, "--port", "0")
+            self.assertEqual((status, told), (1, "asynctask: Interrupted before it had started\n"))
+
     def test_many_processes_on_one_file(self) -> None:
         self.assert_refused("--processes needs --store postgresql://…; a SQLite file", "--processes", "2")
 
