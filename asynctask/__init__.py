@@ -68,7 +68,8 @@ callbacks      tells how tasks ended: a ``fairqueue`` says whose turn it is, ``d
                allowed and that the ``resolver`` finds
 metrics        what happens in numbers (``counters``), for Prometheus; their ``aggregation`` makes
                those of many processes one's
-logqueue       the log off the hot path: a thread writes many lines at a time
+logqueue       the log off the hot path: a thread writes many lines at a time; connections that were not
+               accepted are many in one line (``refusals``)
 logs           a line an event, as text or JSON
 tracebacks     where exceptions were raised, told whole, and let go of
 pythonlog      what handlers say to Python's `logging`

@@ -90,13 +90,13 @@ ERRORS: Final[Mapping[str, str]] = {
     "NotJson": f"The body is not {JSON}; one without a `Content-Type` is taken for it.",
     "ExpectationFailed": "`Expect` is other than `100-continue`.",
     "TooSlow": f"The request did not come in time: its head in {HEAD_TIME} seconds, its body in "
-    f"{BODY_TIME}.",
+    f"{BODY_TIME}, and some of that each minute.",
     "HeadTooLarge": "The head of the request is over the limit.",
     "KeyUsed": "The `Idempotency-Key` was used with another body.",
     "Bug": "A bug; the log tells more.",
-    "Unavailable": "The service is full, is stopping, or cannot store. What was refused will not run, "
-    f"except where `type` is `{OutcomeUnknown.type}`: it may have been accepted. Repeat it with an "
-    "`Idempotency-Key`.",
+    "Unavailable": "The service is full, is stopping, cannot store, or too much of it hangs. What was "
+    f"refused will not run, except where `type` is `{OutcomeUnknown.type}`: it may have been "
+    "accepted. Repeat it with an `Idempotency-Key`.",
 }
 
 HEADERS: Final[Mapping[str, Schema]] = {

@@ -40,7 +40,7 @@ PARAMETERS: Final = (
     ("notify-store", None, None, "a direct URL for LISTEN where a pooler stands before --store"),
     ("max-waiting", None, 10_000_000, "tasks that may be there without having ended; above that, 503"),
     ("keep", None, 7, "days until an ended task is forgotten"),
-    ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second ends at once"),
+    ("grace", None, 10, "seconds that SIGTERM leaves to running attempts; a second SIGTERM ends at once"),
     ("log-format", None, "text", "text or json"),
     ("http", None, "fast", "fast, or twisted.web for the stock HTTP server"),
     (
@@ -91,7 +91,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "Takes tasks at POST /api/tasks, answers 202 at once, and runs them in the background. "
-        "Each option can be given by a variable too: ASYNCTASK_PORT for --port, and so on."
+        "Each of its settings can be given by a variable too: ASYNCTASK_PORT for --port, and so on."
     )
     optParameters: ClassVar[list[list[Any]]] = [list(parameter) for parameter in PARAMETERS]
     optFlags: ClassVar[list[list[Any]]] = [

@@ -73,7 +73,7 @@ ANYTHING: Final = {
 """Without a type, each keyword is only about what it can be about."""
 
 TASK_ID_SCHEMA: Final = text(
-    "The task's id. Ids sort in the order of acceptance.", pattern=f"^{TASK_ID.pattern}$"
+    "The task's id. Ids of one process sort in the order of acceptance.", pattern=f"^{TASK_ID.pattern}$"
 )
 ONLY_WHOLE: Final = ("input", "result", "history")
 """What a list leaves out of a task."""
@@ -102,7 +102,7 @@ _TASK: Final[Mapping[str, Schema]] = {
     ),
     "traceparent": {"type": ["string", "null"], "description": "The trace that it belongs to (W3C)."},
     "callback": or_null(ref("Callback"), "How far the delivery of its outcome is."),
-    "history": {"type": "array", "items": ref("Change"), "description": "Every change so far."},
+    "history": {"type": "array", "items": ref("Change"), "description": "The first 1,000 changes."},
 }
 
 _ANSWERS: Final[Mapping[str, Schema]] = {
