@@ -22,7 +22,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from asynctask.access import GONE
-from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, NEVER, unread, unsent
+from asynctask.deadlines import (
+    BODY_TIME,
+    FLUSH,
+    HEAD_TIME,
+    IDLE,
+    LEAVING,
+    LINGER,
+    NEVER,
+    STALL,
+    unread,
+    unsent,
+)
 from asynctask.heads import CHUNKED, END, MAX_HEAD, Head, check_beginning, parse
 from asynctask.incoming import Chunks, Sized, too_large
 from asynctask.problems import CLOSE, Problem, TooSlow, Unavailable
@@ -195,7 +206,7 @@ class Connection(Protocol):
                 self._last = raw, head
         self._begun = self._blank = False
         self._buffer = buffer = buffer[end + 4 :]
-        self.persistent = head.persistent
+        self.persistent = head.persistent and not self.factory.ending
         length = head.length
         if not length:
             self._answer(Request(self, head))
@@ -237,14 +248,14 @@ class Connection(Protocol):
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._body = Chunks(limit, told) if head.length == CHUNKED else Sized(head.length)
         self._body_ends = self.factory.ticked + BODY_TIME
-        self.deadline = self.factory.ticked + IDLE
+        self.deadline = self.factory.ticked + STALL
 
     def _take_body(self) -> bool:
         """Take some of the body, and have the request answered once that is whole."""
         head, body = self._head, self._body
         assert head is not None
         assert body is not None
-        self.deadline = min(self.factory.ticked + IDLE, self._body_ends)
+        self.deadline = min(self.factory.ticked + STALL, self._body_ends)
         data, self._buffer = self._buffer, b""
         rest = body.feed(data)
         if rest is None:

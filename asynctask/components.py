@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from asynctask import wire
 from asynctask.answers import JSON, PROBLEM
-from asynctask.deadlines import BODY_TIME, HEAD_TIME
+from asynctask.deadlines import BODY_TIME, HEAD_TIME, STALL
 from asynctask.door import MAX_BODY
 from asynctask.headers import MAX_KEY, MAX_WAIT
 from asynctask.heads import MAX_HEAD
@@ -90,7 +90,7 @@ ERRORS: Final[Mapping[str, str]] = {
     "NotJson": f"The body is not {JSON}; one without a `Content-Type` is taken for it.",
     "ExpectationFailed": "`Expect` is other than `100-continue`.",
     "TooSlow": f"The request did not come in time: its head in {HEAD_TIME} seconds, its body in "
-    f"{BODY_TIME}, and some of that each minute.",
+    f"{BODY_TIME}, and some of that every {STALL}.",
     "HeadTooLarge": "The head of the request is over the limit.",
     "KeyUsed": "The `Idempotency-Key` was used with another body.",
     "Bug": "A bug; the log tells more.",

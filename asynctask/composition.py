@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks, succeed
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -72,6 +73,7 @@ class AsyncTask(Service):
     name = "asynctask"
 
     _has_begun = False
+    _was_handed_over = False
     _stopping: Deferred[None] | None = None
 
     def __init__(
@@ -270,6 +272,7 @@ class AsyncTask(Service):
             return
         opened: list[Any] = []
         endpoint = listening.endpoint(self._reactor, self._description, self._shared)
+        self._was_handed_over = isinstance(endpoint, AdoptedStreamServerEndpoint)
         endpoint.listen(self._server).addBoth(opened.append)
         port = opened[0]
         if not IListeningPort.providedBy(port):
@@ -304,13 +307,15 @@ class AsyncTask(Service):
         super().stopService()
         log.info("Stopping; running tasks have {grace} seconds", grace=self._grace)
         self._retention.stop()
-        self._seats.draining = True
+        self._seats.draining = self._server.ending = True
         self._feed.close()
         self._recorder.stop()  # who has no patience for the rest kills us, which is no task's fault
         yield self._runner.drain(self._grace)
         self._feed.end()
         if self.port is not None:
             try:
+                if not self._was_handed_over:
+                    listening.accept_all(self.port)
                 yield self.port.stopListening()
             except Exception:  # such as: somebody has removed the file of its socket
                 log.failure("The port could not be closed in order")

@@ -21,8 +21,12 @@ LONGEST_TICK: Final = 1.0
 """Seconds that count at most, though more have passed since the last look: what clients have sent while the
 process was stopped has yet to be read."""
 
-IDLE: Final = 60
-"""Seconds that a connection may stay open between requests, or stop in the middle of a body."""
+IDLE: Final = 75
+"""Seconds that a connection may stay open between requests. Proxies close theirs after 60, and should be
+first: a request that meets our end on its way is lost, and none of them may send a POST again."""
+
+STALL: Final = 60
+"""Seconds that a request may stop in the middle of its body."""
 
 HEAD_TIME: Final = 10
 """Seconds from the first byte of a head to its last, however they drip."""
@@ -136,5 +140,13 @@ class Deadlines(Generic[T]):
         self.ticked += min(now - self._last, LONGEST_TICK)
         self._last = now
         self.date = b"Date: %b\r\n" % datetimeToString(self.now())
-        for connection in [each for each in self.connections if each.deadline + TICK <= self.ticked]:
+        if self._overdue():
+            # Not now: while something held the reactor, clients may have sent what it reads first.
+            self.clock.callLater(0, self._expire)
+
+    def _overdue(self) -> list[T]:
+        return [each for each in self.connections if each.deadline + TICK <= self.ticked]
+
+    def _expire(self) -> None:
+        for connection in self._overdue():
             connection.expire()

@@ -37,6 +37,7 @@ class HttpServer(Deadlines[Connection], ServerFactory):
     :param access: is told of every request that is over.
     :param now: wall time, seconds since the epoch.
     :ivar coming: bytes of bodies that are not whole yet.
+    :ivar ending: whether each answer is to be the last one of its connection.
     """
 
     noisy = False
@@ -56,12 +57,13 @@ class HttpServer(Deadlines[Connection], ServerFactory):
         self.limit = limit
         self.access = access
         self.coming = 0
+        self.ending = False
         self.limit_of: Callable[[bytes], int] = getattr(resource, "limit_of", lambda _path: limit)
         self.takes: Callable[[Request], bool] = getattr(resource, "takes", lambda _: True)
 
     def acceptableProtocols(self) -> list[bytes]:
         """See `twisted.internet.interfaces.IProtocolNegotiationFactory`: what TLS may agree on."""
-        return [b"http/1.1"]
+        return [b"http/1.1", b"http/1.0"]
 
     def _tick(self) -> None:
         super()._tick()
@@ -107,6 +109,8 @@ async def finish_answers(server: Closable, clock: IReactorTime) -> None:
 
     The rest is cut off, since a program may go on when its service has ended.
     """
+    if server.connections:
+        await deferLater(clock, LOOK)  # for the requests of those who have come last
     for _ in range(int(LAST_ANSWERS / LOOK)):
         if not server.close_idle():
             return

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 from OpenSSL import SSL, crypto
-from twisted.internet import unix
+from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError, VerifyError
@@ -82,6 +82,16 @@ def endpoint(reactor: Any, description: str, shared: Shared | None = None) -> IS
             told = "systemd has handed over no such socket (LISTEN_FDS, LISTEN_FDNAMES)"
             raise StartError(f"--listen {description}: {told}") from None
         raise StartError(f"--listen {description} is no Twisted endpoint ({error})") from None
+
+
+def accept_all(port: IListeningPort) -> None:
+    """Accept all who wait, before a port is closed: the system would reset their connections.
+
+    Those of a socket that was handed over are to wait for who has it next.
+    """
+    if isinstance(port, tcp.Port):
+        port.numberAccepts = WAITING
+        port.doRead()
 
 
 def check(description: str, *, insecure: bool, shared: bool = False) -> None:

@@ -88,6 +88,13 @@ class Connection(HTTPChannel):
         """Whether something is being answered."""
         return bool(self.requests)
 
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """See `twisted.web.http.HTTPChannel`."""
+        if self.factory.ending:  # as if the client had asked for it
+            request.requestHeaders.setRawHeaders(b"Connection", [b"close"])
+        persistent: bool = super().checkPersistence(request, version)
+        return persistent
+
     def connectionMade(self) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""
         self.factory.connections.add(self)
@@ -106,6 +113,7 @@ class HttpServer(Site):
     :param refuse: answers a body over the limit.
     :param access: is told of every request that is over, but for malformed ones.
     :param seconds: a clock that nobody sets.
+    :ivar ending: whether each answer is to be the last one of its connection.
     """
 
     noisy = False
@@ -123,6 +131,7 @@ class HttpServer(Site):
         request = type("ServerRequest", (LimitedRequest,), given)
         super().__init__(resource, requestFactory=request, timeout=IDLE, parsePOSTFormSubmission=False)
         self.connections: set[Connection] = set()
+        self.ending = False
         self._access = access
         self._seconds = seconds
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -193,6 +193,20 @@ class ChannelContract(Base):
             await self.pause()
         answer: bytes = await slow
         self.assertIn(b"done", answer)
+
+    async def test_at_the_end_each_answer_is_the_last_of_its_connection(self) -> None:
+        self.server.ending = True
+        self.assertEqual(await self.client(self.post, 1), (200, b"1", "close"))
+
+    async def test_at_the_end_who_has_just_come_is_answered(self) -> None:
+        clock: Any = reactor
+        with socket.create_connection(("127.0.0.1", self.port)) as client:
+            while not self.server.connections:
+                await self.pause()
+            ended = ensureDeferred(finish_answers(self.server, clock))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await ended
+            self.assertEqual((await self.client(client.recv, 12)), b"HTTP/1.1 200")
 
     async def test_at_the_end_whoever_does_not_read_his_answer_is_cut_off(self) -> None:
         self.patch(httpserver, "LAST_ANSWERS", 0.2)

@@ -9,7 +9,18 @@ from zope.interface import directlyProvides
 
 from asynctask import httpserver
 from asynctask.channel import BURST, EAGER
-from asynctask.deadlines import BODY_TIME, FLUSH, HEAD_TIME, IDLE, LEAVING, LINGER, unread, unsent
+from asynctask.deadlines import (
+    BODY_TIME,
+    FLUSH,
+    HEAD_TIME,
+    IDLE,
+    LEAVING,
+    LINGER,
+    STALL,
+    TICK,
+    unread,
+    unsent,
+)
 from asynctask.heads import MAX_HEAD
 from tests.channel_contract import LIMIT
 from tests.channels import BAD, GET, LAST, POST, SLOW, InMemory
@@ -32,6 +43,15 @@ class Times(InMemory):
         self.assertFalse(self.wire.closed)
         self.pass_seconds(2)
         self.assertTrue(self.wire.closed)
+
+    def test_but_not_before_the_reactor_has_read_what_it_sent_while_something_held_that(self) -> None:
+        self.send(GET)
+        self.clock.pump([TICK / 2] * (2 * round(IDLE / TICK) + 1))
+        self.clock.callLater(TICK / 2, self.send, GET)  # with the tick, and after it
+        self.clock.pump([TICK / 2])
+        self.assertEqual(self.wire.statuses, [200, 200])
+        self.pass_seconds(IDLE - 1)
+        self.assertFalse(self.wire.closed)
 
     def test_while_the_process_was_stopped_no_time_has_passed(self) -> None:
         begun = Wire(self.server).send(GET[:1])
@@ -62,10 +82,10 @@ class Times(InMemory):
 
     def test_a_body_has_its_time(self) -> None:
         self.send(POST[:-2])
-        self.pass_seconds(IDLE - 1)
+        self.pass_seconds(STALL - 1)
         self.assertFalse(self.wire.closed)
         self.send(POST[-2:-1])
-        self.pass_seconds(IDLE - 1)
+        self.pass_seconds(STALL - 1)
         self.assertFalse(self.wire.closed)
         self.pass_seconds(2)
         self.assert_refused(408)
