@@ -90,7 +90,10 @@ def _until_writable(descriptor: int) -> None:
 
 
 class Rotating(LogFile):
-    """A file that rotates and stays bounded: for its user alone, unless it was there with another mode."""
+    """A file that rotates and stays bounded: for its user alone, unless it was there with another mode.
+
+    What is no file, such as /dev/null or a pipe, does not rotate: it would be given another name.
+    """
 
     def __init__(self, name: str, directory: str) -> None:
         mode = None if os.path.exists(os.path.join(directory, name)) else 0o600
@@ -114,8 +117,8 @@ class Rotating(LogFile):
         """
         if self._file.closed:  # no new one could be made when it was rotated
             self._openFile()
-        if self.shouldRotate():
-            self.defaultMode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
+        if self.shouldRotate() and stat.S_ISREG(mode := os.fstat(self._file.fileno()).st_mode):
+            self.defaultMode = stat.S_IMODE(mode)
             self.flush()
             self.rotate()
         while data:  # a disk becomes full in the middle of a write

@@ -22,6 +22,8 @@ PROBE: Final = b"4194304\n"
 def forget_if_stale(path: Path) -> None:
     """Remove the file if it names nobody, or a process that is dead, or no twistd; else leave it alone."""
     try:
+        if not path.is_file():  # such as /dev/null, which root could remove
+            return
         text = path.read_text()
         # A power cut leaves it empty.
         if not text or not _is_twistd(PROCESSES / str(int(text))):
@@ -37,6 +39,8 @@ def why_not_written(path: Path) -> str | None:
             return f"there is no folder {path.parent}"
         if is_folder(path):
             return "it is a folder"
+        if path.exists() and not path.is_file():
+            return "it is no file"
         may = os.access(path if path.exists() else path.parent, os.W_OK)
     except PermissionError:  # further up
         may = False

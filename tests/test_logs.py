@@ -36,7 +36,7 @@ from asynctask.logs import (
     with_field,
 )
 from asynctask.tracebacks import MAX_TRACEBACK
-from tests.test_sqlite import NOBODY, nobody
+from tests.test_sqlite import NOBODY, make_null, nobody
 
 HEAD = "2026-11-24T18:00:00.123Z info "
 
@@ -484,6 +484,14 @@ class Destinations(SynchronousTestCase):
         file.write(b"a line\n")
         self.assertEqual(self.path.read_bytes(), b"a line\n")
         self.assertEqual(self.path.with_name("asynctask.log.1").stat().st_size, ROTATE_AT)
+
+    def test_what_is_no_file_keeps_its_name(self) -> None:
+        make_null(self.path)
+        file = self.file()
+        for _ in range(2):
+            file.write(bytes(ROTATE_AT))
+        self.assertTrue(self.path.is_char_device())
+        self.assertEqual(list(self.path.parent.iterdir()), [self.path])
 
     def test_a_log_that_nobody_looks_after_stays_bounded(self) -> None:
         self.assertLessEqual(ROTATE_AT * (FILES_KEPT + 1), 200_000_000)

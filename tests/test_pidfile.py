@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.pidfile import forget_if_stale, why_not_written
-from tests.test_sqlite import nobody
+from tests.test_sqlite import make_null, nobody
 
 SLEEP = "import time; print(flush=True); time.sleep(60)"
 
@@ -55,6 +55,12 @@ class PidFileTests(SynchronousTestCase):
 
     def test_an_empty_file_is_not_in_the_way(self) -> None:
         self.assertFalse(self.is_kept(""))
+
+    def test_what_is_no_file_is_not_removed(self) -> None:
+        make_null(self.path)
+        forget_if_stale(self.path)
+        self.assertTrue(self.path.is_char_device())
+        self.assertEqual(why_not_written(self.path), "it is no file")
 
     def test_why_it_cannot_be_written_is_told(self) -> None:
         folder = Path(self.mktemp())

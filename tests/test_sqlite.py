@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -133,6 +134,14 @@ class FileTestCase(SynchronousTestCase):
         with self.path.open("r+b") as file:
             file.seek(start)
             file.write(data)
+
+
+def make_null(path: Path) -> None:
+    """Another /dev/null, for whoever might remove or rename that; only root can make one."""
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        raise SkipTest("only root can make a device") from None
 
 
 @contextmanager
