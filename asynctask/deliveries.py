@@ -1,14 +1,11 @@
 """What a try to deliver a callback means, and when to try again. Pure."""
 
-import re
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from msgspec import Struct
 
 from asynctask.model import Task
-from asynctask.wire import encode, task_json, timestamp
+from asynctask.wire import encode, retry_at, task_json, timestamp
 
 FIRST: Final = 5.0
 """Seconds between the first try that failed and the second; each further pause is twice as long."""
@@ -106,18 +103,6 @@ def pause(tries: int, chance: float) -> float:
     :param chance: in [0, 1).
     """
     return min(FIRST * 2.0 ** min(tries, 60), LONGEST) * (1 + JITTER * chance)
-
-
-def retry_at(value: str, now: float) -> float | None:
-    """The moment that a ``Retry-After`` names (RFC 9110 §10.2.3); None for one that is malformed."""
-    value = value.strip()
-    if re.fullmatch("[0-9]{1,12}", value):
-        return now + int(value)
-    try:
-        date = parsedate_to_datetime(value)
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _reason(outcome: Answer | Refused | NoAnswer) -> str | None:

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from time import time
 from typing import Any, Final, TypeVar
@@ -268,18 +267,10 @@ async def _whole(response: IResponse) -> Answer:
             body.stop()
             told = f"The answer has more than {MAX_ANSWER} bytes"
             raise Unexpected(response.code, told, uncertain=True)
-    [after] = response.headers.getRawHeaders(b"retry-after", [b"0"])[:1]
-    return Answer(response.code, _seconds(after), bytes(content))
-
-
-def _seconds(after: bytes) -> float:
-    """Of a ``Retry-After``, which may be a date too (RFC 9110 §10.2.3)."""
-    if after.isdigit():
-        return float(after)
-    try:
-        return max(0.0, parsedate_to_datetime(after.decode("latin-1")).timestamp() - time())
-    except ValueError:
-        return 0.0
+    [after] = response.headers.getRawHeaders(b"retry-after", [b""])[:1]
+    now = int(time())  # whole, as both forms of it are
+    again_at = wire.retry_at(after.decode("latin-1"), now) or now
+    return Answer(response.code, max(0.0, again_at - now), bytes(content))
 
 
 def _unreachable(error: Exception) -> Unreachable:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from inspect import isawaitable
 from typing import Any, Final
@@ -285,6 +286,21 @@ def _to_the_millisecond(milliseconds: int) -> str:
 @lru_cache(maxsize=64)
 def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
+
+
+def retry_at(value: str, now: float) -> float | None:
+    """The moment that a ``Retry-After`` names (RFC 9110 §10.2.3); None for one that is malformed.
+
+    :param now: seconds since the epoch.
+    """
+    value = value.strip()
+    if re.fullmatch("[0-9]{1,12}", value):
+        return now + int(value)
+    try:
+        date = parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _moment(seconds: float | None) -> str | None:

@@ -1,10 +1,7 @@
 """What a try to deliver a callback means."""
 
 import json
-import os
 from email.utils import formatdate
-from time import tzset
-from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +19,6 @@ from asynctask.deliveries import (
     body,
     judge,
     pause,
-    retry_at,
     webhook_id,
 )
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Callback, Error, Task
@@ -143,21 +139,3 @@ class PauseTests(SynchronousTestCase):
         self.assertLessEqual(pause(tries, 0), seconds)
         self.assertLessEqual(seconds, pause(tries, 0) * 1.25)
         self.assertLessEqual(pause(tries, 0), LONGEST)
-
-
-class RetryAfterTests(SynchronousTestCase):
-    """What a receiver may say."""
-
-    @given(st.text())
-    def test_any_text_is_a_moment_or_nothing(self, text: str) -> None:
-        found = retry_at(text, END)
-        self.assertTrue(found is None or isinstance(found, float | int))
-
-    def test_a_date_without_a_zone_is_in_utc(self) -> None:
-        self.assertEqual(retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), END)
-
-    def test_so_it_is_wherever_the_service_runs(self) -> None:
-        self.addCleanup(tzset)
-        with patch.dict(os.environ, TZ="UTC-9"):
-            tzset()
-            self.assertEqual(retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), END)

@@ -1,9 +1,12 @@
 """What goes over the wire: queries, ids, answers."""
 
 import json
+import os
 from datetime import datetime
 from itertools import pairwise
+from time import tzset
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,6 +210,27 @@ class Timestamps(SynchronousTestCase):
     def test_timestamps_sort_as_their_moments(self, one: float, other: float) -> None:
         early, late = sorted([one, other])
         self.assertLessEqual(wire.timestamp(early), wire.timestamp(late))
+
+
+class RetryAfter(SynchronousTestCase):
+    """When it is worth asking again."""
+
+    @given(st.text())
+    def test_any_text_is_a_moment_or_nothing(self, text: str) -> None:
+        found = wire.retry_at(text, 0)
+        self.assertTrue(found is None or isinstance(found, float | int))
+
+    def test_a_date_without_a_zone_is_in_utc(self) -> None:
+        self.assertEqual(wire.retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), 1_700_000_000)
+
+    def test_so_it_is_wherever_it_runs(self) -> None:
+        self.addCleanup(tzset)
+        with patch.dict(os.environ, TZ="UTC-9"):
+            tzset()
+            self.assertEqual(wire.retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), 1_700_000_000)
+
+    def test_a_zone_that_no_clock_can_hold_is_none(self) -> None:
+        self.assertIsNone(wire.retry_at("Tue, 14 Nov 2023 22:13:20 +9999999999999", 0))
 
 
 KEYS = [
