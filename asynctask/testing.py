@@ -2,23 +2,12 @@
 
 from typing import Any, Final
 
-from msgspec import Struct
 from twisted.internet.task import Clock
 
-from asynctask.context import Context
+from asynctask.context import Context, Facts
 from asynctask.model import Progress
 
 TASK_ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
-
-
-class _Attempt(Struct):
-    """An attempt that is as the test wants it."""
-
-    task_id: str
-    attempt: int
-    deadline: float | None
-    traceparent: str | None
-    cancelled: bool = False
 
 
 class FakeContext(Context):
@@ -30,7 +19,9 @@ class FakeContext(Context):
     :ivar cancelled: whether it should end; the test sets it.
     """
 
-    __slots__ = ("_attempt", "told")
+    __slots__ = ("cancelled", "told")
+
+    cancelled: bool
 
     def __init__(
         self,
@@ -42,19 +33,11 @@ class FakeContext(Context):
         traceparent: str | None = None,
     ) -> None:
         self.told: list[Progress] = []
-        self._attempt = _Attempt(task_id, attempt, deadline, traceparent)
-        super().__init__(self._attempt, clock or Clock(), self.told.append)
+        self.cancelled = False
+        facts = Facts(task_id, "a test", attempt, deadline, traceparent)
+        super().__init__(facts, clock or Clock(), self.told.append)
 
     @property
     def clock(self) -> Any:
         """What the handler waits by, in whatever place it is declared; ``advance`` moves a `Clock`."""
         return super().clock
-
-    @property
-    def cancelled(self) -> bool:
-        """See `Context`."""
-        return self._attempt.cancelled
-
-    @cancelled.setter
-    def cancelled(self, whether: bool) -> None:
-        self._attempt.cancelled = whether
