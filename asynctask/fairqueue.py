@@ -4,6 +4,8 @@ from collections import deque
 from enum import IntEnum
 from typing import Final, Generic, TypeVar
 
+from msgspec import Struct, field
+
 AT_ONCE: Final = 64
 """Deliveries under way in all."""
 
@@ -34,13 +36,10 @@ class _Known(IntEnum):
     ANSWERS = 2
 
 
-class _OfHost(Generic[T]):
-    __slots__ = ("known", "under_way", "waiting")
-
-    def __init__(self, known: _Known) -> None:
-        self.waiting: deque[T] = deque()
-        self.under_way = 0
-        self.known = known
+class _OfHost(Struct, Generic[T]):
+    known: _Known
+    waiting: deque[T] = field(default_factory=deque)
+    under_way: int = 0
 
 
 class FairQueue(Generic[T]):

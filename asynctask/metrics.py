@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client import generate_latest as prometheus_text
 from prometheus_client.metrics_core import Metric
@@ -46,26 +47,15 @@ Observe = Callable[[float], object]
 _PARAMETER: Final = re.compile(r"<(?:[^<>]*:)?(\w+)>")
 
 
-class OfKind:
+class OfKind(Struct):
     """The numbers of one kind, bound to its labels."""
 
-    __slots__ = ("became", "blocked", "held", "ran", "started", "waited")
-
-    def __init__(
-        self,
-        became: dict[Status, Count],
-        started: Count,
-        blocked: Count,
-        held: Observe,
-        waited: Observe,
-        ran: Observe,
-    ) -> None:
-        self.became = became
-        self.started = started
-        self.blocked = blocked
-        self.held = held
-        self.waited = waited
-        self.ran = ran
+    became: dict[Status, Count]
+    started: Count
+    blocked: Count
+    held: Observe
+    waited: Observe
+    ran: Observe
 
 
 class Metrics:

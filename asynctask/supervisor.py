@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from signal import SIGKILL, SIGQUIT, SIGTERM
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -256,11 +257,10 @@ class Supervisor(Service):
         question.member.say(Sum(question.number, merge(parts)))
 
 
-class _Question:
+class _Question(Struct):
     """Somebody's question for the numbers of all, and who has not told them yet."""
 
-    def __init__(self, member: Member, number: int, missing: list[Member], late: IDelayedCall) -> None:
-        self.member = member
-        self.number = number
-        self.missing = missing
-        self.late = late
+    member: Member
+    number: int
+    missing: list[Member]
+    late: IDelayedCall
