@@ -7,12 +7,11 @@ answer's head and the first of its body leave in one write.
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from io import BytesIO
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 from warnings import warn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
@@ -21,44 +20,6 @@ from twisted.web.http_headers import Headers
 from asynctask.heads import Head
 from asynctask.problems import Problem
 from asynctask.wire import problem_json
-
-
-class Server(Protocol):
-    """What a request has to know of the server.
-
-    :ivar date: the field ``Date`` of the answer, as a line.
-    """
-
-    date: bytes
-
-
-class Channel(Protocol):
-    """The connection that a request came on, as the request uses it.
-
-    :ivar persistent: whether it may have another request; the head of the answer decides at last.
-    """
-
-    transport: Any
-    persistent: bool
-
-    @property
-    def factory(self) -> Server: ...
-    @property
-    def peer(self) -> IAddress: ...
-    @property
-    def host(self) -> IAddress: ...
-    def send(self, data: bytes) -> None:
-        """Write to the client."""
-
-    def answered(self, request: "Request") -> None:
-        """The request has its whole answer."""
-
-    def unregisterProducer(self) -> None:
-        """See `twisted.internet.interfaces.IConsumer`."""
-
-    def abort(self) -> None:
-        """Close it at once."""
-
 
 _NAMES: dict[str | bytes, bytes] = {}
 _STATUS: dict[tuple[bytes, int, bytes], bytes] = {}
@@ -115,6 +76,8 @@ def refusal(problem: Problem, date: bytes, *, bodyless: bool) -> bytes:
 class Request(server.Request):
     """A request with its whole body, and the way to answer it.
 
+    :param connection: the `asynctask.channel.Connection` that it came on; the head of the answer decides at
+        last whether that may have another one.
     :ivar head: what its head says.
     :ivar body: its body.
     :ivar arrived: when it had come, where somebody logs that; by its server's clock.
@@ -124,6 +87,7 @@ class Request(server.Request):
     :ivar hurry: called when it should be answered now: its client sends no more, and may have gone.
     """
 
+    channel: Any
     over: Callable[["Request"], object] | None = None
     lost: Callable[[Failure], object] | None = None
     hurry: Callable[[], object] | None = None
@@ -136,9 +100,9 @@ class Request(server.Request):
     _cookies: list[bytes] | None = None
     _notifications: list[Deferred[None]] | None = None
 
-    def __init__(self, connection: Channel, head: Head, body: bytes = b"") -> None:
+    def __init__(self, connection: Any, head: Head, body: bytes = b"") -> None:
         # Not twisted.web's own: it makes at once what is made on demand below.
-        self.channel: Any = connection
+        self.channel = connection
         self.transport = connection.transport
         self.head = head
         self.method = head.method
@@ -225,19 +189,19 @@ class Request(server.Request):
         self._cookies = cookies
 
     @cached_property
-    def client(self) -> IAddress:
+    def client(self) -> Any:
         """The client's address."""
-        return cast(Channel, self.channel).peer
+        return self.channel.peer
 
     @cached_property
-    def host(self) -> IAddress:
+    def host(self) -> Any:
         """The address of this end."""
-        return cast(Channel, self.channel).host
+        return self.channel.host
 
     @cached_property
-    def site(self) -> Server:  # type: ignore[override]
+    def site(self) -> Any:  # type: ignore[override]
         """The server."""
-        return cast(Channel, self.channel).factory
+        return self.channel.factory
 
     @property
     def status(self) -> int | None:
@@ -354,7 +318,7 @@ class Request(server.Request):
 
     def _head(self) -> bytes:
         """The head of the answer; whether it has a body, and how that ends, is decided here."""
-        connection: Channel = self.channel
+        connection = self.channel
         head = self.head
         fields = self._fields
         every: Iterable[tuple[bytes, bytes]] = fields.items()
