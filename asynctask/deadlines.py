@@ -1,12 +1,12 @@
 """The one timer of all connections: a DelayedCall for each of them would cost more than it is worth."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fcntl import ioctl
 from math import inf
 from sys import byteorder
 from termios import TIOCOUTQ
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import datetimeToString
@@ -45,13 +45,19 @@ FLUSH: Final = 15
 """Seconds in which some of the last answer has to go out once a connection is to be closed."""
 
 
+def _layers(transport: Any) -> Iterator[Any]:
+    """It, and what is below it: that of TLS has one of TCP there."""
+    while transport is not None:
+        yield transport
+        transport = getattr(transport, "transport", None)
+
+
 def unsent(transport: Any) -> int:
     """Bytes that were written and that the system has not taken yet; those of TLS wait below it."""
     found = 0
-    while transport is not None:
-        found += len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
-        found += getattr(transport, "_tempDataLen", 0)
-        transport = getattr(transport, "transport", None)
+    for layer in _layers(transport):
+        found += len(getattr(layer, "dataBuffer", b"")) - getattr(layer, "offset", 0)
+        found += getattr(layer, "_tempDataLen", 0)
     return found
 
 
@@ -59,20 +65,17 @@ def unread(transport: Any) -> int:
     """The same, with what the system has taken and the other end has not: a slow reader takes some of that
     long before there is room for more of ours."""
     found = unsent(transport)
-    while (below := getattr(transport, "transport", None)) is not None:  # of TLS
-        transport = below
     with suppress(AttributeError, OSError, ValueError):  # it is closed, or no socket
-        found += int.from_bytes(ioctl(transport.fileno(), TIOCOUTQ, bytes(4)), byteorder)
+        *_, lowest = _layers(transport)
+        found += int.from_bytes(ioctl(lowest.fileno(), TIOCOUTQ, bytes(4)), byteorder)
     return found
 
 
 def is_ending(transport: Any) -> bool:
     """Whether TLS has ended the connection below it, at its client's word, and all has gone out: what is
     written now goes nowhere, and while there is a producer nobody closes it."""
-    lowest = transport
-    while (below := getattr(lowest, "transport", None)) is not None:
-        lowest = below
-    return lowest is not transport and getattr(lowest, "disconnecting", False) and not unsent(transport)
+    *above, lowest = _layers(transport)
+    return bool(above) and getattr(lowest, "disconnecting", False) and not unsent(transport)
 
 
 def close_idle(connections: Iterable[Any]) -> int:
@@ -88,24 +91,13 @@ def close_idle(connections: Iterable[Any]) -> int:
     return busy
 
 
-class Timed(Protocol):
-    """What has a deadline, in the seconds of `Deadlines`."""
-
-    deadline: float
-
-    def expire(self) -> None:
-        """The deadline is over."""
-
-
-T = TypeVar("T", bound=Timed)
-
-
-class Deadlines(Generic[T]):
+class Deadlines:
     """Ticks while there is a connection.
 
     :param clock: any will do: no step of a wall clock moves a deadline.
     :param now: wall time, seconds since the epoch.
-    :ivar connections: all that are open.
+    :ivar connections: all that are open; each has a ``deadline``, in the seconds of ``ticked``, and an
+        ``expire``.
     :ivar ticked: seconds in which there was a connection, and in which nothing stopped this process; a
         deadline comes up to one `TICK` later.
     :ivar date: the field ``Date`` of answers, as a line, about a second old at most.
@@ -114,20 +106,20 @@ class Deadlines(Generic[T]):
     def __init__(self, clock: IReactorTime, now: Callable[[], float]) -> None:
         self.clock = clock
         self.now = now
-        self.connections: set[T] = set()
+        self.connections: set[Any] = set()
         self.ticked = 0.0
         self._last = 0.0
         self.date = b""
         self._timer: IDelayedCall | None = None
 
-    def add(self, connection: T) -> None:
+    def add(self, connection: Any) -> None:
         """A client has come."""
         self.connections.add(connection)
         if self._timer is None:
             self._last = self.clock.seconds()
             self._tick()
 
-    def remove(self, connection: T) -> None:
+    def remove(self, connection: Any) -> None:
         """A client has gone."""
         self.connections.discard(connection)
         if not self.connections and self._timer is not None:

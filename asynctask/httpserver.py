@@ -26,7 +26,7 @@ LOOK: Final = 0.05
 
 
 @implementer(IProtocolNegotiationFactory)
-class HttpServer(Deadlines[Connection], ServerFactory):
+class HttpServer(Deadlines, ServerFactory):
     """The HTTP server.
 
     :param resource: answers every request. Where it has a method ``takes``, that is asked whether the body
