@@ -59,7 +59,7 @@ class Allowed:
                 wider = ip_network(bare, strict=False)
                 raise NotAnAddressError(f"not '{given}', which has bits behind its mask: {wider}") from None
         name = normal_host(given)
-        if not is_host_name(name) or name.rpartition(".")[2].isdecimal():
+        if not is_host_name(name):
             raise NotAnAddressError(f"not '{given}'")
         self._hosts.add(name)
 
@@ -121,9 +121,11 @@ def normal_host(host: str) -> str:
 
 
 def is_host_name(name: str) -> bool:
-    """Whether it is made of labels as DNS has them, underscores included."""
+    """Whether it is made of labels as DNS has them, underscores included, and no address or part of one."""
     labels = name.split(".")
-    return len(name) <= 253 and all(
+    if len(name) > 253 or labels[-1].isdecimal():
+        return False
+    return all(
         0 < len(label) <= 63
         and label.isascii()
         and label.replace("-", "").replace("_", "").isalnum()

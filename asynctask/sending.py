@@ -243,7 +243,7 @@ def _checked(url: str) -> str:
 
 def _is_host(host: str) -> bool:
     """Whether it is an address, or a name that may be one."""
-    if is_host_name(normal_host(host)) and not host.rpartition(".")[2].isdecimal():
+    if is_host_name(normal_host(host)):
         return True
     try:
         return not getattr(ip_address(host), "scope_id", None)

@@ -283,7 +283,10 @@ class BaseUrlTests(SocketTestCase):
 
     def test_what_cannot_be_one_is_told_at_once(self) -> None:
         wrong = ("localhost:8080", "http://", "ftp://a", "http://a:99999", "http://[::1", "http://a b")
-        hosts = ("a..b", "*", "-x-", "a" * 64, "ex%61mple", "a\tb", "[fe80::1%25eth0]", "a:0", "999.9.9.9")
+        hosts = (
+            *("a..b", "*", "-x-", "a" * 64, "ex%61mple", "a\tb", "[fe80::1%25eth0]", "a:0", "999.9.9.9"),
+            "127.0.0.1.",
+        )
         for url in (
             *wrong,
             *(f"http://{host}" for host in hosts),
