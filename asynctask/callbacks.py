@@ -161,11 +161,15 @@ class Callbacks:
             await self._outbox.give_back(task, self._now())
             return
         tried = judge(task, outcome, self._now(), self._chance())
-        if await self._keep(tried):
-            self._tried(task, host, outcome, tried)
-        else:
-            # Another outcome of the same attempt, maybe.
+        kept = await self._keep(tried)
+        if kept or (self._running and tried.state == DELIVERED):  # else it will be told again
+            self._note(task, host, outcome, tried)
+        if not kept:  # there is another outcome of the same attempt, maybe
             self._look_in(SOON)
+        elif tried.due is not None:
+            self._look_in(tried.due - self._now())
+        else:
+            self.pending -= 1
 
     async def _tell(self, task: Task, url: str) -> Answer | Refused | NoAnswer:
         assert self._signer is not None
@@ -193,17 +197,14 @@ class Callbacks:
                     return False
             await deferLater(self._clock, SOON)
 
-    def _tried(self, task: Task, host: str, outcome: Answer | Refused | NoAnswer, tried: Tried) -> None:
-        """A try and what it has come to are on disk."""
+    def _note(self, task: Task, host: str, outcome: Answer | Refused | NoAnswer, tried: Tried) -> None:
+        """Count a try, and log what it has come to."""
         assert task.callback is not None
         told = {"task_id": task.task_id, "host": host, "tries": task.callback.tries + 1}
         if isinstance(outcome, Answer):
             told["status"] = outcome.status
         if tried.due is not None:
             told["again_at"] = timestamp(tried.due)
-            self._look_in(tried.due - self._now())
-        else:
-            self.pending -= 1
         self._metrics.called(tried.state)
         if tried.state == DELIVERED:
             log.info("Callback delivered", **told)

@@ -195,14 +195,15 @@ class AsyncTask(Service):
         self._listen()
         if isinstance(self._place, Place) and is_missing(self._place):
             log.warn(
-                "The store has been here, and its file is gone: it is made anew", path=self._place.path
+                "The store has been here, and its file is gone: it is made anew",
+                path=str(self._place.path),
             )
         self._open_recorder()
         seated = [kind.name for kind in self._kinds.values() if self._seats.free(kind) > 0]
         gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds, seated)
         self._recorder.clear()
         if isinstance(self._place, Place) and is_of_others(self._place):
-            log.warn("Other users may read or write the store", path=self._place.path)
+            log.warn("Other users may read or write the store", path=str(self._place.path))
         log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
         if self._seats.shared:  # whose clock is the one that counts
             self._store.timed = self._follow

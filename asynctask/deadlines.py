@@ -136,7 +136,7 @@ class Deadlines:
             # Not now: while something held the reactor, clients may have sent what it reads first.
             self.clock.callLater(0, self._expire)
 
-    def _overdue(self) -> list[T]:
+    def _overdue(self) -> list[Any]:
         return [each for each in self.connections if each.deadline + TICK <= self.ticked]
 
     def _expire(self) -> None:

@@ -32,8 +32,8 @@ PARAMETERS: Final = (
         None,
         "sqlite:///asynctask.sqlite",
         "where tasks are kept: sqlite:///FILE, or sqlite:// for memory only; "
-        "?synchronous=full, normal or off says what a commit waits for; or postgresql://…, for any number "
-        "of processes on many machines",
+        "?synchronous=full, normal or off says what a commit waits for; or postgresql://..., for any "
+        "number of processes on many machines",
     ),
     ("processes", None, 1, "processes on one port, each with the --concurrency (PostgreSQL only)"),
     ("lease", None, 15, "seconds after which a silent process is taken for dead (PostgreSQL only)"),

@@ -20,13 +20,13 @@ PROBE: Final = b"4194304\n"
 
 
 def forget_if_stale(path: Path) -> None:
-    """Remove the file if it names nobody, or a process that is dead, or no twistd; else leave it alone."""
+    """Remove the file if it names nobody else, or a process that is dead, or no twistd."""
     try:
         if not path.is_file():  # such as /dev/null, which root could remove
             return
         text = path.read_text()
-        # A power cut leaves it empty.
-        if not text or not _is_twistd(PROCESSES / str(int(text))):
+        # A power cut leaves it empty; in a container each start has the number of the one before.
+        if not text or int(text) == os.getpid() or not _is_twistd(PROCESSES / str(int(text))):
             path.unlink()
     except (OSError, ValueError):
         return  # No such file, or one that twistd itself has something to say about.

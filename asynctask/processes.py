@@ -11,7 +11,7 @@ from operator import attrgetter
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger, LogLevel, globalLogPublisher
@@ -24,6 +24,8 @@ from asynctask.threads import NotStartedError, Threads, Work
 from asynctask.worker import Call, Logged, Raised, Reported, Returned
 
 log = Logger(namespace="asynctask.processes")
+
+NO_FOLDER: Final = "The working directory was removed, of which a process is told; start the service again"
 
 
 class ProcessDiedError(Exception):
@@ -195,7 +197,7 @@ class Processes:
     def take(self) -> Spawned:
         """A process for one call.
 
-        :raises NotStartedError: the system gives no more of them.
+        :raises NotStartedError: the system gives no more of them, or the working directory has gone.
         """
         with self._lock:
             while self._idle:
@@ -207,7 +209,8 @@ class Processes:
         try:
             worker = self._starter.start()
         except (OSError, RuntimeError) as error:
-            raise NotStartedError(str(error)) from error
+            of_no_file = isinstance(error, FileNotFoundError) and error.filename is None
+            raise NotStartedError(NO_FOLDER if of_no_file else str(error)) from error
         with self._lock:
             self._all.add(worker)
             if not self._is_at_exit:  # before multiprocessing would wait for it at the exit, for ever

@@ -54,7 +54,7 @@ class Seats:
 
     def free_in(self, place: str) -> int:
         """How many attempts of whatever kind may begin in this place now."""
-        return 0 if self.closed(place) else max(0, self._free[place])
+        return 0 if self.draining or self.closed(place) else max(0, self._free[place])
 
     def take(self, kind: Kind) -> bool:
         """Take a seat for a new task, unless an older one of its kind waits for one."""

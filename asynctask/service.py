@@ -123,7 +123,10 @@ def makeService(options: Options) -> OfCommand:
     description = None if options["no-http"] else listening.describe(options["port"], options["listen"])
     try:
         here = _working_directory()
-        folder = Path(here, twistd.get("rundir", "."))
+        rundir = twistd.get("rundir", ".")
+        folder = Path(here, rundir)
+        if not (rundir and folder.is_dir() and os.access(folder, os.X_OK)):
+            raise StartError(f"The working directory {rundir} cannot be entered")
         start, number = (here, None) if setting is None else (setting.start, setting.number)
         place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
         file = options["callback-secret"]

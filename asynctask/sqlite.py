@@ -112,7 +112,7 @@ def check(place: Place) -> None:
     if path is None:
         return
     _check_folder(path)
-    if place.lock_path is not None and place.lock_path.exists():
+    if place.lock_path is not None and os.path.exists(place.lock_path):
         # Not made by a mere look, which root may take for another user.
         Lock(place).close()
     if path.exists():
@@ -182,8 +182,9 @@ def _check_file(path: Path) -> None:
 
 def is_missing(place: Place) -> bool:
     """Whether the file is not there, though what lies beside it since an earlier start is."""
-    recorder = place.recorder_path
-    return place.path is not None and recorder is not None and recorder.exists() and not place.path.exists()
+    path, recorder = place.path, place.recorder_path
+    # By `os.path`, which raises nothing: whoever opens them says what is wrong.
+    return bool(path and recorder and os.path.exists(recorder) and not os.path.exists(path))
 
 
 def create(place: Place) -> None:

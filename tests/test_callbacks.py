@@ -8,7 +8,7 @@ from typing import Any, cast
 from standardwebhooks import Webhook
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, capturedLogs, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import callbacks, model
@@ -280,6 +280,16 @@ class OthersTests(CallbacksTestCase):
         self.reply(self.sent[0], Answer(500))
         self.advance(3_600)
         self.assertEqual((len(self.sent), self.callbacks.pending), (1, 0))
+
+    def test_one_that_was_delivered_meanwhile_counts_all_the_same(self) -> None:
+        task = self.ended()
+        self.turns.outcome(self.store.delete(task.task_id))
+        with capturedLogs() as logged:
+            self.reply(self.sent[0], Answer(200))
+            self.settle()
+        self.assertEqual(self.number("callback_tries_total", outcome="delivered"), 1)
+        told = [event["task_id"] for event in logged if event["log_format"] == "Callback delivered"]
+        self.assertEqual(told, [task.task_id])
 
     def test_one_that_was_deleted_before_its_turn_is_not_told(self) -> None:
         first, *_, last = [self.ended() for _ in range(5)]

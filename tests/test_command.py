@@ -74,7 +74,7 @@ class HelpTests(CommandTestCase):
 
     def test_its_help_explains_every_option(self) -> None:
         status, text = self.run_twistd("asynctask", "--help")
-        self.assertEqual(status, 0)
+        self.assertEqual((status, text.isascii()), (0, True))  # for whatever a terminal can show
         options = ("port", "listen", "host", "insecure", "store", "concurrency", "grace", "log-format")
         for option in options:
             self.assertRegex(text, rf"--{option}\b=?\s+\S+")
@@ -217,6 +217,12 @@ class StartErrorTests(CommandTestCase):
             status, text = self.run_twistd(*front, "--pidfile=none/pid", "asynctask", "--port", "0")
             self.assertEqual((status, text.count("\n")), (1, 1), text)
             self.assertIn("--pidfile none/pid cannot be written (there is no folder none)", text)
+
+    def test_a_working_directory_that_cannot_be_entered(self) -> None:
+        for folder in ("none", ""):
+            status, text = self.run_twistd("-n", f"--rundir={folder}", "asynctask", "--store", "sqlite://")
+            self.assertEqual((status, text.count("\n")), (1, 1), text)
+            self.assertIn("asynctask: The working directory", text)
 
     def test_a_working_directory_that_was_removed(self) -> None:
         gone = self.folder / "gone"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import pidfile
 from asynctask.pidfile import forget_if_stale, why_not_written
 from tests.test_sqlite import make_null, nobody
 
@@ -52,6 +53,11 @@ class PidFileTests(SynchronousTestCase):
         process.kill()
         process.wait()
         self.assertFalse(self.is_kept(str(process.pid)))
+
+    def test_nor_is_its_own_number_from_a_life_before_as_in_a_container(self) -> None:
+        self.patch(pidfile, "_is_twistd", lambda _process: True)
+        self.assertTrue(self.is_kept(str(os.getppid())))
+        self.assertFalse(self.is_kept(str(os.getpid())))
 
     def test_an_empty_file_is_not_in_the_way(self) -> None:
         self.assertFalse(self.is_kept(""))

@@ -413,6 +413,21 @@ class Killed(ProcessesTestCase):
         self.assertTrue(failure.check(NotStartedError))
         self.assertIn("Too many open files", str(failure.value))
 
+    def test_nor_without_a_working_directory_of_which_it_would_be_told(self) -> None:
+        here, gone = os.getcwd(), self.mktemp()
+        processes = Processes(1, self.turns.callFromThread)
+        self.addCleanup(processes.stop)
+        os.mkdir(gone)
+        os.chdir(gone)
+        try:
+            os.rmdir(os.getcwd())
+            running = processes.run(handlers.loop, {}, "context", FACTS, self.told.append).deferred
+            failure = self.failure(running)
+        finally:
+            os.chdir(here)
+        self.assertTrue(failure.check(NotStartedError))
+        self.assertIn("working directory was removed", str(failure.value))
+
     def test_one_that_comes_up_although_nobody_waits_any_more_is_killed(self) -> None:
         self.patch(spawned, "REAP", PATIENCE)
         unwanted = spawned.Spawned()

@@ -71,6 +71,7 @@ class SeatsTests(SynchronousTestCase):
         seats = looked()
         seats.draining = True
         self.assertFalse(seats.take(SIMULATE))
+        self.assertEqual(seats.free_in("reactor"), 0)
 
     def test_while_the_store_is_behind_nothing_starts(self) -> None:
         seats, behind = looked(reactor=2), [True]
