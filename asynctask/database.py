@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic
@@ -44,6 +45,12 @@ LOOK_AT_FILE: Final = 1.0
 
 GONE: Final = "its file was removed or replaced while the service runs"
 LOG_GONE: Final = "its write-ahead log (-wal) was removed while the service runs"
+
+PAUSING: Final = 0.25
+"""Seconds that the writer waits for them, and whoever waits for the writer; then it tries again later."""
+
+STEPS: Final = 10_000
+"""Steps of SQLite between two looks at the time, some milliseconds."""
 
 BUSY_LOG: Final = 30.0
 """Seconds until the log is looked at again, where another program reads what is in it."""
@@ -119,6 +126,8 @@ class Sqlite:
         connection.execute(f"PRAGMA synchronous = {self._place.synchronous}")
         # What a statement would have to undo: in a file it costs each transaction a tenth.
         connection.execute("PRAGMA temp_store = MEMORY")
+        # Some builds write zeros over all that is deleted, which takes seconds for large results.
+        connection.execute("PRAGMA secure_delete = FAST")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         if self._log_path is not None:
             connection.execute("PRAGMA user_version").fetchone()  # with which the log is there
@@ -237,6 +246,9 @@ class Sqlite:
             raise Unavailable(NO_ANSWER)
         try:
             with self._paused, self._reading.connect() as connection:
+                # What takes longer would keep others from reading, and the log from being reset.
+                late = since + LONGEST
+                _driver_of(connection).set_progress_handler(lambda: monotonic() > late, STEPS)
                 found = run(connection)
         except DBAPIError as error:
             self._readable.note(error)
@@ -257,7 +269,9 @@ class Sqlite:
             return
         # On the driver's connection, since SQLAlchemy would begin a transaction first.
         driver = _driver_of(connection)
-        with self._without_readers():
+        with self._without_readers(PAUSING) as alone:
+            if not alone:
+                return
             driver.execute("PRAGMA busy_timeout = 0")
             try:
                 (busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -267,12 +281,17 @@ class Sqlite:
             self._look_at_log = monotonic() + BUSY_LOG
 
     @contextmanager
-    def _without_readers(self) -> Iterator[None]:
-        """While nobody reads."""
+    def _without_readers(self, within: float = inf) -> Iterator[bool]:
+        """While nobody reads; False if somebody still does after so many seconds."""
+        until = monotonic() + within
         with ExitStack() as pause:
+            alone = True
             for _ in range(READERS):
-                pause.enter_context(self._paused)
-            yield
+                left = min(max(0.0, until - monotonic()), threading.TIMEOUT_MAX)
+                alone = alone and self._paused.acquire(timeout=left)
+                if alone:
+                    pause.callback(self._paused.release)
+            yield alone
 
     def roll_back(self, connection: Connection) -> None:
         """Undo whatever is open; after a COMMIT that failed, only the driver knows of it."""

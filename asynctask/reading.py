@@ -226,15 +226,12 @@ def _list_by(by: frozenset[str], statuses: tuple[Status, ...]) -> Select[Any]:
     if "before" in by:
         wanted = wanted.where(task.c.task_id < bindparam("before"))
     if "of_name" in by:
-        # Few tasks have it. Left to itself, SQLite would rather read all of the kind, or of the status.
         wanted = wanted.where(task.c.name == bindparam("of_name"))
-        if "of_kind" in by:
-            wanted = wanted.where(func.coalesce(task.c.kind, "") == of_kind)
-        if statuses:
-            wanted = wanted.where(func.coalesce(task.c.status, "").in_(statuses))
-        return wanted
     if "of_kind" in by:
-        wanted = wanted.where(task.c.kind == of_kind)
+        # Tasks of a name are mostly of one kind. Left to itself, SQLite would rather read all of the kind.
+        kind = func.coalesce(task.c.kind, "") if "of_name" in by else task.c.kind
+        wanted = wanted.where(kind == of_kind)
+    if {"of_kind", "of_name"} & by:
         statuses = statuses or tuple(Status)
     parts = [wanted.where(task.c.status == status) for status in statuses] or [wanted]
     if len(parts) == 1:

@@ -29,6 +29,12 @@ BUSY: Final = 1.5
 CHECK: Final = 0.5
 """Seconds that the start spends on looking for damage; small files are read whole in that time."""
 
+STOPPABLE: Final = (3, 41)
+"""The first SQLite that can be told to look no longer."""
+
+LOOKED_THROUGH: Final = 64 * 1024 * 1024
+"""Bytes of the largest file that an earlier one is to look for damage in."""
+
 SYNCHRONOUS: Final = ("full", "normal", "off")
 
 
@@ -164,6 +170,8 @@ def _check_file(path: Path) -> None:
                 (version,) = file.execute(VERSION).fetchone()
                 readable_from = file.execute(READABLE_FROM).fetchone()
                 check_readable(int(version), readable_from and readable_from[0])
+            if sqlite3.sqlite_version_info < STOPPABLE and path.stat().st_size > LOOKED_THROUGH:
+                return
             deadline = time.monotonic() + CHECK
             file.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             (found,) = file.execute("PRAGMA quick_check(1)").fetchone()

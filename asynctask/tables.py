@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 """The newest migration that this version knows."""
 
 APPLICATION_ID: Final = 0x61746B31
@@ -73,7 +73,7 @@ task: Final = Table(
     Column("callback_error", Text),
     Index("task_callback", "callback_due", "task_id", **where("callback_due IS NOT NULL")),
     Index("task_status", "status", "task_id"),
-    Index("task_name", "name", "task_id"),
+    Index("task_name_status", "name", "status", "task_id"),
     Index("task_kind_status", "kind", "status", "task_id"),
     Index(
         "task_due",
@@ -82,7 +82,8 @@ task: Final = Table(
         "task_id",
         **where("status IN ('accepted', 'retrying')"),
     ),
-    Index("task_finished", "finished_at", **where("finished_at IS NOT NULL")),
+    # What may be forgotten, once it is old: a callback is told first.
+    Index("task_finished", "finished_at", **where("finished_at IS NOT NULL AND callback_due IS NULL")),
     Index("task_owner", "owner", **where("status = 'running'")),
     # Who ended the latest attempt: its owner and its number.
     Column("ended_by", Text),

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from twisted.logger import capturedLogs
 
@@ -83,6 +83,13 @@ class Broken(OnFile):
         self.assertEqual(
             told, [("Store cannot be read", "disk I/O error"), ("Store can be read again", None)]
         )
+
+    def test_a_read_that_takes_too_long_is_ended(self) -> None:
+        self.patch(database, "LONGEST", 0.2)
+        endless = text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT count(*) FROM n")
+        reading = self.store._read(lambda db: db.scalar(endless))
+        self.assertRaises(Unavailable, self.wait, reading)
+        self.assertEqual(self.wait(self.store.count()), 0)
 
     def test_an_end_that_is_refused_again_waits_for_its_next_try(self) -> None:
         self.wait(self.store.close())

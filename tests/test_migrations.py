@@ -190,7 +190,7 @@ class HeldTables(SynchronousTestCase):
 
     def test_another_error_is_none_to_try_again_after(self) -> None:
         with psycopg.connect(self.url, autocommit=True) as other:
-            other.execute("DROP INDEX task_callback")
+            other.execute("DROP INDEX task_name")
         self.patch(starting, "sleep", self.fail)
         self.assertRaises(DBAPIError, self.bring_up)
 

@@ -131,5 +131,9 @@ class QueryPlanTests(SynchronousTestCase):
             Query(name="a", cursor="x"),
             Query(name="a", kind="simulate", cursor="x"),
             Query(name="a", kind="simulate", statuses=(ACCEPTED, RUNNING), cursor="x"),
+            Query(name="a", statuses=(RUNNING,), cursor="x"),
         ):
-            self.assert_indexed(self.page(query), "task_name (name=? AND task_id<?)")
+            plan = self.page(query)
+            found = plan.count("USING INDEX task_name_status (name=? AND status=? AND task_id<?)")
+            self.assertEqual(found, len(query.statuses) or len(Status), plan)
+            self.assertNotIn("SCAN task", plan)

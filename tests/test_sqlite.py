@@ -224,6 +224,15 @@ class SoundStores(FileTestCase):
         self.patch(sqlite, "CHECK", -1.0)
         check(self.place)
 
+    def test_so_is_one_at_which_sqlite_could_not_be_stopped(self) -> None:
+        self.make_store()
+        self.overwrite(self.path.stat().st_size - PAGE, b"\0" * PAGE)
+        self.assertIn("damaged", self.complaint())
+        self.patch(sqlite, "STOPPABLE", (99,))
+        self.assertIn("damaged", self.complaint())
+        self.patch(sqlite, "LOOKED_THROUGH", self.path.stat().st_size - 1)
+        check(self.place)
+
 
 class UnsoundStores(FileTestCase):
     """What the service cannot start with; each is told in a sentence, and left as it is."""

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog
+from asynctask import database as asynctask_database
 from asynctask.backlog import FEWEST, LONGEST_WAIT
 from asynctask.database import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
 from asynctask.istore import Known
@@ -305,6 +306,22 @@ class SqliteFileTests(OnFile):
                 connection.exec_driver_sql("CREATE TABLE junk (x)")
                 connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
             self.assertGreater(log.stat().st_size, 100_000)
+            database.keep_log_short(connection)
+            self.assertEqual(log.stat().st_size, 0)
+
+    def test_but_who_reads_is_not_waited_for_for_long(self) -> None:
+        self.patch(asynctask_database, "PAUSING", 0.01)
+        path = Path(self.mktemp()).absolute()
+        database = Sqlite(Place(path), large_log=10_000)
+        log = path.with_name(path.name + "-wal")
+        with database.connect() as connection:
+            with connection.begin():
+                connection.exec_driver_sql("CREATE TABLE junk (x)")
+                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            with database._paused:
+                database.keep_log_short(connection)
+            self.assertGreater(log.stat().st_size, 100_000)
+            database._look_at_log = 0.0
             database.keep_log_short(connection)
             self.assertEqual(log.stat().st_size, 0)
 

@@ -18,8 +18,8 @@ OLDEST_READER: Final = 3
 """What the last of the steps that set ``readable_from`` sets it to."""
 
 INDEXES: Final = (
-    *("task_status", "task_name", "task_due", "task_owner", "task_finished", "idempotency_expires"),
-    *("task_cancelling", "task_kind_status", "task_callback"),
+    *("task_status", "task_due", "task_owner", "idempotency_expires", "task_cancelling"),
+    *("task_kind_status", "task_callback", "task_name_status", "task_finished"),
 )
 """Those that the steps leave, in their order: where several would do, SQLite goes by it."""
 
@@ -43,6 +43,8 @@ def upgrade(connection: Connection) -> None:
     elif current == 0 and connection.dialect.name == "sqlite":
         _make(connection)
     else:
+        if current:
+            log.info("The store gets a new schema; many tasks take a while", before=current, now=SCHEMA)
         _run(connection)
         if current:
             log.info("The store has a new schema", before=current, now=SCHEMA)
