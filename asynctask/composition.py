@@ -315,8 +315,8 @@ class AsyncTask(Service):
         self._feed.end()
         if self.port is not None:
             try:
-                if not self._was_handed_over:
-                    listening.accept_all(self.port)
+                if not self._was_handed_over:  # in the turn in which it is closed, and before that
+                    self._reactor.callLater(0, listening.accept_all, self.port)
                 yield self.port.stopListening()
             except Exception:  # such as: somebody has removed the file of its socket
                 log.failure("The port could not be closed in order")

@@ -332,6 +332,21 @@ class LifeTests(CommandTestCase):
             (task,) = client.tasks()
             self.assertEqual((task["status"], task["attempt"]), ("completed", CRASHES_ALLOWED + 2))
 
+    def test_who_has_connected_before_the_port_is_closed_is_answered(self) -> None:
+        server = self.start()
+        with server.client() as first:  # after whom the reactor accepts one in a turn, and then more
+            first.get("/health/ready")
+        os.kill(server.pid, signal.SIGSTOP)
+        clients = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(400)]
+        for client in clients:
+            self.addCleanup(client.close)
+            client.sendall(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        os.kill(server.pid, signal.SIGTERM)
+        os.kill(server.pid, signal.SIGCONT)
+        for client in clients:
+            self.assertRegex(client.recv(12), rb"HTTP/1.1 (200|503)")
+        self.assertEqual(server.wait(), -signal.SIGTERM)
+
     def test_one_that_comes_twice_is_one(self) -> None:
         server = self.start("--grace", "60")
         with server.client() as client:
