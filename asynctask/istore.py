@@ -40,17 +40,6 @@ class Claim(Struct, frozen=True):
     left: Sequence[Task] = ()
 
 
-class Forgotten(Struct, frozen=True):
-    """What was forgotten at once.
-
-    :ivar count: how many there were of it.
-    :ivar seconds: how long that has taken itself, without what it waited for.
-    """
-
-    count: int
-    seconds: float
-
-
 class Key(Struct, frozen=True):
     """What makes a POST safe to repeat: kept with its answer until ``expires_at``."""
 
@@ -219,14 +208,14 @@ class IStore(Interface):
     def delete(task_id: str) -> Deferred[Task | None]:
         """Forget a task; it fails with `InvalidTransition` unless it has ended."""
 
-    def forget(before: float, now: float, limit: int) -> Deferred[Forgotten]:
-        """Forget tasks that ended before then, at most so many, and keys that have expired.
+    def forget(before: float, now: float) -> Deferred[bool]:
+        """Forget for a moment tasks that ended before then, and keys that have expired.
 
-        :returns: it counts the tasks, or the keys where these are more.
+        :returns: whether there may be more.
         """
 
-    def forget_events(before: float, most: int, limit: int) -> Deferred[Forgotten]:
-        """Forget what happened before then, or so many bytes ago, at most so many commits of it."""
+    def forget_events(before: float, most: int) -> Deferred[bool]:
+        """The same of what happened before then, or so many bytes ago."""
 
     def clock_was_set(before: float, now: float) -> Deferred[None]:
         """The wall clock was set: let what waits for its time wait for as long as it would have.

@@ -1,5 +1,6 @@
 """What is done to the store now and then: it forgets what is old, and follows a clock that was set."""
 
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Final
@@ -10,7 +11,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import statements
-from asynctask.istore import Forgotten
 from asynctask.model import Deleted, News
 from asynctask.works import ALONE, Database
 from asynctask.writer import Writer
@@ -19,6 +19,15 @@ log = Logger(namespace="asynctask.store")
 
 AFTER_KEYS: Final = "keys"
 """The order of a call that locks keys, any of them, and so comes after those that lock one."""
+
+FEWEST: Final = 20
+"""Tasks, keys or commits that a statement forgets, and so a transaction at least: a second, if each task
+has the largest result and the disk is slow."""
+
+ENOUGH: Final = 0.1
+"""Seconds after which a transaction begins to forget no more: hardly anybody notices such a wait, and what
+a transaction costs anyway, some milliseconds, is little beside it. Where results are large, its COMMIT
+takes about as long again."""
 
 BEHIND: Final = 60.0
 """Seconds by which the clock may be behind the last change at a start, and still be right."""
@@ -37,28 +46,26 @@ class Maintenance:
     _told_at: float | None = None
     _wrong_since = _wrong_until = 0.0
 
-    def forget(self, before: float, now: float, limit: int) -> Deferred[Forgotten]:
+    def forget(self, before: float, now: float) -> Deferred[bool]:
         """See `IStore`."""
+        given = {"before": before, "now": now, "limit": FEWEST}
 
-        def run(db: Connection, news: list[News]) -> Forgotten:
-            began = monotonic()
-            keys = db.execute(statements.FORGET_KEYS, {"now": now, "limit": limit}).all()
-            old = db.execute(statements.FORGET_OLD, {"before": before, "limit": limit}).all()
+        def some(db: Connection, news: list[News]) -> int:
+            keys = db.execute(statements.FORGET_KEYS, given).all()
+            old = db.execute(statements.FORGET_OLD, given).all()
             news += [Deleted(row.task_id, row.kind) for row in old]
-            return Forgotten(max(len(keys), len(old)), monotonic() - began)
+            return max(len(keys), len(old))
 
-        return self._writer.call(run, order=AFTER_KEYS)
+        return self._writer.call(_for_a_while(some), order=AFTER_KEYS)
 
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[Forgotten]:
+    def forget_events(self, before: float, most: int) -> Deferred[bool]:
         """See `IStore`."""
-        given = {"before": before, "most": most, "limit": limit}
+        given = {"before": before, "most": most, "limit": FEWEST}
 
-        def run(db: Connection, _news: list[News]) -> Forgotten:
-            began = monotonic()
-            commits = db.execute(statements.FORGET_EVENTS, given).rowcount
-            return Forgotten(commits, monotonic() - began)
+        def some(db: Connection, _news: list[News]) -> int:
+            return db.execute(statements.FORGET_EVENTS, given).rowcount
 
-        return self._writer.call(run)
+        return self._writer.call(_for_a_while(some))
 
     def note_clock(self, now: float, told_at: float | None) -> None:
         """At the start, see whether the clock is right.
@@ -104,3 +111,16 @@ class Maintenance:
         asked = self._writer.call(run, order=ALONE)
         self._clocks = number
         return asked.addCallbacks(tell, again)
+
+
+def _for_a_while(some: Callable[[Connection, list[News]], int]) -> Callable[[Connection, list[News]], bool]:
+    """Forget some while there are as many as may be, and there is time; tell whether there may be more."""
+
+    def run(db: Connection, news: list[News]) -> bool:
+        until = monotonic() + ENOUGH
+        while some(db, news) >= FEWEST:
+            if monotonic() >= until:
+                return True
+        return False
+
+    return run

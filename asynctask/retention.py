@@ -1,4 +1,4 @@
-"""Forgets tasks that ended long ago, expired keys and old events, a few at a time: nobody waits for it."""
+"""Forgets tasks that ended long ago, expired keys and old events, for moments: nobody waits long for it."""
 
 from collections.abc import Callable
 from typing import Final
@@ -13,17 +13,8 @@ from asynctask.problems import Unavailable
 
 log = Logger(namespace="asynctask.retention")
 
-BATCH: Final = 500
-"""Tasks of one transaction at most: some milliseconds, if they are small."""
-
-FEWEST: Final = 20
-"""Tasks of one transaction at least: a second, if each has the largest result and the disk is slow."""
-
-LONG: Final = 0.2
-"""Seconds of its own from which on the next transaction has half as many; else it has twice as many."""
-
 PAUSE: Final = 0.02
-"""Seconds between two batches while there is more; or as many as the last one took, if these are more."""
+"""Seconds between two looks while there is more; or as many as the last one took, if these are more."""
 
 IDLE: Final = 60.0
 """Seconds between two looks when there is none."""
@@ -57,7 +48,6 @@ class Retention:
         self._now = now
         self._next: IDelayedCall | None = None
         self._stopped = True
-        self._batch = FEWEST
         self._held_until = 0.0
 
     def start(self) -> None:
@@ -89,16 +79,12 @@ class Retention:
         """Forget some; how long to wait for the next look."""
         if self._clock.seconds() < self._held_until:
             return IDLE
-        now, began, batch = self._now(), self._clock.seconds(), self._batch
-        tasks = await self._store.forget(now - self._keep, now, batch)
-        commits = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS, batch)
-        took = max(tasks.seconds, commits.seconds)
-        self._batch = max(FEWEST, batch // 2) if took > LONG else min(2 * batch, BATCH)
-        there_is_more = batch in (tasks.count, commits.count)
-        return max(PAUSE, self._clock.seconds() - began) if there_is_more else IDLE
+        now, began = self._now(), self._clock.seconds()
+        more_tasks = await self._store.forget(now - self._keep, now)
+        more_events = await self._store.forget_events(now - EVENTS_KEPT, MOST_EVENTS)
+        return max(PAUSE, self._clock.seconds() - began) if more_tasks or more_events else IDLE
 
     def _failed(self, failure: Failure) -> float:
-        self._batch = FEWEST
         if not failure.check(Unavailable):
             log.failure("Old tasks cannot be forgotten", failure)
         return IDLE

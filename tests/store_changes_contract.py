@@ -3,12 +3,14 @@ open one."""
 
 import json
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 from twisted.logger import capturedLogs
 
+from asynctask import maintenance
 from asynctask.deliveries import NoAnswer, judge
 from asynctask.istore import Known, ToTell
 from asynctask.model import (
@@ -150,7 +152,7 @@ class ChangesContract(Base):
         wrong = NOW + 9 * KEY_KEPT
         for before, now in ((NOW + 5, wrong), (wrong + 5, NOW + 10)):
             self.wait(self.store.clock_was_set(before, now))
-            self.assertEqual(self.wait(self.store.forget(0, now, 9)).count, 0)
+            self.wait(self.store.forget(0, now))
             again = self.add_with_key([self.new("b")], now=now, expires_at=now + KEY_KEPT)
             self.assertEqual(self.wait(again), Known("d", "first"))
 
@@ -446,15 +448,22 @@ class ChangesContract(Base):
     def test_what_ended_first_is_forgotten_first(self) -> None:
         for age in (3, 1, 4, 2):
             self.ended(COMPLETED, NOW - age, name=f"{age}")
-        self.assertEqual(self.wait(self.store.forget(NOW - 1, NOW, 2)).count, 2)
+        self.forget_at_once(2)
+        self.assertIs(self.wait(self.store.forget(NOW - 1, NOW)), True)
         self.assertEqual(self.names(), ["2", "1"])
-        self.assertEqual(self.wait(self.store.forget(NOW - 1, NOW, 2)).count, 1)
+        self.assertIs(self.wait(self.store.forget(NOW - 1, NOW)), False)
         self.assertEqual(self.names(), ["1"])
-        self.assertEqual(self.wait(self.store.forget(NOW - 1, NOW, 2)).count, 0)
 
-    def test_a_store_tells_how_long_forgetting_takes_itself(self) -> None:
-        for forgetting in (self.store.forget(NOW, NOW, 9), self.store.forget_events(NOW, 0, 9)):
-            self.assertGreater(self.wait(forgetting).seconds, 0)
+    def test_it_is_forgotten_for_a_time_and_the_rest_later(self) -> None:
+        for _ in range(9):
+            self.ended(COMPLETED)
+        self.patch(maintenance, "FEWEST", 2)
+        self.patch(maintenance, "ENOUGH", 0.1)
+        self.patch(maintenance, "monotonic", count(step=0.04).__next__)
+        self.assertIs(self.wait(self.store.forget(NOW + 1, NOW)), True)
+        self.assertEqual(len(self.names()), 3)
+        self.assertIs(self.wait(self.store.forget(NOW + 1, NOW)), False)
+        self.assertEqual(self.names(), [])
 
     def test_whatever_ended_is_forgotten_and_nothing_else(self) -> None:
         for status in (COMPLETED, FAILED, CANCELLED):
@@ -464,7 +473,7 @@ class ChangesContract(Base):
         self.add(self.new("waiting", delay=5))
         self.run_one(name="running")
         self.retrying(name="retrying")
-        self.assertEqual(self.wait(self.store.forget(NOW + 999, NOW, 100)).count, 3)
+        self.wait(self.store.forget(NOW + 999, NOW))
         self.assertEqual(self.names(), ["retrying", "running", "waiting", "retried"])
 
     # What is told of it
@@ -501,7 +510,7 @@ class ChangesContract(Base):
         check(1)
         self.delete(one)
         check(1)
-        self.wait(self.store.forget(NOW + 1, NOW, 10))
+        self.wait(self.store.forget(NOW + 1, NOW))
         check(1)
         self.assertIsNone(self.wait(self.add_with_key([self.new()], [self.new()])))
         check(3)

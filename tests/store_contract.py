@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from asynctask import changes, reading
+from asynctask import changes, maintenance, reading
 from asynctask.changes import listed
 from asynctask.istore import Claim, IStore, Key
 from asynctask.model import (
@@ -145,6 +145,11 @@ class StoreTestCase(SynchronousTestCase):
     def claim(self, limit: int = 10, now: float = NOW) -> Claim:
         claim: Claim = self.wait(self.store.claim("simulate", limit, now))
         return claim
+
+    def forget_at_once(self, number: int) -> None:
+        """Each look has time for a single statement, which forgets so many."""
+        self.patch(maintenance, "FEWEST", number)
+        self.patch(maintenance, "ENOUGH", 0.0)
 
     def get(self, task: Task) -> Task:
         found = self.wait(self.store.get(task.task_id))

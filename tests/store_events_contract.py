@@ -1,9 +1,12 @@
 """What every store tells of its commits, then and later: mix it into a TestCase that can open one."""
 
+from itertools import count
 from time import time
 from typing import TYPE_CHECKING
 
-from asynctask import changes
+from sqlalchemy import Connection, text
+
+from asynctask import changes, maintenance
 from asynctask.changes import listed
 from asynctask.model import (
     Deleted,
@@ -117,7 +120,7 @@ class EventsContract(Base):
         self.assertRaises(InvalidTransition, self.wait, self.store.delete(again.task_id))
         self.assertRaises(InvalidTransition, self.wait, self.store.retry(again.task_id, NOW))
         self.claim()
-        self.wait(self.store.forget(NOW, NOW, 9))
+        self.wait(self.store.forget(NOW, NOW))
         self.assertEqual(self.told(), before)
         self.assertRaises(UnicodeEncodeError, self.add, self.new("\ud800"))
         self.assertEqual(self.told(), before)
@@ -126,8 +129,9 @@ class EventsContract(Base):
         tasks = [self.run_one() for _ in range(3)]
         for task in tasks:
             self.wait(self.store.end(complete(task, "1", NOW), NOW))
-        self.wait(self.store.forget(NOW + 1, NOW, 2))
-        self.wait(self.store.forget(NOW + 1, NOW, 2))
+        self.forget_at_once(2)
+        self.wait(self.store.forget(NOW + 1, NOW))
+        self.wait(self.store.forget(NOW + 1, NOW))
         gone = [one for _, news in self.commits[-2:] for one in news]
         self.assertEqual(
             sorted(gone, key=lambda one: one.task_id), [Deleted(task.task_id, task.kind) for task in tasks]
@@ -233,20 +237,39 @@ class EventsContract(Base):
         self.kept(numbers[0])
         self.assertEqual(len(decoded), LARGE + 3)
 
-    def forget(self, before: float = 0, most: int = 10**12, limit: int = ALL) -> int:
-        forgotten: int = self.wait(self.store.forget_events(before, most, limit)).count
-        return forgotten
+    def forget(self, before: float = 0, most: int = 10**12) -> int:
+        """How many commits are forgotten."""
+
+        def stored(db: Connection, _news: list[News]) -> int:
+            return len(db.execute(text("SELECT seq FROM event")).all())
+
+        number: int = self.wait(self.store._writer.call(stored))
+        self.wait(self.store.forget_events(before, most))
+        left: int = self.wait(self.store._writer.call(stored))
+        return number - left
 
     def test_what_is_old_is_forgotten_but_never_the_last(self) -> None:
         for name in "abcde":
             self.add(self.new(name))
         first = self.commits[0][0]
         self.assertEqual(self.forget(time() - 1_000), 0)
-        self.assertEqual([self.forget(time() + 1_000, limit=2) for _ in range(3)], [2, 2, 0])
+        self.assertEqual(self.forget(time() + 1_000), 4)
         self.assertIsNone(self.kept(first + 3))
         self.assertEqual([seq for seq, _ in self.kept(first + 4) or []], [first + 4])
         self.add(self.new())
         self.assertEqual(self.commits[-1][0], first + 5)
+
+    def test_they_are_forgotten_for_a_time_and_the_rest_later(self) -> None:
+        for name in "abcdefgh":
+            self.add(self.new(name))
+        first = self.commits[0][0]
+        self.patch(maintenance, "FEWEST", 2)
+        self.patch(maintenance, "ENOUGH", 0.1)
+        self.patch(maintenance, "monotonic", count(step=0.06).__next__)
+        for more, left in ((True, first + 4), (False, first + 7)):
+            self.assertIs(self.wait(self.store.forget_events(time() + 1_000, 10**12)), more)
+            self.assertIsNone(self.kept(left - 1))
+            self.assertEqual([seq for seq, _ in self.kept(left) or []], [*range(left, first + 8)])
 
     def test_what_is_too_many_bytes_ago_is_forgotten(self) -> None:
         for name in "abcde":

@@ -9,7 +9,6 @@ from asynctask import api, sse, wire
 from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
 from asynctask.model import CANCELLED, Deleted, Task
 from asynctask.problems import Unavailable
-from asynctask.retention import BATCH
 from asynctask.sse import Position
 from tests.following import Following
 from tests.test_api import ApiTestCase
@@ -411,7 +410,7 @@ class AllTests(FollowTestCase):
         first.leave()
         self.submit(duration=0)
         self.submit(duration=0)
-        self.turns.outcome(self.store.forget_events(1e11, 10**9, BATCH))
+        self.turns.outcome(self.store.forget_events(1e11, 10**9))
         again = self.follow_all(Last_Event_ID=first.last_id)
         self.assertEqual(again.told, ["reset"])
         self.submit(duration=0)

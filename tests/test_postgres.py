@@ -63,7 +63,7 @@ class PostgresStore(StoreContract, ChangesContract, KeysContract, EventsContract
         self.assertGreater(first, begin)
         self.assertEqual([seq for seq, _ in self.kept(begin) or []], [first])
         self.add(self.new())
-        self.wait(self.store.forget_events(0, 0, 1))
+        self.wait(self.store.forget_events(0, 0))
         self.assertIsNone(self.kept(begin))
 
     def test_a_count_mistakes_nothing_that_is_on_its_way(self) -> None:

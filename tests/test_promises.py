@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
+from asynctask import maintenance
 from asynctask.istore import Key, Known
 from asynctask.metrics import Metrics
 from asynctask.model import (
@@ -54,6 +55,9 @@ PHASES: Final = tuple(Phase) if _MORE else (Phase.explicit, Phase.generate)
 START: Final = 1_700_000_000.0
 KEPT: Final = 10
 """Seconds that a key is known here."""
+
+AT_ONCE: Final = 2
+"""Tasks that are forgotten at once here."""
 
 NO: Final = Error("ValueError", "no")
 WAITING: Final = ("accepted", "retrying")
@@ -401,8 +405,8 @@ class Promises(RuleBasedStateMachine):
         self.held.clear()
         self.open([Suspect(task.task_id, task.attempt) for task in (*guilty, *stale)])
 
-    @rule(age=st.sampled_from((0, 10, 100)), limit=st.integers(1, 3))
-    def forget(self, age: int, limit: int) -> None:
+    @rule(age=st.sampled_from((0, 10, 100)))
+    def forget(self, age: int) -> None:
         self.now += 1
         before = self.now - age
         old = sorted(
@@ -410,11 +414,11 @@ class Promises(RuleBasedStateMachine):
             for task in self.tasks.values()
             if task.finished_at is not None and task.finished_at < before
         )
-        forgotten = self.wait(self.store.forget(before, self.now, limit)).count
+        more = self.wait(self.store.forget(before, self.now))
         left = {task.task_id for task in self.listed()}
         lost = self.tasks.keys() - left
-        assert len(lost) == min(limit, len(old)) <= forgotten <= limit  # or so many keys
-        assert sorted(self.tasks[task_id].finished_at or 0 for task_id in lost) == old[:limit]
+        assert more or len(lost) < AT_ONCE
+        assert sorted(self.tasks[task_id].finished_at or 0 for task_id in lost) == old[:AT_ONCE]
         for task_id in lost:
             del self.tasks[task_id]
         self.gone |= lost
@@ -457,6 +461,8 @@ class PromisesTests(SynchronousTestCase):
     """The promises of the contract."""
 
     def test_every_walk_keeps_them(self) -> None:
+        self.patch(maintenance, "FEWEST", AT_ONCE)
+        self.patch(maintenance, "ENOUGH", 0.0)
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         Promises.empty = folder / "empty"

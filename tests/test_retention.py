@@ -1,4 +1,4 @@
-"""Tasks that ended long ago are forgotten, a few at a time, over a real store in memory."""
+"""Tasks that ended long ago are forgotten, for a moment at a time, over a real store in memory."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -9,8 +9,9 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import model
-from asynctask.istore import Forgotten, IStore, Key
+from asynctask import maintenance, model
+from asynctask.istore import IStore, Key
+from asynctask.maintenance import FEWEST
 from asynctask.metrics import Metrics
 from asynctask.model import (
     Deleted,
@@ -27,7 +28,7 @@ from asynctask.model import (
     start,
 )
 from asynctask.problems import Unavailable
-from asynctask.retention import BATCH, DAY, FEWEST, HOLD, IDLE, LONG, PAUSE, Retention
+from asynctask.retention import DAY, HOLD, IDLE, PAUSE, Retention
 from asynctask.sqlite import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
@@ -133,7 +134,8 @@ class RetentionTests(SynchronousTestCase):
         self.advance(1_000 * DAY)
         self.assertEqual(len(self.kept()), 1)
 
-    def test_many_are_forgotten_in_batches_with_pauses_between_them(self) -> None:
+    def test_a_look_ends_after_its_time_and_the_next_one_goes_on(self) -> None:
+        self.patch(maintenance, "ENOUGH", 0.0)
         self.keep(FEWEST)
         self.clock.advance(1)
         newest = [task.task_id for task in self.keep(FEWEST // 2)]
@@ -145,6 +147,16 @@ class RetentionTests(SynchronousTestCase):
         self.settle()
         self.assertEqual(len(self.kept()), FEWEST // 2)
         self.advance(0.01)
+        self.assertEqual(self.kept(), [])
+        (planned,) = self.clock.getDelayedCalls()
+        self.assertEqual(planned.getTime() - self.clock.seconds(), IDLE)
+
+    def test_all_of_many_are_forgotten_at_one_look_that_has_the_time(self) -> None:
+        self.patch(maintenance, "monotonic", lambda: 0.0)
+        self.keep(5 * FEWEST)
+        self.clock.advance(7 * DAY + 1)
+        self.retention.start()
+        self.advance(PAUSE)
         self.assertEqual(self.kept(), [])
         (planned,) = self.clock.getDelayedCalls()
         self.assertEqual(planned.getTime() - self.clock.seconds(), IDLE)
@@ -161,13 +173,13 @@ class RetentionTests(SynchronousTestCase):
         self.assertEqual(self.events()[-1][1], [Deleted(task.task_id, task.kind)])
 
     def test_what_happened_is_kept_for_a_day_and_256_mib_of_it(self) -> None:
-        store = Forgetful(some(0))
+        store = Forgetful(succeed(False))
         Retention(cast(IStore, store), 7, self.clock, self.now).start()
         self.clock.advance(PAUSE)
-        self.assertEqual(store.events, [(START + PAUSE - DAY, 256 * 1024 * 1024, FEWEST)])
+        self.assertEqual(store.events, [(START + PAUSE - DAY, 256 * 1024 * 1024)])
 
-    def test_much_of_it_is_forgotten_in_batches_with_pauses_between_them(self) -> None:
-        store = Forgetful(*map(some, [0, 0, 0]), commits=[FEWEST, 3, 0])
+    def test_much_of_it_is_forgotten_at_several_looks_with_pauses_between_them(self) -> None:
+        store = Forgetful(*map(succeed, [False] * 3), more_events=[True, False, False])
         Retention(cast(IStore, store), 7, self.clock, self.now).start()
         for pause, asked in ((PAUSE, 1), (PAUSE, 2), (PAUSE, 2), (IDLE - PAUSE, 3)):
             self.clock.advance(pause)
@@ -199,7 +211,7 @@ class RetentionTests(SynchronousTestCase):
         self.advance(8 * DAY)
         self.assertEqual(len(self.kept()), 1)
 
-    def test_a_stop_while_a_batch_is_under_way_plans_no_other(self) -> None:
+    def test_a_stop_during_a_look_plans_no_other(self) -> None:
         self.keep()
         self.clock.advance(8 * DAY)
         self.retention.start()
@@ -225,27 +237,22 @@ class RetentionTests(SynchronousTestCase):
         self.assertEqual(self.kept(), [])
 
 
-def some(count: int) -> Deferred[Forgotten]:
-    """So many were forgotten, in no time."""
-    return succeed(Forgotten(count, 0.0))
-
-
 class Forgetful:
-    """A store of which one method counts, and answers as it is told."""
+    """A store that forgets as it is told."""
 
-    def __init__(self, *answers: Deferred[Forgotten], commits: Sequence[int] = (0,) * 9) -> None:
+    def __init__(self, *answers: Deferred[bool], more_events: Sequence[bool] = (False,) * 9) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[float, float, int]] = []
-        self.commits = list(commits)
-        self.events: list[tuple[float, int, int]] = []
+        self.asked: list[tuple[float, float]] = []
+        self.more_events = list(more_events)
+        self.events: list[tuple[float, int]] = []
 
-    def forget(self, before: float, now: float, limit: int) -> Deferred[Forgotten]:
-        self.asked.append((before, now, limit))
+    def forget(self, before: float, now: float) -> Deferred[bool]:
+        self.asked.append((before, now))
         return self.answers.pop(0)
 
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[Forgotten]:
-        self.events.append((before, most, limit))
-        return some(self.commits.pop(0))
+    def forget_events(self, before: float, most: int) -> Deferred[bool]:
+        self.events.append((before, most))
+        return succeed(self.more_events.pop(0))
 
 
 class Full(Forgetful):
@@ -254,81 +261,34 @@ class Full(Forgetful):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.clock = clock
-        self.seconds = 0.0
-        self.waiting = 0.0
-        self.for_events = 0.0
 
-    def forget(self, before: float, now: float, limit: int) -> Deferred[Forgotten]:
-        self.asked.append((before, now, limit))
-        self.clock.rightNow += self.waiting + self.seconds
-        return succeed(Forgotten(limit, self.seconds))
-
-    def forget_events(self, before: float, most: int, limit: int) -> Deferred[Forgotten]:
-        self.clock.rightNow += self.waiting + self.for_events
-        return succeed(Forgotten(0, self.for_events))
+    def forget(self, before: float, now: float) -> Deferred[bool]:
+        self.asked.append((before, now))
+        self.clock.rightNow += 0.125
+        return succeed(True)
 
 
 class Pace(SynchronousTestCase):
-    """How many are forgotten at once: tasks may have large results, and others wait meanwhile."""
+    """How much of the time it takes: others wait meanwhile."""
 
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.store = Full(self.clock)
-        Retention(cast(IStore, self.store), 1, self.clock, lambda: 10 * DAY).start()
-
-    def test_it_goes_by_how_long_the_last_ones_took(self) -> None:
-        clock, store = self.clock, self.store
-        for _ in range(6):
-            clock.advance(PAUSE)
-        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, 80, 160, 320, BATCH])
-        store.seconds = LONG + 0.01
-        for _ in range(7):
-            clock.advance(store.seconds)
-        self.assertEqual(
-            [limit for _, _, limit in store.asked[6:]], [BATCH, 250, 125, 62, 31, FEWEST, FEWEST]
-        )
-
-    def test_events_that_take_long_count_as_well(self) -> None:
-        clock, store = self.clock, self.store
-        clock.advance(PAUSE)
-        store.for_events = LONG + 0.01
-        store.seconds = store.for_events  # as long as the tasks
-        for _ in range(3):
-            clock.advance(2 * store.for_events)
-        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST, FEWEST])
-
-    def test_events_alone_may_take_long(self) -> None:
-        clock, store = self.clock, self.store
-        clock.advance(PAUSE)
-        store.for_events = LONG + 0.01
-        for _ in range(2):
-            clock.advance(2 * store.for_events)
-        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, FEWEST])
-
-    def test_others_have_as_long_as_a_batch_took_before_the_next(self) -> None:
-        clock, store = self.clock, self.store
-        store.seconds = 0.125
-        for seconds, asked in ((PAUSE, 1), (store.seconds - PAUSE / 2, 1), (PAUSE, 2)):
+    def test_others_have_as_long_as_a_look_took_before_the_next(self) -> None:
+        clock = Clock()
+        store = Full(clock)
+        Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
+        for seconds, asked in ((PAUSE, 1), (0.125 - PAUSE / 2, 1), (PAUSE, 2)):
             clock.advance(seconds)
             self.assertEqual(len(store.asked), asked)
-
-    def test_it_does_not_go_by_how_long_they_waited_for_others(self) -> None:
-        clock, store = self.clock, self.store
-        store.waiting = LONG + 1
-        for _ in range(3):
-            clock.advance(2 * store.waiting)
-        self.assertEqual([limit for _, _, limit in store.asked], [20, 40, 80])
 
 
 class Failing(SynchronousTestCase):
     """What goes wrong while it is asked."""
 
     def test_it_goes_on_after_each_failure_and_logs_what_is_a_bug(self) -> None:
-        store = Forgetful(fail(Unavailable("Full")), fail(ValueError("a bug")), some(3))
+        store = Forgetful(fail(Unavailable("Full")), fail(ValueError("a bug")), succeed(False))
         clock = Clock()
         Retention(cast(IStore, store), 1, clock, lambda: 10 * DAY).start()
         for seconds in (PAUSE, IDLE, IDLE):
             clock.advance(seconds)
-        self.assertEqual(store.asked, [(9 * DAY, 10 * DAY, FEWEST)] * 3)
+        self.assertEqual(store.asked, [(9 * DAY, 10 * DAY)] * 3)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(len(clock.getDelayedCalls()), 1)

@@ -378,7 +378,7 @@ class SqliteTroubleTests(OnFile):
         for change in (
             lambda: self.store.retry(task.task_id, NOW),
             lambda: self.store.delete(task.task_id),
-            lambda: self.store.forget(NOW + 1, NOW, 9),
+            lambda: self.store.forget(NOW + 1, NOW),
         ):
             self.fail_commits(1)
             self.assertEqual(self.assertRaises(Unavailable, self.wait, change()).detail, NOT_KEPT)
@@ -399,7 +399,7 @@ class SqliteTroubleTests(OnFile):
             lambda: self.store.cancel("task_x", NOW),
             lambda: self.store.retry("task_x", NOW),
             lambda: self.store.delete("task_x"),
-            lambda: self.store.forget(NOW, NOW, 9),
+            lambda: self.store.forget(NOW, NOW),
             lambda: self.store.add_once([self.new()], [], key, NOW),
         ):
             self.assertRaises(Unavailable, change)
