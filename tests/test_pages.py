@@ -19,6 +19,7 @@ from asynctask import (
     heartbeat,
     logqueue,
     logs,
+    maintenance,
     loop,
     model,
     outbox,
@@ -92,8 +93,10 @@ IN_WORDS = {
     "one that holds it for more than a second has its stack": watchdog.HELD == 1,
     "and ten old ones are kept": logs.FILES_KEPT == 10,
     "a body makes no progress for a minute, or is not whole after five": (
-        (deadlines.IDLE, deadlines.BODY_TIME) == (60, 300)
+        (deadlines.STALL, deadlines.BODY_TIME) == (60, 300)
     ),
+    "before the service does, after 75 seconds: nginx and others do so after 60": deadlines.IDLE == 75,
+    "for a tenth of a second at a time": maintenance.ENOUGH == 0.1,
     "a day of it, or 256 MiB": retention.EVENTS_KEPT == 86_400,
     "still has what is answered within two seconds": deadlines.LEAVING == 2,
     "The last try is three days after the end": deliveries.GIVE_UP == 3 * 86_400,
