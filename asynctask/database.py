@@ -47,7 +47,8 @@ GONE: Final = "its file was removed or replaced while the service runs"
 LOG_GONE: Final = "its write-ahead log (-wal) was removed while the service runs"
 
 PAUSING: Final = 0.25
-"""Seconds that the writer waits for them, and whoever waits for the writer; then it tries again later."""
+"""Seconds that the writer waits for them, and whoever waits for the writer; then it tries again later. At
+twice that size it waits as long as a read may take, so that the log stays bounded."""
 
 STEPS: Final = 10_000
 """Steps of SQLite between two looks at the time, some milliseconds."""
@@ -269,7 +270,8 @@ class Sqlite:
             return
         # On the driver's connection, since SQLAlchemy would begin a transaction first.
         driver = _driver_of(connection)
-        with self._without_readers(PAUSING) as alone:
+        much = _is_larger(self._log_path, 2 * self._large_log)
+        with self._without_readers(LONGEST if much else PAUSING) as alone:
             if not alone:
                 return
             driver.execute("PRAGMA busy_timeout = 0")

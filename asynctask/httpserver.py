@@ -112,6 +112,7 @@ async def finish_answers(server: Closable, clock: IReactorTime) -> None:
     if server.connections:
         await deferLater(clock, LOOK)  # for the requests of those who have come last
     for _ in range(int(LAST_ANSWERS / LOOK)):
+        await deferLater(clock, 0)  # a turn in which what has come is read
         if not server.close_idle():
             return
         await deferLater(clock, LOOK)

@@ -6,7 +6,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Integer, Select, bindparam, func, select, union_all
+from sqlalchemy import BindParameter, Connection, Integer, Select, bindparam, select, union_all
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
@@ -228,9 +228,7 @@ def _list_by(by: frozenset[str], statuses: tuple[Status, ...]) -> Select[Any]:
     if "of_name" in by:
         wanted = wanted.where(task.c.name == bindparam("of_name"))
     if "of_kind" in by:
-        # Tasks of a name are mostly of one kind. Left to itself, SQLite would rather read all of the kind.
-        kind = func.coalesce(task.c.kind, "") if "of_name" in by else task.c.kind
-        wanted = wanted.where(kind == of_kind)
+        wanted = wanted.where(task.c.kind == of_kind)
     if {"of_kind", "of_name"} & by:
         statuses = statuses or tuple(Status)
     parts = [wanted.where(task.c.status == status) for status in statuses] or [wanted]

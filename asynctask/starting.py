@@ -68,7 +68,7 @@ def bring_up(connection: Connection, database: Database) -> None:
         try:
             with connection.begin():
                 database.prepare(connection)
-                upgrade(connection)
+                upgrade(connection, again=told)
             return
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:

@@ -73,7 +73,8 @@ task: Final = Table(
     Column("callback_error", Text),
     Index("task_callback", "callback_due", "task_id", **where("callback_due IS NOT NULL")),
     Index("task_status", "status", "task_id"),
-    Index("task_name_status", "name", "status", "task_id"),
+    # Its last column spares a look at each task of the name where those of one kind are asked for.
+    Index("task_name_status", "name", "status", "task_id", "kind"),
     Index("task_kind_status", "kind", "status", "task_id"),
     Index(
         "task_due",

@@ -28,11 +28,12 @@ class UnreadableSchemaError(Exception):
     """This version cannot use the database: another one wrote it, or it cannot keep all text."""
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, *, again: bool = False) -> None:
     """Bring the database up to this version's schema, inside the transaction of the connection.
 
     A newer schema is left alone if it says that this version can read it.
 
+    :param again: whether it was tried before, and the log knows.
     :raises UnreadableSchemaError: it says that it cannot.
     """
     current = _current(connection)
@@ -43,7 +44,7 @@ def upgrade(connection: Connection) -> None:
     elif current == 0 and connection.dialect.name == "sqlite":
         _make(connection)
     else:
-        if current:
+        if current and not again:
             log.info("The store gets a new schema; many tasks take a while", before=current, now=SCHEMA)
         _run(connection)
         if current:

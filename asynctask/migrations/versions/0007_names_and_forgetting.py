@@ -10,7 +10,7 @@ down_revision = "0006"
 
 def upgrade() -> None:
     op.drop_index("task_name", "task")
-    op.create_index("task_name_status", "task", ["name", "status", "task_id"])
+    op.create_index("task_name_status", "task", ["name", "status", "task_id", "kind"])
     op.drop_index("task_finished", "task")
     op.create_index(
         "task_finished",
