@@ -87,7 +87,7 @@ class Stepped(Run):
         if self.task.traceparent is not None:
             self._context.run(TRACE.set, self.task.traceparent)
         self._waits = None
-        self._go(None)
+        self(None)
 
     def cancel(self) -> None:
         """Ask it to end, at its ``await``."""
@@ -96,15 +96,11 @@ class Stepped(Run):
             self._waits.cancel()
 
     def __call__(self, result: Any) -> None:
-        """What was waited for is there."""
+        """What was waited for is there: take steps, the first with it, until something is waited for."""
         if self._waits is _ADDING:
             self._waits = (result,)
-        else:
-            self._waits = None
-            self._go(result)
-
-    def _go(self, result: Any) -> None:
-        """Take steps, the first with what was waited for, until there is something to wait for."""
+            return
+        self._waits = None
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
         named = self.record
         assert steps is not None
@@ -120,7 +116,7 @@ class Stepped(Run):
                 except BaseException as error:
                     if forked.is_child:
                         leave_with(error)
-                    if _wants_asyncio(error):
+                    if type(error) is not StopIteration and _wants_asyncio(error):
                         raise WrongPlaceError(WRONG_PLACE) from error
                     raise
                 finally:
