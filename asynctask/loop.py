@@ -250,7 +250,7 @@ class _LoopThread:
 
     def swap(self, record: bytes) -> bytes:
         """Name whom it steps from now on, and tell who was named before."""
-        return NOBODY if self._slot is None else self._recorder.swap(record, self._slot)
+        return NOBODY if self._slot is None else self._recorder.swap_in(self._slot, record)
 
     def end_soon(self) -> None:
         """End the loop when the last of its tasks has ended; in its thread."""

@@ -26,6 +26,10 @@ REACTOR, ASYNCIO = 0, 1
 
 NOBODY: Final = bytes(SLOT.size)
 
+_IS_STEPPED: Final = REACTOR * SLOT.size
+_STEPPED: Final = slice(_IS_STEPPED, _IS_STEPPED + SLOT.size)
+"""Where in the map the reactor's slot begins, and where it is."""
+
 MOST_FILES: Final = 1_000
 """Processes of one folder and one database of which each has a flight recorder."""
 
@@ -51,9 +55,9 @@ class FlightRecorder:
     def __init__(self, threads: int = 0) -> None:
         self._slots = 2 + threads
         self._pid = os.getpid()
-        self._now = [NOBODY] * self._slots
+        self._stepped = NOBODY
+        self._elsewhere: dict[int, bytes] = {}
         self._idle = list(range(self._slots - 1, ASYNCIO, -1))
-        self._spans = [slice(slot * SLOT.size, (slot + 1) * SLOT.size) for slot in range(self._slots)]
         self._map = mmap.mmap(-1, self._slots * SLOT.size)
 
     def open(self, path: Path, *, alone: bool = False) -> None:
@@ -100,25 +104,33 @@ class FlightRecorder:
 
     def stepped(self) -> str:
         """The id of the task that the reactor is stepping, or nothing; from any thread."""
-        return task_named(self._now[REACTOR])
+        return task_named(self._stepped)
 
     def clear(self) -> None:
         """Name nobody: the suspects were charged."""
         self._map[:] = bytes(len(self._map))
-        self._now = [NOBODY] * self._slots
+        self._stepped = NOBODY
+        self._elsewhere.clear()
 
     def stop(self) -> None:
         """Name nobody any more, whatever still runs: the process ends by its operator's decision."""
         recorded, self._map = self._map, mmap.mmap(-1, len(self._map))
         recorded[:] = bytes(len(recorded))
 
-    def swap(self, record: bytes, slot: int = REACTOR) -> bytes:
-        """Name another attempt, and tell which one was named before: steps may nest."""
-        before, self._now[slot] = self._now[slot], record
+    def swap(self, record: bytes) -> bytes:
+        """Name what the reactor steps, and tell what was named before: steps may nest."""
+        before, self._stepped = self._stepped, record
         if record is NOBODY:
-            self._map[slot * SLOT.size] = 0  # that nobody is named is enough
+            self._map[_IS_STEPPED] = 0  # that nobody is named is enough
         else:
-            self._map[self._spans[slot]] = record
+            self._map[_STEPPED] = record
+        return before
+
+    def swap_in(self, slot: int, record: bytes) -> bytes:
+        """The same in another slot."""
+        before = self._elsewhere.get(slot, NOBODY)
+        self._elsewhere[slot] = record
+        self._map[slot * SLOT.size : (slot + 1) * SLOT.size] = record
         return before
 
     def hold(self, record: bytes) -> int | None:
@@ -128,13 +140,13 @@ class FlightRecorder:
         except IndexError:
             return None
         self._pid = os.getpid()
-        self.swap(record, slot)
+        self.swap_in(slot, record)
         return slot
 
     def let_go(self, slot: int | None) -> None:
         """The thread has ended; the memory of a child that was forked in it is our own."""
         if slot is not None and os.getpid() == self._pid:
-            self.swap(NOBODY, slot)
+            self.swap_in(slot, NOBODY)
             self._idle.append(slot)
 
     def close(self) -> None:
