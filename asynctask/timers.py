@@ -181,12 +181,16 @@ def _add(slot: Slot, timer: Timer) -> None:
 
 
 def _in_order(slot: Slot) -> Iterator[Timer | None]:
-    """Its calls in the order of their times, and before them some None, each after a moment's work."""
+    """Its calls in the order of their times; before many some None, each after a moment's work."""
+    return iter(sorted(slot[0], key=_BY_TIME)) if len(slot) == 1 else _merged(slot)
+
+
+def _merged(slot: Slot) -> Iterator[Timer | None]:
     runs: list[list[Timer]] = []
     for bucket in slot:
         runs.append(sorted(bucket, key=_BY_TIME))
         yield None
-    yield from _drained(runs[0]) if len(runs) == 1 else heapq.merge(*map(_drained, runs), key=_BY_TIME)
+    yield from heapq.merge(*map(_drained, runs), key=_BY_TIME)
 
 
 def _drained(run: list[Timer]) -> Iterator[Timer]:
