@@ -80,9 +80,15 @@ class Running(Attempt):
 
     def progressed(self, progress: Progress) -> None:
         """See `asynctask.runs.Watcher`."""
-        if not self.ended:  # one that was given up tells nobody
-            self.progress = progress
-            self.runner.report(self.task, progress)
+        if self.ended:  # one that was given up tells nobody
+            return
+        self.progress = progress
+        task = self.task
+        self.runner.store.report(task, progress)
+        if progress.message:
+            _PROGRESS_WITH_TEXT(task.task_id, progress.step, progress.total, progress.message)
+        else:
+            _PROGRESS(task.task_id, progress.step, progress.total)
 
     def took(self, seconds: float) -> None:
         """See `asynctask.runs.Watcher`."""
@@ -115,6 +121,7 @@ class Runner:
     :param clock: monotonic; what handlers wait by.
     :param now: wall time, seconds since the epoch.
     :param chance: draws a number in [0, 1).
+    :ivar store: is told of attempts.
     """
 
     def __init__(
@@ -129,7 +136,7 @@ class Runner:
         *,
         metrics: Metrics,
     ) -> None:
-        self._store = store
+        self.store = store
         self._seats = seats
         self._places = places
         self._kinds = kinds
@@ -219,14 +226,6 @@ class Runner:
         run.task = running.task
         if not running.ended:
             running.run = run
-
-    def report(self, task: Task, progress: Progress) -> None:
-        """A handler tells how far it is."""
-        self._store.report(task, progress)
-        if progress.message:
-            _PROGRESS_WITH_TEXT(task.task_id, progress.step, progress.total, progress.message)
-        else:
-            _PROGRESS(task.task_id, progress.step, progress.total)
 
     def _told(self, task_id: str) -> tuple[int, Progress] | None:
         """How far the attempt of a task is that runs here, see `asynctask.live.Told`."""
@@ -343,7 +342,7 @@ class Runner:
         self._free(running)
         # Not after it may run again: it may be claimed by then, which would come first in its history.
         ended_at = min(self._now(), after.run_at) if after.finished_at is None else after.finished_at
-        written = self._store.end(after, ended_at)
+        written = self.store.end(after, ended_at)
         written.addCallbacks(self._written, _log_bug, (running, after, failure, where), {})
 
     def _free(self, running: Running) -> None:
