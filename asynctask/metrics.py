@@ -58,6 +58,13 @@ class OfKind(Struct):
     ran: Observe
 
 
+class _Kinds(dict[str, OfKind]):
+    """By the names of kinds; all that nobody has registered are one."""
+
+    def __missing__(self, kind: str) -> OfKind:
+        return self[OTHER]
+
+
 class Metrics:
     """The numbers of one service.
 
@@ -140,7 +147,7 @@ class Metrics:
 
     def became(self, kind: str, status: Status) -> None:
         """A commit has brought a task into another state."""
-        count = self._of(kind).became.get(status)
+        count = self._kinds[kind].became.get(status)
         if count is not None:
             count()
 
@@ -149,19 +156,19 @@ class Metrics:
 
         :param waited: seconds since it might have begun.
         """
-        of_kind = self._of(kind)
+        of_kind = self._kinds[kind]
         of_kind.started()
         of_kind.waited(max(0.0, waited))
         self._in_flight[place] += 1
 
     def ran(self, kind: str, place: str, seconds: float) -> None:
         """An attempt that had begun has ended, however it did."""
-        self._of(kind).ran(max(0.0, seconds))
+        self._kinds[kind].ran(max(0.0, seconds))
         self._in_flight[place] -= 1
 
     def blocked(self, kind: str, seconds: float) -> None:
         """A step of a handler has held the reactor for too long."""
-        of_kind = self._of(kind)
+        of_kind = self._kinds[kind]
         of_kind.blocked()
         of_kind.held(seconds)
 
@@ -222,7 +229,7 @@ class Metrics:
             "task_waiting", "From when it might start until it did.", ("kind",), buckets=LONG
         )
         ran = self._histogram("attempt_duration", "How long attempts ran.", ("kind",), buckets=LONG)
-        self._kinds = {
+        of_each = {
             kind: OfKind(
                 {
                     ACCEPTED: accepted.labels(kind).inc,
@@ -236,9 +243,7 @@ class Metrics:
             )
             for kind in (*kinds, OTHER)
         }
-
-    def _of(self, kind: str) -> OfKind:
-        return self._kinds.get(kind) or self._kinds[OTHER]
+        self._kinds = _Kinds(of_each)
 
     def _count_requests(self) -> None:
         self.name_routes(())
