@@ -26,8 +26,8 @@ _STATUS: dict[tuple[bytes, int, bytes], bytes] = {}
 MOST_CACHED: Final = 1_000
 """Names and status lines that are kept rendered: those that the service itself uses are a few dozen."""
 
-CLOSE: Final = b"Connection: close\r\n"
-KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+CLOSE: Final = b"Connection: close"
+KEEP_ALIVE: Final = b"Connection: keep-alive"
 
 
 def _named(name: str | bytes, value: str | bytes) -> tuple[bytes, bytes]:
@@ -64,7 +64,7 @@ def refusal(problem: Problem, date: bytes, *, bodyless: bool) -> bytes:
     """The answer to what is not even a request; nothing comes after it."""
     body = problem_json(problem)
     fields = [f"{name}: {value}\r\n" for name, value in problem.headers if name != "Connection"]
-    return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
+    return b"%bContent-Type: application/problem+json\r\nContent-Length: %d\r\n%b%b\r\n\r\n%b" % (
         status_line(b"HTTP/1.1", problem.status, problem.title.encode()) + date,
         len(body),
         "".join(fields).encode(),
@@ -329,14 +329,14 @@ class Request(server.Request):
         self._bodyless = no_body or head.method == b"HEAD"
         if no_body:
             every = [field for field in every if field[0] != b"Content-Length"]
-        lines = [b"%b: %b\r\n" % field for field in every]
+        lines = list(map(b": ".join, every))
         length = fields.get(b"Content-Length")
         if b"Content-Type" not in fields and length != b"0" and not no_body and self.defaultContentType:
-            lines.append(b"Content-Type: %b\r\n" % self.defaultContentType)
+            lines.append(b"Content-Type: %b" % self.defaultContentType)
         if length is None and not self._bodyless:
             if head.version == b"HTTP/1.1":
                 self.chunked = 1
-                lines.append(b"Transfer-Encoding: chunked\r\n")
+                lines.append(b"Transfer-Encoding: chunked")
             else:
                 connection.persistent = False
         said = fields.get(b"Connection")
@@ -347,9 +347,10 @@ class Request(server.Request):
             lines.append(CLOSE)
         elif head.version == b"HTTP/1.0":
             lines.append(KEEP_ALIVE)
+        lines.append(b"\r\n")
         first = status_line(head.version, self.code, self.code_message)
         date = b"" if b"Date" in fields else connection.factory.date
-        return b"%b%b%b\r\n" % (first, date, b"".join(lines))
+        return first + date + b"\r\n".join(lines)
 
     def _rare_fields(self) -> list[tuple[bytes, bytes]]:
         """The fields where some were set in other ways than by `setHeader`."""
