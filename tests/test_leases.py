@@ -30,6 +30,8 @@ from tests.test_postgres import BothOpen
 class Orphans(BothOpen, FaultTestCase):
     """Many processes want what one of them has left."""
 
+    patient = True
+
     def setUp(self) -> None:
         super().setUp()
         for store in (self.store, self.other):
@@ -231,6 +233,8 @@ class LostLeases(BothOpen, FaultTestCase):
 
 class WhatIsShared(BothOpen, FaultTestCase):
     """What two processes have of one database."""
+
+    patient = True
 
     def test_only_attempts_of_its_own_are_strays_and_let_go_of(self) -> None:
         mine, known, others, over = self.run_one(), self.run_one(), self.run_one(), self.run_one()

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from asynctask import pgreaders
+from asynctask import backlog, cutoff, pgreaders, writer
 from asynctask.istore import Key, Known
 from asynctask.metrics import Metrics
 from asynctask.model import COMPLETED, RETRYING, News, Progress, complete
@@ -22,7 +22,7 @@ from tests.store_keys_contract import KeysContract
 class OnServer(StoreTestCase):
     """In a database of the test's own.
 
-    :ivar patient: whether its readers are; else a busy machine has them give up.
+    :ivar patient: whether its readers and its writer are; else a busy machine has them give up.
     """
 
     patient = True
@@ -31,7 +31,11 @@ class OnServer(StoreTestCase):
         if not hasattr(self, "database"):
             if self.patient:
                 self.patch(pgreaders, "EARLY", 30.0)
-                self.patch(pgreaders, "LONGEST", 60.0)
+                for module in (pgreaders, cutoff):
+                    self.patch(module, "LONGEST", 60.0)
+                self.patch(writer, "LATE", 60.0)
+                self.patch(writer, "ENOUGH", 120.0)
+                self.patch(backlog, "LONGEST_WAIT", 60.0)
             self.database = postgres.new_database()
             self.addCleanup(postgres.drop, self.database)
         return SqlStore(

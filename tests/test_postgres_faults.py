@@ -52,6 +52,8 @@ WARN: Final = "DO $$ BEGIN RAISE WARNING 'deprecated'; END $$"
 class Collisions(FaultTestCase):
     """Transactions of many processes meet."""
 
+    patient = True
+
     def test_a_transaction_that_met_another_one_is_made_again(self) -> None:
         for state in ("40001", "40P01"):
             self.assertEqual(self.wait(self.store._writer.call(_failing(state))), 2)
@@ -170,6 +172,8 @@ class RepeatedEnds(BothOpen):
 class Retention(FaultTestCase):
     """What is old may be renewed while it is about to be forgotten."""
 
+    patient = True
+
     def test_a_task_that_is_just_retried_stays(self) -> None:
         task = self.run_one()
         self.wait(self.store.end(complete(task, "1", NOW), NOW))
@@ -221,6 +225,8 @@ class Results(FaultTestCase):
 
 class Unfit(FaultTestCase):
     """How an attempt ended cannot be written."""
+
+    patient = True
 
     def test_what_the_database_can_never_keep_fails_its_task_and_nobody_else_suffers(self) -> None:
         before, bad, after = [self.run_one() for _ in range(3)]
