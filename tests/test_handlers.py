@@ -164,7 +164,7 @@ class Deaths(HandlersTestCase):
         pid = progress["step"]
         self.assertFalse(gone(pid))
         server.kill()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + PATIENCE
         while not gone(pid):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.01)

@@ -3,7 +3,9 @@
 import gzip
 import socket
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 from cryptography import x509
@@ -27,6 +29,9 @@ PATIENCE = 8
 
 SHORT = 0.3
 """Seconds for those that do not."""
+
+DROPS = 10
+"""So many come after what came first."""
 
 HEADERS = {"Content-Type": "application/json", "webhook-id": "a"}
 
@@ -95,10 +100,22 @@ def answers(data: bytes) -> Callable[[Receiver], object]:
     return lambda receiver: receiver.write(data)
 
 
-def drips(first: bytes) -> Callable[[Receiver], object]:
+def drips(first: bytes, then: Callable[[], object] = lambda: None) -> Callable[[Receiver], object]:
+    """Begins an answer that has no end.
+
+    :param then: called once what was first has long been read.
+    """
+
     def begin(receiver: Receiver) -> None:
+        drops = count(1)
+
+        def drip() -> None:
+            receiver.write(b"x")
+            if next(drops) == DROPS:
+                then()
+
         receiver.write(first)
-        receiver.drip = LoopingCall(receiver.write, b"x")
+        receiver.drip = LoopingCall(drip)
         receiver.drip.start(0.02)
 
     return begin
@@ -204,7 +221,9 @@ class AnswerTests(PostingTestCase):
     async def test_a_body_that_never_ends_is_cut_off(self) -> None:
         endless = answer(200).replace(b"Content-Length: 0", b"X: y")
         self.assertEqual(await self.post(answers(endless + bytes(10 * MAX_ANSWER))), Answer(200))
-        self.assertEqual(await self.post(drips(endless), deadline=SHORT), Answer(200))
+        clock = Clock()
+        late = partial(clock.advance, PATIENCE)
+        self.assertEqual(await self.post(drips(endless, late), clock=clock), Answer(200))
 
     async def test_a_head_that_never_ends_is_no_answer(self) -> None:
         head = b"HTTP/1.1 200 OK\r\n" + b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n" * 10_000
@@ -417,5 +436,6 @@ class TlsTests(PostingTestCase):
 
     async def test_nothing_is_left_open_behind_a_receiver_that_never_ends(self) -> None:
         endless = answer(200).replace(b"Content-Length: 0", b"X: y")
-        port = self.serve_tls("receiver.example", act=drips(endless))
-        self.assertEqual(await self.post_tls(port, deadline=SHORT), Answer(200))
+        clock = Clock()
+        port = self.serve_tls("receiver.example", act=drips(endless, partial(clock.advance, PATIENCE)))
+        self.assertEqual(await self.post_tls(port, clock=clock), Answer(200))

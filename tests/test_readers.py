@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from threading import Event, Thread
-from time import sleep
+from threading import Event, Semaphore, Thread
 from typing import Any
 
+from sqlalchemy import Connection
 from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import TestCase
@@ -16,6 +16,7 @@ from asynctask.model import RUNNING
 from asynctask.problems import Unavailable
 from asynctask.readers import READERS
 from tests.on_file import OnFile
+from tests.turns import PATIENCE
 
 
 class NotToBeHad(Thread):
@@ -58,12 +59,18 @@ class Busy(OnFile):
     """All threads read what takes long."""
 
     def test_what_has_waited_for_too_long_is_not_read_and_keeps_nobody(self) -> None:
-        patched = self.patch(database, "LONGEST", 0.5)
-        task, go_on = self.run_one(), Event()
+        task, begun, go_on = self.run_one(), Semaphore(0), Event()
         self.addCleanup(go_on.set)
-        reads = [self.store._read(lambda _: go_on.wait()) for _ in range(READERS)]
+
+        def hold(_connection: Connection) -> bool:
+            begun.release()
+            return go_on.wait(PATIENCE)
+
+        reads = [self.store._read(hold) for _ in range(READERS)]
+        for _ in reads:
+            self.assertTrue(begun.acquire(timeout=PATIENCE))
         late = self.store.get(task.task_id)
-        sleep(0.6)
+        patched = self.patch(database, "LONGEST", 0.0)
         go_on.set()
         self.assertEqual([self.wait(read) for read in reads], [True] * READERS)
         self.assertRaises(Unavailable, self.wait, late)

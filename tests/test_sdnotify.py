@@ -187,7 +187,7 @@ class Lives(CommandTestCase):
             self.folder,
             store=store,
             options=["--tasks", "mine", *options],
-            env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"},
+            env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "4000000"},
         )
         self.addCleanup(server.__exit__)
         self.assertEqual(self.manager.heard(PATIENCE)[:1], [READY])
