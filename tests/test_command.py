@@ -45,7 +45,7 @@ class CommandTestCase(SynchronousTestCase):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
         )
         return done.returncode, done.stdout

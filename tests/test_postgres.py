@@ -1,11 +1,13 @@
 """`SqlStore` on PostgreSQL keeps to the same contract as on SQLite."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import psycopg
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from asynctask import backlog, cutoff, pgreaders, writer
+from asynctask import postgres as asynctask_postgres
 from asynctask.istore import Key, Known
 from asynctask.metrics import Metrics
 from asynctask.model import COMPLETED, RETRYING, News, Progress, complete
@@ -17,6 +19,9 @@ from tests.store_changes_contract import ChangesContract
 from tests.store_contract import NOW, StoreContract, StoreTestCase
 from tests.store_events_contract import EventsContract
 from tests.store_keys_contract import KeysContract
+
+TIMEOUT: Final = re.compile(r"timeout = \d+")
+"""Of the server's own."""
 
 
 class OnServer(StoreTestCase):
@@ -36,6 +41,11 @@ class OnServer(StoreTestCase):
                 self.patch(writer, "LATE", 60.0)
                 self.patch(writer, "ENOUGH", 120.0)
                 self.patch(backlog, "LONGEST_WAIT", 60.0)
+                self.patch(
+                    asynctask_postgres,
+                    "_PATIENT",
+                    TIMEOUT.sub("timeout = 60000", asynctask_postgres._PATIENT),
+                )
             self.database = postgres.new_database()
             self.addCleanup(postgres.drop, self.database)
         return SqlStore(

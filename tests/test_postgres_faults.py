@@ -127,25 +127,6 @@ class Collisions(FaultTestCase):
         other.commit()
         self.assertEqual(len(self.wait(claim).tasks), 1)
 
-    def test_who_rests_in_a_transaction_does_not_hold_up_the_others(self) -> None:
-        self.add(self.new())
-        other = self.open()
-        self.addCleanup(lambda: self.wait(other.close()))
-        locked, go_on = threading.Event(), threading.Event()
-
-        def rest(connection: Connection, _news: list[News]) -> None:
-            connection.execute(statements.LOCK_KIND, {"of_kind": "simulate"})
-            locked.set()
-            go_on.wait(PATIENCE)
-            connection.execute(statements.EPOCH)
-
-        resting = self.store._writer.call(rest)
-        self.until(locked.is_set)
-        self.assertEqual(len(self.wait(other.claim("simulate", 1, NOW, 1)).tasks), 1)
-        go_on.set()
-        self.assertRaises(Unavailable, self.wait, resting)
-        self.until_healthy()
-
 
 class RepeatedEnds(BothOpen):
     """An end is written again, since the answer to its commit was lost."""
@@ -311,6 +292,25 @@ class Unfit(FaultTestCase):
 
 class Brief(FaultTestCase):
     """A process that is frozen in the middle of a look at the database."""
+
+    def test_who_rests_in_a_transaction_does_not_hold_up_the_others(self) -> None:
+        self.add(self.new())
+        other = self.open()
+        self.addCleanup(lambda: self.wait(other.close()))
+        locked, go_on = threading.Event(), threading.Event()
+
+        def rest(connection: Connection, _news: list[News]) -> None:
+            connection.execute(statements.LOCK_KIND, {"of_kind": "simulate"})
+            locked.set()
+            go_on.wait(PATIENCE)
+            connection.execute(statements.EPOCH)
+
+        resting = self.store._writer.call(rest)
+        self.until(locked.is_set)
+        self.assertEqual(len(self.wait(other.claim("simulate", 1, NOW, 1)).tasks), 1)
+        go_on.set()
+        self.assertRaises(Unavailable, self.wait, resting)
+        self.until_healthy()
 
     def test_the_server_does_not_wait_for_it(self) -> None:
         for said in (heartbeat._LIGHTLY, BRIEFLY.encode()):

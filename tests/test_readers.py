@@ -51,7 +51,9 @@ class Ended(TestCase):
     def test_no_thread_that_reads_keeps_it(self) -> None:
         folder = self.mktemp()
         os.mkdir(folder)
-        ended = subprocess.run([sys.executable, "-c", FAILS], cwd=folder, timeout=30, capture_output=True)
+        ended = subprocess.run(
+            [sys.executable, "-c", FAILS], cwd=folder, timeout=PATIENCE, capture_output=True
+        )
         self.assertEqual(ended.returncode, 0, ended.stderr)
 
 
