@@ -34,7 +34,14 @@ def server() -> str:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # once the server has ended
     # Else it is a file in /tmp of the user who was the first there, which no other one may open.
     PostgresServer._lock = type(PostgresServer._lock)(folder / "lock")
-    url = str(get_server(folder / "data", cleanup_mode="delete").get_uri())
+    before = os.environ.get("LC_ALL")
+    os.environ["LC_ALL"] = "C"  # initdb takes no locale that is not installed
+    try:
+        url = str(get_server(folder / "data", cleanup_mode="delete").get_uri())
+    finally:
+        del os.environ["LC_ALL"]
+        if before is not None:
+            os.environ["LC_ALL"] = before
     with psycopg.connect(url, autocommit=True) as connection:
         # Nobody pulls the plug, and databases are made and removed by the dozen.
         connection.execute("ALTER SYSTEM SET fsync = off")
