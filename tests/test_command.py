@@ -160,7 +160,7 @@ class StartErrorTests(CommandTestCase):
     def test_a_ctrl_c_while_it_starts(self) -> None:
         interrupt = (
             "from asynctask import task\n\n"
-            "@task\ndef interrupt() -> None: raise KeyboardInterrupt\n\n"  # the signal itself may be ignored
+            "@task\ndef interrupt() -> None: raise KeyboardInterrupt\n\n"  # a signal may be ignored
         )
         modules = {
             "imported": "interrupt()",
