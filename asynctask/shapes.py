@@ -275,10 +275,16 @@ class Shape:
         try:
             return convert((value,), self._box, str_keys=True).value
         except BaseException as error:  # As above.
-            if not isinstance(error, ValidationError | RecursionError) and not self._failed:
+            known = isinstance(error, ValidationError | RecursionError) or _is_of_msgspec(error)
+            if not (known or self._failed):
                 self._failed = True
                 log.failure("A type's own code has failed; what it is given is refused")
             raise ValidationError(_reason(error)) from error
+
+
+def _is_of_msgspec(error: BaseException) -> bool:
+    """Whether it is what msgspec before 0.23 says of a value that cannot be in a set."""
+    return type(error) is TypeError and str(error).startswith("unhashable type: ")
 
 
 def _reason(error: BaseException) -> str:
