@@ -47,8 +47,8 @@ GONE: Final = "its file was removed or replaced while the service runs"
 LOG_GONE: Final = "its write-ahead log (-wal) was removed while the service runs"
 
 PAUSING: Final = 0.25
-"""Seconds that the writer waits for them, and whoever waits for the writer; then it tries again later. At
-twice that size it waits as long as a read may take, so that the log stays bounded."""
+"""Seconds that the writer waits for readers to reset the log, and others for the writer; then it tries
+again later. At twice `LARGE_LOG` it waits as long as a read may take, so that the log stays bounded."""
 
 STEPS: Final = 10_000
 """Steps of SQLite between two looks at the time, some milliseconds."""

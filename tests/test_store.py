@@ -240,6 +240,13 @@ class ClockTests(OnFile):
         self.assertEqual([self.get(one).run_at - NOW for one in (stored, meanwhile)], [99, 159])
 
 
+def write_much(connection: Connection) -> None:
+    """Commit 100,000 bytes."""
+    with connection.begin():
+        connection.exec_driver_sql("CREATE TABLE junk (x)")
+        connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+
+
 class SqliteFileTests(OnFile):
     """What concerns the file itself."""
 
@@ -302,9 +309,7 @@ class SqliteFileTests(OnFile):
         database = Sqlite(Place(path), large_log=10_000)
         log = path.with_name(path.name + "-wal")
         with database.connect() as connection:
-            with connection.begin():
-                connection.exec_driver_sql("CREATE TABLE junk (x)")
-                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            write_much(connection)
             self.assertGreater(log.stat().st_size, 100_000)
             database.keep_log_short(connection)
             self.assertEqual(log.stat().st_size, 0)
@@ -312,12 +317,10 @@ class SqliteFileTests(OnFile):
     def test_but_who_reads_is_not_waited_for_for_long(self) -> None:
         self.patch(asynctask_database, "PAUSING", 0.01)
         path = Path(self.mktemp()).absolute()
-        database = Sqlite(Place(path), large_log=10_000)
+        database = Sqlite(Place(path), large_log=80_000)  # less than the log has, and more than half of it
         log = path.with_name(path.name + "-wal")
         with database.connect() as connection:
-            with connection.begin():
-                connection.exec_driver_sql("CREATE TABLE junk (x)")
-                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            write_much(connection)
             with database._paused:
                 database.keep_log_short(connection)
             self.assertGreater(log.stat().st_size, 100_000)
@@ -332,9 +335,7 @@ class SqliteFileTests(OnFile):
         link.symlink_to(folder / "there" / "r.sqlite")
         database = Sqlite(Place(link), large_log=10_000)
         with database.connect() as connection:
-            with connection.begin():
-                connection.exec_driver_sql("CREATE TABLE junk (x)")
-                connection.exec_driver_sql("INSERT INTO junk VALUES (zeroblob(100000))")
+            write_much(connection)
             database.keep_log_short(connection)
             self.assertEqual((folder / "there" / "r.sqlite-wal").stat().st_size, 0)
 
