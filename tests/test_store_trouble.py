@@ -41,19 +41,23 @@ from tests.turns import PATIENCE
 class SqliteTroubleTests(OnFile):
     """When the database fails, nothing that was refused runs, and nothing that was done is lost."""
 
-    def fail_commits(self, times: int, *, reach_disk: bool = False) -> None:
-        """Let COMMIT fail so often; ``reach_disk``: the data are there after all."""
-        left = [times]
+    def fail_commits(self, times: int, *, reach_disk: bool = False) -> Callable[[], None]:
+        """Let COMMIT fail so often; ``reach_disk``: the data are there after all.
+
+        :returns: what ends it before.
+        """
+        left = [None] * times
 
         def commit(connection: Connection) -> None:
-            if left[0] > 0:
-                left[0] -= 1
+            if left:
+                left.pop()
                 if reach_disk:
                     connection.exec_driver_sql("COMMIT")
                 raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
 
         database: Any = self.store._database
         event.listen(database._writing, "commit", commit)
+        return left.clear
 
     def test_a_failed_commit_is_refused_and_leaves_nothing(self) -> None:
         self.fail_commits(1)
@@ -285,9 +289,10 @@ class SqliteTroubleTests(OnFile):
         self.until(lambda: self.store.unfinished == unfinished)
 
     def test_a_failing_store_refuses_at_once(self) -> None:
-        self.fail_commits(2)
+        mend = self.fail_commits(1_000)
         self.assertRaises(Unavailable, self.add, self.new())
         self.assertRaises(Unavailable, self.store.add, [self.new()], [])
+        mend()
         self.recover()
         self.add(self.new("kept"))
         self.assertEqual(self.names(), ["kept"])
@@ -392,7 +397,7 @@ class SqliteTroubleTests(OnFile):
         self.assertEqual((self.cancelling, self.get(task).cancel_requested), ([], False))
 
     def test_a_failing_store_refuses_changes_at_once(self) -> None:
-        self.fail_commits(2)
+        mend = self.fail_commits(1_000)
         self.assertRaises(Unavailable, self.add, self.new())
         key = Key("k", "d", "answer", NOW + 9)
         for change in (
@@ -404,6 +409,7 @@ class SqliteTroubleTests(OnFile):
         ):
             self.assertRaises(Unavailable, change)
         self.assertEqual(self.store.unfinished, 0)
+        mend()
         self.recover()
 
     def test_a_database_that_another_program_holds_is_waited_for_and_then_refused(self) -> None:
