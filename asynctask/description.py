@@ -136,7 +136,7 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
             ),
             200: _answer(
                 "The task has ended within the seconds that `Prefer` asked to wait.",
-                "Task",
+                "Submitted",
                 shown(DONE),
                 "Preference-Applied",
                 links=TASK_CALLS,

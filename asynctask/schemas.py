@@ -29,6 +29,9 @@ TYPES: Final = ("object", "array", "string", "number", "boolean", "null")
 NOTES: Final = {"title", "description", "default", "examples"}
 """Keywords that allow and forbid nothing."""
 
+NULL: Final[Schema] = {"const": None}
+"""What has no other value: makers of clients have no word for the type "null" that stands alone."""
+
 
 def ref(name: str) -> Schema:
     return {"$ref": COMPONENTS + name}
@@ -82,7 +85,7 @@ _TASK: Final[Mapping[str, Schema]] = {
     "task_id": TASK_ID_SCHEMA,
     "name": text("The label that the client has given."),
     "kind": text("Which handler runs it."),
-    "input": {"type": "object", "description": "The handler's arguments."},
+    "input": {"type": "object", "additionalProperties": True, "description": "The handler's arguments."},
     "status": ref("Status"),
     "progress": or_null(ref("Progress"), "What the latest attempt has told of itself."),
     "attempt": number("How many attempts have begun.", minimum=0),
@@ -126,10 +129,15 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
         {
             "task_id": TASK_ID_SCHEMA,
             "name": text("The label that the client has given."),
-            "status": {"const": Status.ACCEPTED.value},
+            "status": {"type": "string", "const": Status.ACCEPTED.value},
             "message": text("What happens now, for people."),
         },
     ),
+    "Submitted": {
+        # Makers of clients know one answer of a call, the one with the lowest status.
+        "description": "The task, where it has ended; else that it was accepted.",
+        "oneOf": [ref("Task"), ref("Accepted")],
+    },
     "AcceptedBatch": answered(
         "All of the tasks are on disk, and will run.",
         {
@@ -144,7 +152,7 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
         "The delivery of a task's outcome.",
         {
             "url": text("Where it goes."),
-            "state": {"enum": ["pending", "delivered", "failed"]},
+            "state": {"type": "string", "enum": ["pending", "delivered", "failed"]},
             "tries": number("How often it was tried.", minimum=0),
             "error": {
                 "type": ["string", "null"],
@@ -157,18 +165,22 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
         {
             "kind": text("Its name."),
             "description": {"type": ["string", "null"], "description": "The handler's docstring."},
-            "place": {"enum": [*PLACES], "description": "Where its handler runs."},
-            "input": {"type": "object", "description": "JSON Schema of its input."},
+            "place": {"type": "string", "enum": [*PLACES], "description": "Where its handler runs."},
+            "input": {
+                "type": "object",
+                "additionalProperties": True,
+                "description": "JSON Schema of its input.",
+            },
             "timeout": number(
                 "Seconds that one attempt may take, unless told otherwise.", "number", null=True
             ),
             "retries": number("Further attempts after failed ones, unless told otherwise.", minimum=0),
             "concurrency": number("Attempts at once in one process; null for no limit.", null=True),
-            "next_run": {"type": "null", "description": "Not used yet."},
+            "next_run": NULL | {"description": "Not used yet."},
         },
     ),
     "Kinds": answered("The kinds of task.", {"kinds": {"type": "array", "items": ref("Kind")}}),
-    "Health": answered("The service is up.", {"status": {"const": "ok"}}),
+    "Health": answered("The service is up.", {"status": {"type": "string", "const": "ok"}}),
     "Problem": answered(
         "What went wrong (RFC 9457).",
         {
@@ -241,7 +253,7 @@ def _submission(kind: Kind, name: str) -> Schema:
     needs_input = bool(kind.input.schema["required"])
     properties = {
         "name": text("A label for people.", minLength=1, maxLength=MAX_NAME, pattern=NO_NUL),
-        "kind": {"const": kind.name},
+        "kind": {"type": "string", "const": kind.name},
         "input": ref(name) if needs_input else or_null(ref(name), "Nothing given is the same as {}."),
         "delay": number(
             "Seconds before it may start.", "number", null=True, minimum=0, maximum=MAX_DELAY, default=0
@@ -263,7 +275,7 @@ def _submission(kind: Kind, name: str) -> Schema:
         "callback_url": or_null(
             text("Where its outcome is POSTed, signed.", maxLength=MAX_URL, pattern=URL)
         ),
-        "duration": {"type": "null", "description": "Belongs to simulate."},
+        "duration": NULL | {"description": "Belongs to simulate."},
     }
     schema = {
         "type": "object",
@@ -273,7 +285,11 @@ def _submission(kind: Kind, name: str) -> Schema:
         "additionalProperties": False,
     }
     if kind.name == "simulate":
-        properties["kind"] = or_null({"const": kind.name}) | {"default": kind.name}
+        properties["kind"] = {
+            "type": ["string", "null"],
+            "enum": [kind.name, None],
+            "description": "What runs where no kind is given.",
+        }
         properties["duration"] = number(
             "Seconds that it runs, a step a second; in place of an input. 3 where neither is given.",
             null=True,

@@ -1,5 +1,6 @@
 """Server-Sent Events (WHATWG HTML §9.2), as asynctask sends them, and the cursors in them. Pure."""
 
+import json
 import re
 from typing import Final
 
@@ -11,6 +12,7 @@ from asynctask.model import Deleted, News, Progress, Status, Task
 COMMENT: Final = b":\n"
 """Tells that the connection lives. No empty line follows, or some clients would make it an event."""
 
+_BEYOND_ASCII: Final = re.compile("[^\x00-\x7f]+")
 _POSITION: Final = re.compile(r"([0-9a-f]{1,32})\.([0-9]{1,18})\.([0-9]{1,9})")
 _COUNT: Final = re.compile(r"([0-9a-z]{1,32})\.([0-9]{1,9})")
 
@@ -69,7 +71,12 @@ def reset(identity: str) -> bytes:
 
 def _frame(name: bytes, data: bytes, identity: str | None) -> bytes:
     last = b"" if identity is None else b"id: %b\n" % identity.encode()
-    return b"event: %b\ndata: %b\n%b\n" % (name, data, last)
+    return b"event: %b\ndata: %b\n%b\n" % (name, data if data.isascii() else _in_ascii(data), last)
+
+
+def _in_ascii(data: bytes) -> bytes:
+    """JSON with escapes, for clients that take text for Latin-1, or U+2028 and U+0085 for ends of lines."""
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], data.decode()).encode()
 
 
 def position_id(epoch: str, position: Position) -> str:

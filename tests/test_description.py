@@ -63,6 +63,17 @@ def operation_of(method: str, path: str) -> dict[str, Any]:
     raise KeyError(f"{method} {path}")
 
 
+def fields_of(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each schema that a field of an object has, with the field's name."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key == "properties":
+                yield from value.items()
+            yield from fields_of(value)
+    for one in part if isinstance(part, list) else ():
+        yield from fields_of(one)
+
+
 def media(part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from part.get("content", {}).items()
 
@@ -124,6 +135,17 @@ class TheDocument(SynchronousTestCase):
         self.assertTrue(submission.is_valid(root))
         self.assertTrue(submission.is_valid(root | {"kind": "tree_of_nodes", "input": shape}))
         self.assertFalse(submission.is_valid(root | {"input": shape}))
+
+    def test_makers_of_clients_find_the_type_of_each_value(self) -> None:
+        schemas = json.loads(describe(KINDS))["components"]["schemas"]
+        values = [(name, one) for name, one in fields_of(schemas) if {"const", "enum"} & one.keys()]
+        self.assertGreater(len(values), 5)
+        for name, one in values:
+            self.assertTrue("type" in one or one.get("const", "") is None, name)
+        for name, one in fields_of(schemas):
+            self.assertNotEqual(one.get("type"), "null", name)
+        for name in ("Task", "Kind"):
+            self.assertIs(schemas[name]["properties"]["input"]["additionalProperties"], True)
 
     def test_references_go_nowhere_but_into_the_components(self) -> None:
         text = json.dumps(DOCUMENT["components"]["schemas"])

@@ -35,6 +35,12 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(sse.event(task(), "1").count(b"\n"), 4)
         self.assertNotIn(b"\r", sse.event(task(), "1"))
 
+    def test_who_takes_it_for_latin_1_reads_every_text_in_it(self) -> None:
+        for name in ("\x7f\x85 Åse", "a\u2028b", "\U0001f600é"):
+            frame = sse.event(Task(TASK_ID, name, "simulate", Status.RUNNING, 1, 0, 0), "1")
+            _, data, last, *_ = frame.decode("latin-1").splitlines()
+            self.assertEqual((json.loads(data.removeprefix("data: "))["name"], last), (name, "id: 1"))
+
     def test_progress_has_no_id(self) -> None:
         self.assertEqual(
             sse.event(Progressed(TASK_ID, "simulate", 2, Progress(1, 3, "on")), "ignored"),
