@@ -1,7 +1,9 @@
 """A child that a handler has forked: it is no part of the service, and keeps nothing from the next one."""
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol
@@ -12,13 +14,18 @@ is_child = False
 
 
 class Held(Protocol):
-    """What only one process may have: a lock, a port."""
+    """What only one process may have: a lock, a port, a pipe."""
 
     def close_in_child(self) -> None:
         """Let a child not have it."""
 
 
 _HELD: Final[WeakSet[Held]] = WeakSet()
+
+_STOPPING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""What a service hears, and by what a child, such as one of a pool, ends as any program does."""
+
+_forking: Final = threading.local()
 
 
 def hold(held: Held) -> None:
@@ -33,15 +40,36 @@ def let_go(held: Held) -> None:
     _HELD.discard(held)
 
 
-def _forked() -> None:
+def _before() -> None:
+    # What comes to a child before it has let go of our handlers would be lost with it.
+    _forking.unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING) if _HELD else None
+
+
+def _after() -> None:
+    if _forking.unblocked is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.unblocked)
+
+
+def _in_child() -> None:
     global is_child
     is_child = bool(_HELD)
     for held in list(_HELD):
         with suppress(OSError):
             held.close_in_child()
+    if is_child:
+        signal.set_wakeup_fd(-1)  # it is the reactor's, of which there is none
+        for number in _STOPPING:
+            if _is_ours(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+    _after()
 
 
-os.register_at_fork(after_in_child=_forked)
+def _is_ours(handler: object) -> bool:
+    """Whether it stops a service, or a reactor; else a program around it has its own."""
+    return str(getattr(handler, "__module__", "")).startswith(("asynctask.", "twisted."))
+
+
+os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_in_child)
 
 
 def leave(error: BaseException | None = None) -> NoReturn:

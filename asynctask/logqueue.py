@@ -11,7 +11,7 @@ from typing import Any, Final
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
-from asynctask import refusals
+from asynctask import forked, refusals
 from asynctask.logs import Render, Tell, Value
 
 PAUSE: Final = 0.02
@@ -157,6 +157,7 @@ class LogQueue:
             thread.start()
             self._thread, self._queues = thread, True
             atexit.register(self.flush)
+            forked.hold(self)
 
     def stop(self) -> None:
         """Write all that waits, and from now on each line at once."""
@@ -167,7 +168,15 @@ class LogQueue:
             if self._thread.is_alive():  # it hangs in a write
                 self._patience = 0.0
             self._queues = False
+            forked.let_go(self)
         self.flush()
+
+    def close_in_child(self) -> None:
+        """A child has no such thread, and writes its own lines at once; locks may have been held."""
+        self._counting, self._writing, self._wake = threading.RLock(), threading.Lock(), threading.Event()
+        self._waiting = deque()
+        self._characters = self._lost = 0
+        self._queues = False
 
     def flush(self) -> None:
         """Write all that waits; also from a signal handler."""

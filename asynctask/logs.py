@@ -18,6 +18,7 @@ from twisted.logger import FileLogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from asynctask import forked
 from asynctask.tracebacks import stack_of
 from asynctask.wire import timestamp
 
@@ -109,6 +110,10 @@ class Rotating(LogFile):
             return
         with suppress(PermissionError):  # it is not root, or one with fewer rights
             os.fchown(self._file.fileno(), -1 if user is None else user, -1 if group is None else group)
+
+    def shouldRotate(self) -> bool:
+        """See `LogFile`; a child that a handler has forked does not know how long it is by now."""
+        return bool(super().shouldRotate()) and not forked.is_child
 
     def write(self, data: bytes) -> None:
         """Write all of it.

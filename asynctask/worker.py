@@ -20,9 +20,8 @@ from typing import Any, Final, NamedTuple, cast
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 
-from asynctask import pythonlog, wire
+from asynctask import forked, pythonlog, wire
 from asynctask.context import Context, Facts, Retry
-from asynctask.forked import leave
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
 from asynctask.tracebacks import last_line, shortened, stack_of
@@ -93,6 +92,7 @@ def serve_handlers(pipe: Connection, parent: int) -> None:
     # A group, so that a kill reaches the programs that a handler has started.
     os.setpgid(0, 0)
     mouth = _Mouth(pipe)
+    forked.hold(mouth)
     mouth.say(Begun(os.getpid()))  # first: a program whose main module has begun a log is warned of ours
     globalLogBeginner.beginLoggingTo([cast(ILogObserver, mouth.log)], discardBuffer=True)
     while True:
@@ -109,16 +109,15 @@ class _Mouth:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._lock = Lock()
-        self._pid = os.getpid()
         self._calls = 0
 
-    def is_ours(self) -> bool:
-        """Whether this is the process that it was made in."""
-        return os.getpid() == self._pid
+    def close_in_child(self) -> None:
+        """See `asynctask.forked.Held`."""
+        self._pipe.close()
 
     def say(self, word: Begun | Reported | Logged | Returned | Raised, call: int | None = None) -> None:
         """Say it, unless it is about a call that has ended."""
-        if not self.is_ours():
+        if forked.is_child:
             return
         said = pickle.dumps(word)
         with self._lock:
@@ -127,7 +126,7 @@ class _Mouth:
 
     def log(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
-        if not self.is_ours() and "log_io" in event:
+        if forked.is_child and "log_io" in event:
             print(event["log_io"], file=sys.__stdout__, flush=True)
         elif "log_level" in event:
             self.say(_logged(event))
@@ -165,12 +164,12 @@ def _answer(asked: bytes, mouth: _Mouth) -> Returned | Raised:
         context.run(ATTEMPT.set, record(call.facts.task_id, call.facts.attempt))
         context.run(pythonlog.TRACE.set, call.facts.traceparent)
         result = context.run(call.function, **given)
-        if not mouth.is_ours():
-            leave()
+        if forked.is_child:
+            forked.leave()
         return Returned(wire.dump_result(result))
     except BaseException as error:
-        if not mouth.is_ours():
-            leave(error)
+        if forked.is_child:
+            forked.leave(error)
         return _raised(error)
 
 

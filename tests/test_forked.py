@@ -12,7 +12,7 @@ from tests.test_command import CommandTestCase
 from tests.turns import PATIENCE
 
 HANDLERS = """
-import multiprocessing, os, time
+import logging, multiprocessing, os, time
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -35,6 +35,34 @@ def start(seconds: float) -> int:
     child = multiprocessing.get_context("fork").Process(target=stay, args=(seconds,))
     child.start()
     return child.pid
+
+def of_a_child(target, *args) -> int:
+    child = multiprocessing.get_context("fork").Process(target=target, args=args)
+    child.start()
+    if target is time.sleep:
+        child.terminate()
+    child.join()
+    return child.exitcode
+
+@task(place="thread")
+def ended_in_thread() -> int:
+    return of_a_child(time.sleep, 600)
+
+@task(place="process")
+def ended_in_process() -> int:
+    return of_a_child(time.sleep, 600)
+
+@task
+async def ended_on_reactor() -> int:
+    return of_a_child(time.sleep, 600)
+
+def talk() -> None:
+    print("a child prints")
+    logging.warning("a child warns")
+
+@task(place="thread")
+def talks() -> int:
+    return of_a_child(talk)
 
 @task
 async def on_reactor() -> int:
@@ -103,6 +131,20 @@ class Children(ForkedTestCase):
                 time.sleep(0.01)
         self.result(server, "start", seconds=0)
         self.assertEqual(server.terminate(), [])
+
+    def test_what_ends_any_program_ends_them(self) -> None:
+        server = self.start()
+        for kind in ("ended_in_thread", "ended_in_process", "ended_on_reactor") * 3:
+            self.assertEqual(self.result(server, kind), -signal.SIGTERM, kind)
+        self.assertEqual(server.terminate(), [])
+
+    def test_what_they_say_is_in_the_log_once(self) -> None:
+        server = self.start()
+        for _ in range(3):
+            self.assertEqual(self.result(server, "talks"), 0)
+        self.assertEqual(server.terminate(), [])
+        for said in ("a child prints", "a child warns"):
+            self.assertEqual([said in line.message for line in self.lines].count(True), 3, said)
 
     def has_ended(self, pid: int) -> bool:
         """Whether it waits for its parent to take its exit code, or is there no more."""
