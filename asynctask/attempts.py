@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from asynctask.context import Permanent
+from asynctask.context import Permanent, Retry
 from asynctask.model import (
     RETRYING,
     Error,
@@ -21,6 +21,7 @@ from asynctask.model import (
 )
 from asynctask.processes import ProcessDiedError
 from asynctask.threads import NotStartedError
+from asynctask.tracebacks import decisive
 from asynctask.wire import name_of, text_of
 
 MAX_MESSAGE: Final = 10_000
@@ -78,7 +79,7 @@ class Attempt:
         task = self._now()
         if failure.check(NotStartedError):
             return _later(interrupt(task, now), now)
-        if failure.check(Permanent):
+        if issubclass(type(decision_of(failure)), Permanent):
             return fail(task, error_of(failure), now)
         return _after_failure(task, error_of(failure), now, backoff)
 
@@ -104,9 +105,18 @@ def _later(task: Task, now: float) -> Task:
     return replace(task, run_at=now + SHORTAGE) if task.status is RETRYING else task
 
 
+def decision_of(failure: Failure) -> BaseException | None:
+    """The exception, or the one among many that says how to go on."""
+    return None if failure.value is None else decisive(failure.value, Permanent, Retry)
+
+
 def error_of(failure: Failure) -> Error:
-    """What a task says of the exception that ended it."""
+    """What a task says of the exception that ended it, and of a group its first too."""
     kind = "Crashed" if failure.check(ProcessDiedError) else name_of(failure.value)
-    text = (text_of(failure.value) or safe_repr(failure.value))[:MAX_MESSAGE]
+    text = text_of(failure.value) or safe_repr(failure.value)
+    if issubclass(type(failure.value), BaseExceptionGroup):
+        first = decision_of(failure)
+        text = f"{text}: {name_of(first)}: {text_of(first)}"
+    text = text[:MAX_MESSAGE]
     message = text.encode("utf-8", "replace").decode()
     return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}"))

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import model, wire
-from asynctask.attempts import Attempt, error_of
+from asynctask.attempts import Attempt, decision_of, error_of
 from asynctask.claims import Claims
 from asynctask.context import Retry
 from asynctask.istore import IStore
@@ -314,8 +314,8 @@ class Runner:
         """How long a task waits for its next attempt."""
         number, rule = running.task.attempt + 1, running.kind.backoff
         try:
-            if failure is not None and isinstance(failure.value, Retry):
-                seconds = float(failure.value.after)
+            if failure is not None and isinstance(decision := decision_of(failure), Retry):
+                seconds = float(decision.after)
             elif rule is not None:
                 seconds = float(rule(number))
             else:

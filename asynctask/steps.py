@@ -124,12 +124,9 @@ class Stepped(Run):
                         forked.leave()
                     recorder.swap(before)
                     watcher.took(perf_counter() - began)
-            except StopIteration as end:
-                self._returned(end.value)
-                return
-            except defer._DefGen_Return as end:
-                self._returned(end.value)
-                return
+            except (StopIteration, defer._DefGen_Return) as end:
+                returned = end.value
+                break
             except BaseException:
                 self._end(caught())
                 return
@@ -148,6 +145,8 @@ class Stepped(Run):
                 self._waits = waits_for
                 return
             (result,), self._waits = self._waits, None
+        # Not in there: an exception that its result causes would be told with that, whatever it is.
+        self._returned(returned)
 
     def _returned(self, result: Any) -> None:
         try:

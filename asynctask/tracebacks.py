@@ -6,6 +6,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, TypeVar
 
+from twisted.internet.defer import FirstError
 from twisted.python.failure import Failure
 
 from asynctask.wire import name_of
@@ -50,11 +51,31 @@ def stack_of(failure: Failure) -> str:
 
 
 def raised_at(failure: Failure) -> str:
-    """The file and the line where an exception was raised, nothing if that is not known.
+    """The file and the line where an exception was raised, nothing if that is not known; of several that
+    were raised together, the first.
 
     One that comes from another process has it as its own ``place``.
     """
+    if failure.value is not None and (first := decisive(failure.value)) is not failure.value:
+        return last_line(BaseException.__getattribute__(first, "__traceback__"))
     return getattr(failure, "place", "") or last_line(failure.getTracebackObject())
+
+
+def decisive(error: BaseException, *kinds: type[BaseException]) -> BaseException:
+    """Of exceptions that were raised together, as in a group or in what `gatherResults` makes of one, the
+    first of the first of these kinds, otherwise the first; any other is that itself."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        one = left.pop()
+        # By their types, since it may have any code of its own.
+        if issubclass(type(one), BaseExceptionGroup):
+            left += reversed(BaseExceptionGroup.exceptions.__get__(one))
+        elif type(one) is FirstError and one.subFailure.value is not None:
+            left.append(one.subFailure.value)
+        else:
+            found.append(one)
+    return next((one for kind in kinds for one in found if issubclass(type(one), kind)), found[0])
 
 
 def last_line(trace: TracebackType | None) -> str:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from msgspec import ValidationError
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from asynctask import loop as asyncio_loop
@@ -233,6 +233,31 @@ class Failures(EndsTestCase):
         task_id = self.submit(None, retries=5)
         self.assertEqual(self.outcome(task_id), (FAILED, "Gone", 1))
         self.fails(Gone)
+
+    def test_of_several_that_fail_together_one_says_how_to_go_on(self) -> None:
+        inner = ExceptionGroup("inner", [Retry("busy", after=7)])
+        for others, status, told in (
+            ([ValueError("first"), KeyError("second")], RETRYING, "ValueError: first"),
+            ([ValueError("first"), Permanent("gone"), inner], FAILED, "Permanent: gone"),
+            ([ValueError("first"), inner], RETRYING, "Retry: busy"),
+        ):
+            self.with_failing(ExceptionGroup("all", others), backoff=lambda _: 3)
+            task = self.get(self.submit(None, retries=5))
+            self.assertEqual(task.status, status)
+            assert task.error is not None
+            self.assertEqual(task.error.type, "ExceptionGroup")
+            self.assertRegex(task.error.message, rf"all \(\d sub-exceptions\): {told}$")
+            if status == RETRYING:
+                self.assertEqual(task.run_at, START + (7 if "busy" in told else 3))
+        self.fails(ExceptionGroup)
+
+    def test_what_fails_in_gather_results_is_asked_too(self) -> None:
+        async def handler() -> None:
+            await gatherResults([fail(Permanent("gone"))], consumeErrors=True)
+
+        self.with_handler(handler)
+        self.assertEqual(self.outcome(self.submit(None, retries=5)), (FAILED, "FirstError", 1))
+        self.fails(FirstError)
 
     def test_a_failure_without_text_is_told_by_its_name(self) -> None:
         self.with_failing(Silent())

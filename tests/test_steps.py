@@ -16,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.model import RUNNING, Progress, Task
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.steps import Stepped, Steps, WrongPlaceError
+from asynctask.tracebacks import stack_of
+from asynctask.wire import NotSerializable
 from tests.watching import Watching
 
 ONE = "task_17388800000002k4qz7m0a9x3c8v5t"
@@ -261,6 +263,13 @@ class Results(StepsTestCase):
             self.successResultOf(result)
         del wait, result, self.stepped
         self.assertLess(gc.collect(), 20)
+
+    def test_what_cannot_be_written_is_not_told_whatever_it_is(self) -> None:
+        async def handler() -> object:
+            return [{"of": Thread(name="secret")}]
+
+        failure = self.failureResultOf(self.run_steps(handler()), NotSerializable)
+        self.assertNotIn("StopIteration", stack_of(failure))
 
 
 class Records(StepsTestCase):

@@ -9,7 +9,7 @@ from weakref import ref
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.tracebacks import let_go, stack_of, thrown, without_frames
+from asynctask.tracebacks import decisive, let_go, raised_at, stack_of, thrown, without_frames
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,15 @@ class LettingGo(SynchronousTestCase):
             stack_of(failure)
             let_go(failure)
             self.assertIs(without_frames(error), error)
+
+    def test_of_a_group_the_first_tells_where(self) -> None:
+        inner = failure_of(raising(KeyError("inner")), []).value
+        assert inner is not None
+        group = BaseExceptionGroup("all", [BaseExceptionGroup("some", [inner]), Wild("no")])
+        failure = failure_of(raising(group), [])
+        self.assertIs(decisive(group), inner)
+        self.assertEqual(raised_at(failure), raised_at(Failure(inner)))
+        self.assertIsInstance(decisive(group, SystemExit, Wild), Wild)
 
     def test_an_error_is_thrown_as_it_is_with_its_frames_or_without(self) -> None:
         failure = failure_of(raising(ValueError("no")), [])
