@@ -1,4 +1,5 @@
-"""Type aliases, ``type A = …``, of which msgspec reads some wrongly, and some without an end."""
+"""What msgspec would read wrongly: type aliases, ``type A = …``, some of them without an end, and limits of
+others' making, which it passes over."""
 
 import typing
 from typing import Annotated, Any, Final, get_args, get_origin
@@ -7,6 +8,8 @@ import msgspec.inspect as types
 
 _ALIAS: Final = getattr(typing, "TypeAliasType", None)
 """Python 3.11 has none."""
+
+_OTHERS: Final = ("pydantic", "annotated_types")
 
 _MANY: Final = 100
 """So many aliases of aliases nobody writes."""
@@ -18,7 +21,7 @@ class Reader(types._Translator):
     def translate(self, typ: Any) -> types.Type:
         """What msgspec understands of a type.
 
-        :raises TypeError: it cannot be read, or an alias in it cannot.
+        :raises TypeError: it cannot be read, or an alias in it cannot, or nobody would look at its limits.
         """
         _check(typ)
         try:
@@ -54,12 +57,16 @@ def _filled(alias: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _check(annotation: Any) -> None:
-    """Look at the aliases within what msgspec removes around a type."""
+    """Look at what msgspec removes around a type, and at the aliases within."""
     first = annotation
     for _ in range(_MANY):
         annotation = unaliased(annotation)
         if get_origin(annotation) is Annotated or get_origin(annotation) is Final:
-            annotation = get_args(annotation)[0]
+            annotation, *notes = get_args(annotation)
+            for note in notes:
+                module = type(note).__module__.partition(".")[0]
+                if module in _OTHERS:
+                    raise TypeError(f"what {module} says is not looked at: take msgspec.Meta for limits")
         elif (inner := getattr(annotation, "__supertype__", None)) is not None:
             annotation = inner
         else:

@@ -202,6 +202,8 @@ class _Builder:
         if known is not None:
             return known
         fields = list(_fields(info))
+        if _has_rules(get_origin(info.cls) or info.cls):
+            raise TypeError(f"{info.cls.__name__} would be made without its own checks (msgspec makes it)")
         if isinstance(info, types.DataclassType) and (made := _set_by_itself(info.cls)):
             if needed := [field.name for field in fields if field.name in made and field.required]:
                 name = f"'{needed[0]}' of {info.cls.__name__}"
@@ -317,6 +319,12 @@ def _set_by_itself(cls: Any) -> set[str]:
     cls = get_origin(cls) or cls
     known = getattr(cls, "__dataclass_fields__", {}).values() or getattr(cls, "__attrs_attrs__", ())
     return {field.name for field in known if not field.init}
+
+
+def _has_rules(cls: Any) -> bool:
+    """Whether a dataclass is made of more than its fields: pydantic's, or by an ``__init__`` of its own."""
+    made = getattr(cls, "__dataclass_params__", None)
+    return hasattr(cls, "__pydantic_validator__") or (made is not None and not made.init)
 
 
 def _is_hooked(info: types.Type) -> bool:

@@ -224,6 +224,37 @@ class Signatures(SynchronousTestCase):
         self.assertEqual(found, ["/input/order/approved", "/input/others/0/approved"])
         self.assertEqual(arguments(taken, {"order": {"item": "a"}}), {"order": Order("a")})
 
+    def test_rules_at_which_nobody_would_look_are_refused(self) -> None:
+        @dataclass(init=False)
+        class Bounded:
+            """Checks itself what it is made of."""
+
+            amount: int
+
+        @dataclass
+        class Pydantic:
+            """As `pydantic.dataclasses` makes them."""
+
+            amount: int
+
+            __pydantic_validator__ = None
+
+        def take(value: Any) -> None: ...
+
+        positive: Any = Annotated
+        positive = positive[int, type("Gt", (), {"__module__": "annotated_types"})()]
+        for annotation, why in (
+            (Bounded, "Bounded would be made without its own checks"),
+            (list[Pydantic], "Pydantic would be made without its own checks"),
+            (dict[str, positive], "what annotated_types says is not looked at: take msgspec.Meta"),
+        ):
+            take.__annotations__["value"] = annotation
+            with self.assertRaisesRegex(UnusableError, why):
+                read_signature(take)
+        positive = Annotated
+        take.__annotations__["value"] = positive[int, "more than nothing", Meta(gt=0)]
+        self.assertEqual(pointers(read_signature(take), {"value": 0}), ["/input/value"])
+
     def test_what_no_value_would_ever_fit_is_refused(self) -> None:
         @dataclass
         class Measured:
