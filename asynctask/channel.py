@@ -206,7 +206,7 @@ class Connection(Protocol):
                 self._last = raw, head
         self._begun = self._blank = False
         self._buffer = buffer = buffer[end + 4 :]
-        self.persistent = head.persistent and not self.factory.ending
+        self.persistent = head.persistent
         length = head.length
         if not length:
             self._answer(Request(self, head))

@@ -319,6 +319,8 @@ class Request(server.Request):
     def _head(self) -> bytes:
         """The head of the answer; whether it has a body, and how that ends, is decided here."""
         connection = self.channel
+        if connection.factory.ending:
+            connection.persistent = False
         head = self.head
         fields = self._fields
         every: Iterable[tuple[bytes, bytes]] = fields.items()

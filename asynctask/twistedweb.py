@@ -64,6 +64,8 @@ class LimitedRequest(Request):
 
     def write(self, data: bytes) -> None:
         """Write, and after an answer that says so, close."""
+        if self.channel.factory.ending and not self.startedWriting:
+            self.setHeader(b"Connection", b"close")
         if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
             self.channel.persistent = False
         super().write(data)
@@ -87,13 +89,6 @@ class Connection(HTTPChannel):
     def busy(self) -> bool:
         """Whether something is being answered."""
         return bool(self.requests)
-
-    def checkPersistence(self, request: Any, version: bytes) -> bool:
-        """See `twisted.web.http.HTTPChannel`."""
-        if self.factory.ending:  # as if the client had asked for it
-            request.requestHeaders.setRawHeaders(b"Connection", [b"close"])
-        persistent: bool = super().checkPersistence(request, version)
-        return persistent
 
     def connectionMade(self) -> None:
         """See `twisted.internet.interfaces.IProtocol`."""

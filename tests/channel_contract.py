@@ -201,6 +201,15 @@ class ChannelContract(Base):
         self.server.ending = True
         self.assertEqual(await self.client(self.post, 1), (200, b"1", "close"))
 
+    async def test_so_is_one_that_was_asked_for_before(self) -> None:
+        asking = deferToThread(self.raw, b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        while not self.echo.waiting:
+            await self.pause()
+        self.server.ending = True
+        self.echo.waiting[0].finish()
+        answer: bytes = await asking
+        self.assertIn(b"connection: close\r\n", answer.lower())
+
     async def test_at_the_end_who_has_just_come_is_answered(self) -> None:
         clock: Any = reactor
         with socket.create_connection(("127.0.0.1", self.port)) as client:
