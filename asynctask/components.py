@@ -1,6 +1,6 @@
 """What calls have in common, for their description: examples, errors, headers, parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Raw
@@ -175,8 +175,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     },
     "kind": {
         "in": "query",
-        "description": "Only tasks of this kind.",
-        "schema": LABEL,
+        "description": "Only tasks of this kind; also of one whose handler is gone, while it has tasks.",
         "example": "simulate",
     },
     "name": {
@@ -200,9 +199,11 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
 }
 
 
-def parameters() -> dict[str, Schema]:
+def parameters(kinds: Iterable[str]) -> dict[str, Schema]:
     """The parameters as components."""
-    return {name: {"name": name, **parameter} for name, parameter in PARAMETERS.items()}
+    found = {name: {"name": name, **parameter} for name, parameter in PARAMETERS.items()}
+    found["kind"]["schema"] = {"type": "string", "enum": [*kinds]}
+    return found
 
 
 def errors() -> dict[str, Schema]:

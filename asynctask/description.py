@@ -303,7 +303,7 @@ def describe(kinds: Mapping[str, Kind]) -> bytes:
             "paths": _paths(),
             "components": {
                 "schemas": schemas(kinds.values()),
-                "parameters": parameters(),
+                "parameters": parameters(kinds),
                 "responses": errors(),
             },
         }
