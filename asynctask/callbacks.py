@@ -89,6 +89,7 @@ class Callbacks:
         self._under_way: set[Deferred[None]] = set()
         self._next: IDelayedCall | None = None
         self._looking = False
+        self._has_recalled = False
         self._running = False
         outbox.to_call = self.add
 
@@ -245,6 +246,10 @@ class Callbacks:
 
     async def _look_through(self) -> float:
         """Line up all that is due and has room; the seconds until there may be more."""
+        if not self._has_recalled:  # or those that hang would have the places of who answered before the start
+            for url in await self._outbox.answered():
+                self._queue.recall(host_of(url))
+            self._has_recalled = True
         after = None
         while True:
             now = self._now()

@@ -73,6 +73,10 @@ class FairQueue(Generic[T]):
         self._refused: set[str] = set()
         self._full = False
 
+    def recall(self, host: str) -> None:
+        """Know of a host that it has answered, before anything is put in."""
+        self._answering[host] = None
+
     def put(self, host: str, item: T, *, again: bool = False) -> bool:
         """Let something wait for its turn; False if there is no room for it.
 

@@ -85,6 +85,9 @@ class IOutbox(Interface):
     def due(now: float, after: tuple[float, str] | None, limit: int) -> Deferred[Dues]:
         """Callbacks that are due, those due first, behind ``after``."""
 
+    def answered() -> Deferred[list[str]]:
+        """URLs to which outcomes were delivered, of the tasks that ended last."""
+
     def outcome(due: ToTell, now: float) -> Deferred[Task | None]:
         """The task with all that it has; None if this outcome is not to be told now, or not any more."""
 

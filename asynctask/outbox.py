@@ -88,6 +88,10 @@ class Outbox:
 
         return self._read(read)
 
+    def answered(self) -> Deferred[list[str]]:
+        """See `IOutbox`."""
+        return self._read(lambda connection: list(connection.scalars(statements.DELIVERED_LAST)))
+
     def outcome(self, due: ToTell, now: float) -> Deferred[Task | None]:
         """See `IOutbox`."""
         given = {"of_task": due.task_id, "of_attempt": due.attempt, "now": now, "lease": now + LEASE}

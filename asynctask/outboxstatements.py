@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import and_, bindparam, func, select, text, tuple_, update
 
+from asynctask.deliveries import DELIVERED
 from asynctask.statements import WHOLE
 from asynctask.tables import meta, task
 
@@ -27,6 +28,21 @@ NEXT_CALLBACK: Final = select(func.min(task.c.callback_due)).where(
     _TO_CALL, task.c.callback_due > bindparam("now")
 )
 PENDING_CALLBACKS: Final = select(func.count()).select_from(task).where(_TO_CALL)
+
+MANY: Final = 1_000
+"""Tasks that ended last, among which are those of the receivers that matter: read in some milliseconds."""
+
+_ENDED_LAST: Final = (
+    select(task.c.callback_url, task.c.callback_state)
+    .where(task.c.finished_at.is_not(None), task.c.callback_due.is_(None))
+    .order_by(task.c.finished_at.desc())
+    .limit(MANY)
+    .subquery()
+)
+DELIVERED_LAST: Final = (
+    select(_ENDED_LAST.c.callback_url).where(_ENDED_LAST.c.callback_state == DELIVERED).distinct()
+)
+"""Whose receivers have answered, not long ago."""
 
 _OF_ATTEMPT: Final = and_(task.c.task_id == bindparam("of_task"), task.c.attempt == bindparam("of_attempt"))
 _TO_TELL: Final = and_(_OF_ATTEMPT, task.c.callback_due <= bindparam("now"))

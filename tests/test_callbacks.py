@@ -447,6 +447,16 @@ class LifeTests(CallbacksTestCase):
         self.settle()
         self.assertEqual(len(self.sent), 5)
 
+    def test_who_answered_before_the_start_keeps_its_places(self) -> None:
+        self.assertEqual(self.callback(self.ended()).state, "delivered")
+        self.answers = lambda sent: Answer(200) if sent.url == URL else None
+        self.stop()
+        for number in range(99):
+            self.ended(f"https://dead{number}.example/")
+        self.restart()
+        self.assertEqual(len(self.sent), 1 + 48)
+        self.assertEqual(self.callback(self.ended()).state, "delivered")
+
     def test_the_time_of_a_next_try_outlives_a_restart(self) -> None:
         self.answers = lambda _: Answer(500)
         self.ended()

@@ -139,6 +139,13 @@ class OutboxContract(Base):
         self.assertEqual((self.due_ids(NOW + 9), self.outcome(task, NOW + 9)), ([], None))
         self.assertFalse(self.called(task, "failed"))
 
+    def test_who_has_answered_is_known(self) -> None:
+        for number, state in enumerate(("delivered", "delivered", "failed", "pending")):
+            task = self.ended(url=f"https://{number // 2}.example/")
+            self.called(task, state, due=NOW if state == "pending" else None)
+        self.ended(url=None)
+        self.assertEqual(self.wait(self.store.outbox.answered()), ["https://0.example/"])
+
     def test_a_failed_try_is_due_again_later(self) -> None:
         task = self.ended()
         self.assertTrue(self.called(task, "pending", NOW + 5, error="No"))
