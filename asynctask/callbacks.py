@@ -246,7 +246,7 @@ class Callbacks:
 
     async def _look_through(self) -> float:
         """Line up all that is due and has room; the seconds until there may be more."""
-        if not self._has_recalled:  # or those that hang would have the places of who answered before the start
+        if not self._has_recalled:  # or what hangs would have the places of who answered before the start
             for url in await self._outbox.answered():
                 self._queue.recall(host_of(url))
             self._has_recalled = True

@@ -4,6 +4,9 @@ What lives is frozen at short intervals, so that the collector, which looks at e
 once there is enough of it, has nothing to look at: the life of a task that succeeds makes no cycles. What
 is frozen in a cycle would stay for ever; so everything is thawed and collected when there is something to
 be found and few tasks are in flight, for the time that it takes grows with them.
+
+While it is quiet nothing is frozen but what lived before, and the rest is collected every second: an error
+that nobody waits for is told by its end, and must not wait for a day with much to do.
 """
 
 import ctypes
@@ -14,6 +17,7 @@ from contextlib import suppress
 from math import inf, isfinite
 from pathlib import Path
 from resource import getpagesize
+from time import perf_counter
 from typing import ClassVar, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,8 +28,17 @@ FREEZE: Final = 0.05
 THRESHOLD: Final = 200_000
 """New objects at which Python collects by itself, should the loop be held up."""
 
+QUIET: Final = 500
+"""Tasks in flight with which all that is young is looked at in some milliseconds."""
+
+TOO_LONG: Final = 0.002
+"""Seconds of that after which what is left is frozen all the same."""
+
 LOOK: Final = 60.0
 """Seconds between two looks at what was frozen."""
+
+LAST_LOOK: Final = 600.0
+"""Seconds after which it is collected, however little it may be."""
 
 LOOK_AT_MEMORY: Final = 1.0
 """Seconds between two looks at the memory: a few objects may hold any number of bytes."""
@@ -119,6 +132,7 @@ class Collector:
         self._descriptors = descriptors
         self._trim = trim
         self._collected_at = -REST
+        self._has_frozen = False
         self._kept = 0
         self._kept_bytes = 0
         self._kept_descriptors = 0.0
@@ -133,8 +147,9 @@ class Collector:
             Collector._before = gc.get_threshold()
         self._started.append(self)
         gc.set_threshold(THRESHOLD, *self._before[1:])
-        self._freeze()
+        gc.freeze()
         self._keep()
+        self._frozen = self._clock.callLater(FREEZE, self._freeze)
         self._looked = self._clock.callLater(LOOK, self._look)
         self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
 
@@ -145,22 +160,37 @@ class Collector:
                 call.cancel()
         if self in self._started:
             self._started.remove(self)
+            self._collect_if_quiet()
             if not self._started:
                 gc.unfreeze()
                 gc.set_threshold(*self._before)
 
     def _freeze(self) -> None:
-        gc.freeze()
         self._frozen = self._clock.callLater(FREEZE, self._freeze)
+        if self._in_flight() > QUIET:
+            gc.freeze()
+            self._has_frozen = True
+
+    def _collect_if_quiet(self) -> None:
+        if self._in_flight() <= QUIET:
+            began = perf_counter()
+            gc.collect()
+            if perf_counter() - began > TOO_LONG:
+                gc.freeze()
+                self._has_frozen = True
 
     def _look(self) -> None:
         self._looked = self._clock.callLater(LOOK, self._look)
         tasks = self._in_flight()
-        if tasks <= FEW and gc.get_freeze_count() - tasks * OF_A_TASK - self._kept > WORTH_IT:
+        if tasks > FEW:
+            return
+        is_old = self._has_frozen and self._clock.seconds() - self._collected_at >= LAST_LOOK
+        if is_old or gc.get_freeze_count() - tasks * OF_A_TASK - self._kept > WORTH_IT:
             self._collect()
 
     def _look_at_memory(self) -> None:
         self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
+        self._collect_if_quiet()
         tasks = self._in_flight()
         grown = self._resident() - tasks * BYTES_OF_A_TASK - self._kept_bytes
         if tasks > FEW:
@@ -173,6 +203,7 @@ class Collector:
 
     def _collect(self) -> None:
         self._collected_at = self._clock.seconds()
+        self._has_frozen = False
         gc.unfreeze()
         gc.collect()
         gc.freeze()

@@ -17,11 +17,14 @@ from asynctask.collector import (
     BYTES_OF_A_TASK,
     FEW,
     FREEZE,
+    LAST_LOOK,
     LOOK,
     LOOK_AT_MEMORY,
     MANY_DESCRIPTORS,
     MUCH,
+    QUIET,
     REST,
+    TOO_LONG,
     TOO_MUCH,
     WORTH_IT,
     Collector,
@@ -70,7 +73,9 @@ class CollectorTests(SynchronousTestCase):
         first = ref(Cycle())
         for _ in range(count):
             Cycle()
+        tasks, self.tasks = self.tasks, max(self.tasks, QUIET + 1)
         self.clock.advance(FREEZE)
+        self.tasks = tasks
         return first
 
     def test_memory_that_was_only_kept_for_later_does_not_count_as_what_lives(self) -> None:
@@ -130,6 +135,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(descriptors(), inf)
 
     def test_what_lives_is_frozen(self) -> None:
+        self.tasks = QUIET + 1
         kept = [Cycle() for _ in range(1_000)]
         before = gc.get_freeze_count()
         self.clock.advance(FREEZE)
@@ -151,6 +157,35 @@ class CollectorTests(SynchronousTestCase):
         self.clock.advance(LOOK)
         self.assertIsNotNone(lost())
         del kept
+
+    def test_while_it_is_quiet_what_is_young_is_collected_and_what_lives_is_not_frozen(self) -> None:
+        frozen = gc.get_freeze_count()
+        lost = ref(Cycle())
+        self.clock.advance(FREEZE)
+        self.assertIsNotNone(lost())
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNone(lost())
+        self.assertLessEqual(gc.get_freeze_count(), frozen)
+
+    def test_if_that_takes_too_long_what_lives_is_frozen(self) -> None:
+        times = iter([0.0, 2 * TOO_LONG])
+        self.patch(collector, "perf_counter", lambda: next(times))
+        frozen = gc.get_freeze_count()
+        kept = [Cycle() for _ in range(1_000)]
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertGreaterEqual(gc.get_freeze_count() - frozen, len(kept))
+
+    def test_what_is_young_at_the_end_is_collected(self) -> None:
+        lost = ref(Cycle())
+        self.collector.stop()
+        self.assertIsNone(lost())
+
+    def test_however_little_of_it_there_is_it_is_collected_in_the_end(self) -> None:
+        lost = self.leave(10)
+        self.clock.advance(LAST_LOOK - LOOK)
+        self.assertIsNotNone(lost())
+        self.clock.pump([LOOK, LOOK])
+        self.assertIsNone(lost())
 
     def test_for_little_of_it_nobody_has_to_wait(self) -> None:
         lost = self.leave(10)
