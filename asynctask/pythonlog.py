@@ -33,7 +33,8 @@ TRACE: Final[ContextVar[str | None]] = ContextVar("asynctask.traceparent", defau
 
 
 class _Ear(logging.Handler):
-    """What `logging` falls back on where there is no handler, while somebody listens."""
+    """What hears whatever no other handler does, while somebody listens: on the root logger, since what
+    libraries give their loggers to be silent (`logging.NullHandler`) keeps `logging.lastResort` from it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +46,8 @@ class _Ear(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`; no two threads are in here at once."""
+        if _is_for_another(record):
+            return
         if os.getpid() != self.pid:  # a child that a handler has forked is no part of the service
             if self.before is not None and record.levelno >= self.before.level:
                 self.before.handle(record)
@@ -108,11 +111,26 @@ _FORMATTER: Final = logging.Formatter()
 _ear: Final = _Ear()
 
 
+def _is_for_another(record: logging.LogRecord) -> bool:
+    """Whether somebody's handler has it, of its logger or of one above."""
+    # Not by `getLogger`, whose lock another thread may hold while it waits for ours.
+    logger: Any = logging.root.manager.loggerDict.get(record.name, logging.root)
+    while isinstance(logger, logging.Logger):
+        if any(one is not _ear and not isinstance(one, logging.NullHandler) for one in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
 def _configure_if_asked(**settings: Any) -> None:
-    """`logging.basicConfig`, but for the call that ``logging.warning`` makes by itself: the handler that it
-    adds would have what every logger says from then on."""
+    """`logging.basicConfig`, as if there were no ear; but for the call that ``logging.warning`` makes by
+    itself: the handler that it adds would have what every logger says from then on."""
     if sys._getframe(1).f_globals is not vars(logging):
-        _ear.configure(**settings)
+        logging.root.removeHandler(_ear)
+        try:
+            _ear.configure(**settings)
+        finally:
+            logging.root.addHandler(_ear)
 
 
 def nobody() -> str:
@@ -125,6 +143,7 @@ def listen(stepped: Stepped = nobody) -> None:
     if logging.lastResort is not _ear:
         _ear.pid, _ear.before = os.getpid(), logging.lastResort
         logging.lastResort = _ear
+    logging.root.addHandler(_ear)
     if logging.basicConfig is not _configure_if_asked:
         _ear.configure, logging.basicConfig = logging.basicConfig, _configure_if_asked
     if stepped not in _ear.listening:
@@ -135,9 +154,12 @@ def stop_listening(stepped: Stepped = nobody) -> None:
     """Hear nothing any more, once nobody listens."""
     if stepped in _ear.listening:
         _ear.listening.remove(stepped)
-        if not _ear.listening and logging.lastResort is _ear:
+        if _ear.listening:
+            return
+        logging.root.removeHandler(_ear)
+        if logging.lastResort is _ear:
             logging.lastResort = _ear.before
-        if not _ear.listening and logging.basicConfig is _configure_if_asked:
+        if logging.basicConfig is _configure_if_asked:
             logging.basicConfig = _ear.configure
 
 

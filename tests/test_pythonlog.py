@@ -146,11 +146,27 @@ class Listening(SynchronousTestCase):
         SAID.warning("theirs")
         self.assertEqual((ears.told, len(records)), ([], 1))
 
+    def test_a_library_that_is_silent_by_itself_is_heard_once(self) -> None:
+        silent = logging.NullHandler()
+        logging.getLogger("a").addHandler(silent)
+        self.addCleanup(logging.getLogger("a").removeHandler, silent)
+        ears = Ears(self)
+        SAID.warning("heard")
+        self.assertEqual(ears.told, [("warn", "heard")])
+
+    def test_a_handler_of_somebody_else_below_the_root_keeps_it_too(self) -> None:
+        theirs = logging.StreamHandler(StringIO())
+        SAID.addHandler(theirs)
+        self.addCleanup(SAID.removeHandler, theirs)
+        ears = Ears(self)
+        SAID.warning("theirs")
+        self.assertEqual((ears.told, theirs.stream.getvalue()), ([], "theirs\n"))
+
     def test_it_ends_with_the_last_who_listens(self) -> None:
         def other() -> str:
             return ""
 
-        before = logging.lastResort, logging.basicConfig
+        before = logging.lastResort, logging.basicConfig, list(logging.root.handlers)
         ears = Ears(self, other)
         pythonlog.listen()
         pythonlog.stop_listening()
@@ -158,14 +174,14 @@ class Listening(SynchronousTestCase):
         self.assertEqual(ears.told, [("warn", "still")])
         pythonlog.stop_listening(other)
         pythonlog.stop_listening(other)
-        self.assertEqual((logging.lastResort, logging.basicConfig), before)
+        self.assertEqual((logging.lastResort, logging.basicConfig, logging.root.handlers), before)
 
     def test_whoever_configures_it_later_has_it(self) -> None:
         before = list(logging.root.handlers), logging.root.level
         ears = Ears(self)
         SAID.warning("ours")
         logging.basicConfig(level=logging.INFO, stream=StringIO())
-        (theirs,) = logging.root.handlers
+        (theirs,) = set(logging.root.handlers) - {pythonlog._ear}
         self.addCleanup(logging.root.setLevel, before[1])
         self.addCleanup(logging.root.removeHandler, theirs)
         SAID.warning("theirs")
@@ -175,7 +191,7 @@ class Listening(SynchronousTestCase):
         ears = Ears(self)
         logging.warning("said to nobody")
         SAID.warning("heard")
-        self.assertEqual((ears.told, logging.root.handlers), ([("warn", "heard")], []))
+        self.assertEqual((ears.told, logging.root.handlers), ([("warn", "heard")], [pythonlog._ear]))
         plain = [
             (one["log_level"].name, formatEvent(one)) for one in ears.events if one.get("logger") == "root"
         ]
