@@ -5,6 +5,7 @@ The global reactor is touched only here, and by a client that is given none.
 
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,17 +43,24 @@ SWITCH: Final = 0.0005
 """Seconds that a thread waits for the interpreter at most, a tenth of Python's own: a commit needs it a
 dozen times while the loop is busy."""
 
+GONE: Final = (
+    "Threads that a module has started at its import are gone, since the service went into the background "
+    "after that: start them in a handler, or the service with -n"
+)
+
 
 class Command(OfCommand, AsyncTask):
     """The service as ``twistd`` and ``python -m asynctask`` run it.
 
     :ivar pipes: to the supervisor, where this process is one of many.
+    :ivar started_at_import: names of the threads that modules with handlers have started.
     """
 
     _collector: Collector | None = None
     _switched: ClassVar[list["Command"]] = []
     _switch: ClassVar[float] = 0.0
     pipes: Pipes | None = None
+    started_at_import: Sequence[str] = ()
 
     def join(self, setting: Setting) -> None:
         """Be one of many processes."""
@@ -66,6 +74,8 @@ class Command(OfCommand, AsyncTask):
 
     def _serve(self) -> None:
         self.begin(supervised=self.pipes is not None, stepped=self._recorder.stepped)
+        if self.started_at_import and os.getpid() != self._process:
+            log.warn(GONE, threads=", ".join(self.started_at_import))
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
         if not self._switched:  # several may serve in one program
@@ -139,7 +149,9 @@ def makeService(options: Options) -> OfCommand:
         storeurl.check(place)
         if description is not None and setting is None:
             listening.check(description, insecure=bool(options["insecure"]), shared=many)
+        before = threading.enumerate()
         kinds = load(options["modules"], start)
+        started = [thread.name for thread in threading.enumerate() if thread not in before]
         if any(kind.place == "process" for kind in kinds.values()):
             starter()
         if setting is None:
@@ -158,6 +170,7 @@ def makeService(options: Options) -> OfCommand:
         service = _supervise(options, description, reactor, start, observer)
     else:
         service = _make(options, place, description, reactor, kinds, secrets)
+        service.started_at_import = started
         if setting is not None:
             service.join(setting)
     service.observer = observer

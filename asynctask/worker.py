@@ -185,10 +185,11 @@ def _raised(error: BaseException) -> Raised:
     except BaseException:
         trace = "(its traceback cannot be shown)"
     after = None
-    if isinstance(error, Retry):
+    if issubclass(type(error), Retry):
         with suppress(BaseException):
-            after = float(error.after)
-    return Raised(kinds, text[:MAX_TEXT], shortened(trace), last_line(error.__traceback__), after)
+            after = float(error.after)  # type: ignore[attr-defined]
+    place = last_line(BaseException.__getattribute__(error, "__traceback__"))
+    return Raised(kinds, text[:MAX_TEXT], shortened(trace), place, after)
 
 
 def _text(text: str) -> str:

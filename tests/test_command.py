@@ -597,4 +597,16 @@ class DaemonTests(CommandTestCase):
                 time.sleep(0.02)
             self.assertTrue((self.folder / "asynctask.sqlite").exists())
         self.assertIn("Server Shut Down", log.read_text())
+        self.assertNotIn("are gone", log.read_text())
         self.assertFalse((self.folder / "asynctask.sqlite-wal").exists())
+
+    def test_threads_that_do_not_follow_it_there_are_named(self) -> None:
+        started = (
+            "import threading; threading.Thread(target=threading.Event().wait, name='drain').start()\n"
+        )
+        (self.folder / "mine.py").write_text(f"{started}from asynctask import task\n@task\ndef a(): pass\n")
+        log = self.folder / "twistd.log"
+        with self.daemon("--tasks", "mine"):
+            while "Listening on http://127.0.0.1:" not in log.read_text():
+                time.sleep(0.02)
+        self.assertRegex(log.read_text(), "warn Threads .* are gone, .* threads=drain\n")
