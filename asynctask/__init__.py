@@ -72,7 +72,7 @@ logqueue       the log off the hot path: a thread writes many lines at a time; c
                accepted are many in one line (``refusals``)
 logs           a line an event, as text or JSON
 tracebacks     where exceptions were raised, told whole, and let go of
-pythonlog      what handlers say to Python's `logging`
+pythonlog      what handlers say to Python's `logging`; ``printed``, what they print
 =============  ==========================================================================
 
 The store:

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from asynctask import logs, pythonlog
+from asynctask import logs, printed, pythonlog
 from asynctask.logqueue import PAUSE, LogQueue
 from asynctask.problems import StartError
 from asynctask.sdnotify import Notifier
@@ -192,6 +192,7 @@ class OfCommand(Service):
             self.observer.start()
         self._stepped = stepped
         pythonlog.listen(stepped)
+        printed.listen()
         if threading.current_thread() is threading.main_thread():  # elsewhere they are the program's
             self._take_signals(supervised=supervised)
 

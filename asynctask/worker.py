@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, cast
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 
-from asynctask import forked, pythonlog, wire
+from asynctask import forked, printed, pythonlog, wire
 from asynctask.context import Context, Facts, Retry
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
@@ -95,6 +95,7 @@ def serve_handlers(pipe: Connection, parent: int) -> None:
     forked.hold(mouth)
     mouth.say(Begun(os.getpid()))  # first: a program whose main module has begun a log is warned of ours
     globalLogBeginner.beginLoggingTo([cast(ILogObserver, mouth.log)], discardBuffer=True)
+    printed.listen()
     while True:
         try:
             asked = pipe.recv_bytes()

@@ -105,6 +105,7 @@ ORDER: Final = (
         "testing",
         "context",
         "pythonlog",
+        "printed",
         "recorder",
         "ownfiles",
         "logqueue",
