@@ -64,10 +64,12 @@ class LimitedRequest(Request):
 
     def write(self, data: bytes) -> None:
         """Write, and after an answer that says so, close."""
-        if self.channel.factory.ending and not self.startedWriting:
-            self.setHeader(b"Connection", b"close")
-        if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
-            self.channel.persistent = False
+        channel = self.channel  # None once the client has left
+        if channel is not None:
+            if channel.factory.ending and not self.startedWriting:
+                self.setHeader(b"Connection", b"close")
+            if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
+                channel.persistent = False
         super().write(data)
 
     def _refuse_body(self) -> None:
