@@ -322,9 +322,13 @@ def _set_by_itself(cls: Any) -> set[str]:
 
 
 def _has_rules(cls: Any) -> bool:
-    """Whether a dataclass is made of more than its fields: pydantic's, or by an ``__init__`` of its own."""
-    made = getattr(cls, "__dataclass_params__", None)
-    return hasattr(cls, "__pydantic_validator__") or (made is not None and not made.init)
+    """Whether a class is made of more than its fields: pydantic's, or by code of its own, which msgspec
+    calls of none of these."""
+    if not (hasattr(cls, "__dataclass_params__") or hasattr(cls, "__attrs_attrs__")):
+        return False
+    made_in = getattr(getattr(cls.__init__, "__code__", None), "co_filename", "")
+    is_generated = made_in == "<string>" or made_in.startswith("<attrs generated ")
+    return hasattr(cls, "__pydantic_validator__") or not is_generated or cls.__new__ is not object.__new__
 
 
 def _is_hooked(info: types.Type) -> bool:

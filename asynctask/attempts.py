@@ -21,8 +21,8 @@ from asynctask.model import (
 )
 from asynctask.processes import ProcessDiedError
 from asynctask.threads import NotStartedError
-from asynctask.tracebacks import decisive
-from asynctask.wire import name_of, text_of
+from asynctask.tracebacks import decisive, text_of
+from asynctask.wire import name_of
 
 MAX_MESSAGE: Final = 10_000
 """Characters of an exception's message that are kept."""
@@ -111,12 +111,8 @@ def decision_of(failure: Failure) -> BaseException | None:
 
 
 def error_of(failure: Failure) -> Error:
-    """What a task says of the exception that ended it, and of a group its first too."""
+    """What a task says of the exception that ended it."""
     kind = "Crashed" if failure.check(ProcessDiedError) else name_of(failure.value)
-    text = text_of(failure.value) or safe_repr(failure.value)
-    if issubclass(type(failure.value), BaseExceptionGroup):
-        first = decision_of(failure)
-        text = f"{text}: {name_of(first)}: {text_of(first)}"
-    text = text[:MAX_MESSAGE]
+    text = (text_of(failure.value, Permanent, Retry) or safe_repr(failure.value))[:MAX_MESSAGE]
     message = text.encode("utf-8", "replace").decode()
     return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}"))

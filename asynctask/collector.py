@@ -29,16 +29,22 @@ THRESHOLD: Final = 200_000
 """New objects at which Python collects by itself, should the loop be held up."""
 
 QUIET: Final = 500
-"""Tasks in flight with which all that is young is looked at in some milliseconds."""
+"""Tasks in flight with which it may be quiet."""
+
+YOUNG: Final = 10_000
+"""New objects that live at which it is not: to look at them takes some 1 ms."""
 
 TOO_LONG: Final = 0.002
-"""Seconds of that after which what is left is frozen all the same."""
+"""Seconds that such a look may take; with what it has left the next one would take longer."""
 
 LOOK: Final = 60.0
 """Seconds between two looks at what was frozen."""
 
 LAST_LOOK: Final = 600.0
 """Seconds after which it is collected, however little it may be."""
+
+LARGE: Final = 1_000_000
+"""Frozen objects with which that is not done: it takes 0.2 s."""
 
 LOOK_AT_MEMORY: Final = 1.0
 """Seconds between two looks at the memory: a few objects may hold any number of bytes."""
@@ -131,7 +137,8 @@ class Collector:
         self._resident = resident
         self._descriptors = descriptors
         self._trim = trim
-        self._collected_at = -REST
+        self._collected_at = 0.0
+        self._quiet_from = 0.0
         self._has_frozen = False
         self._kept = 0
         self._kept_bytes = 0
@@ -149,6 +156,8 @@ class Collector:
         gc.set_threshold(THRESHOLD, *self._before[1:])
         gc.freeze()
         self._keep()
+        self._collected_at = self._clock.seconds() - REST
+        self._quiet_from = self._clock.seconds()
         self._frozen = self._clock.callLater(FREEZE, self._freeze)
         self._looked = self._clock.callLater(LOOK, self._look)
         self._looked_at_memory = self._clock.callLater(LOOK_AT_MEMORY, self._look_at_memory)
@@ -167,25 +176,31 @@ class Collector:
 
     def _freeze(self) -> None:
         self._frozen = self._clock.callLater(FREEZE, self._freeze)
-        if self._in_flight() > QUIET:
-            gc.freeze()
-            self._has_frozen = True
+        if self._is_quiet():
+            if gc.get_count()[0] < YOUNG:
+                return
+            self._quiet_from = self._clock.seconds() + LOOK
+        gc.freeze()
+        self._has_frozen = True
+
+    def _is_quiet(self) -> bool:
+        return self._in_flight() <= QUIET and self._clock.seconds() >= self._quiet_from
 
     def _collect_if_quiet(self) -> None:
-        if self._in_flight() <= QUIET:
+        if self._is_quiet():
             began = perf_counter()
             gc.collect()
             if perf_counter() - began > TOO_LONG:
-                gc.freeze()
-                self._has_frozen = True
+                self._quiet_from = self._clock.seconds() + LOOK
 
     def _look(self) -> None:
         self._looked = self._clock.callLater(LOOK, self._look)
         tasks = self._in_flight()
         if tasks > FEW:
             return
+        frozen = gc.get_freeze_count()
         is_old = self._has_frozen and self._clock.seconds() - self._collected_at >= LAST_LOOK
-        if is_old or gc.get_freeze_count() - tasks * OF_A_TASK - self._kept > WORTH_IT:
+        if frozen - tasks * OF_A_TASK - self._kept > WORTH_IT or (is_old and frozen < LARGE):
             self._collect()
 
     def _look_at_memory(self) -> None:

@@ -23,7 +23,9 @@ class Held(Protocol):
 _HELD: Final[WeakSet[Held]] = WeakSet()
 
 _STOPPING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-"""What a service hears, and by what a child, such as one of a pool, ends as any program does."""
+"""What a service hears."""
+_FROM_TERMINALS: Final = (signal.SIGHUP, signal.SIGINT)
+"""What a terminal sends to all processes: that is for the service to decide upon, whose tasks have time."""
 
 _forking: Final = threading.local()
 
@@ -60,8 +62,12 @@ def _in_child() -> None:
         signal.set_wakeup_fd(-1)  # it is the reactor's, of which there is none
         for number in _STOPPING:
             if _is_ours(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, _pass_over if number in _FROM_TERMINALS else signal.SIG_DFL)
     _after()
+
+
+def _pass_over(*_: object) -> None:
+    """A function, since the programs that a child starts would inherit SIG_IGN."""
 
 
 def _is_ours(handler: object) -> bool:

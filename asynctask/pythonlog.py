@@ -33,8 +33,7 @@ TRACE: Final[ContextVar[str | None]] = ContextVar("asynctask.traceparent", defau
 
 
 class _Ear(logging.Handler):
-    """What hears whatever no other handler does, while somebody listens: on the root logger, since what
-    libraries give their loggers to be silent (`logging.NullHandler`) keeps `logging.lastResort` from it."""
+    """What `logging` falls back on where there is no handler, while somebody listens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,11 +42,10 @@ class _Ear(logging.Handler):
         self._hears = False
         self.before: logging.Handler | None = None
         self.configure = logging.basicConfig
+        self.pass_over = logging.NullHandler.handle
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`; no two threads are in here at once."""
-        if _is_for_another(record):
-            return
         if os.getpid() != self.pid:  # a child that a handler has forked is no part of the service
             if self.before is not None and record.levelno >= self.before.level:
                 self.before.handle(record)
@@ -84,9 +82,10 @@ class _Ear(logging.Handler):
         return next(filter(None, named), "")
 
 
+_HEARD: Final = "asynctask_heard"
 _KNOWN: Final = {
     *vars(logging.makeLogRecord({})),
-    *("message", "asctime"),
+    *("message", "asctime", _HEARD),
     # Twisted's own, for its logger and its older observers.
     *("self", "level", "format", "time", "system", "isError", "failure", "why"),
 }
@@ -111,26 +110,31 @@ _FORMATTER: Final = logging.Formatter()
 _ear: Final = _Ear()
 
 
+def _hear_if_nobody_does(null: logging.NullHandler, record: logging.LogRecord) -> Any:
+    """In place of `logging.NullHandler.handle`: a library gives it to its logger to be silent where nobody
+    wants to hear it, and it counts as a handler."""
+    if not (hasattr(record, _HEARD) or _is_for_another(record)):
+        setattr(record, _HEARD, True)  # another one may be above
+        _ear.handle(record)
+    return _ear.pass_over(null, record)
+
+
 def _is_for_another(record: logging.LogRecord) -> bool:
     """Whether somebody's handler has it, of its logger or of one above."""
     # Not by `getLogger`, whose lock another thread may hold while it waits for ours.
     logger: Any = logging.root.manager.loggerDict.get(record.name, logging.root)
     while isinstance(logger, logging.Logger):
-        if any(one is not _ear and not isinstance(one, logging.NullHandler) for one in logger.handlers):
+        if not all(isinstance(one, logging.NullHandler) for one in logger.handlers):
             return True
         logger = logger.parent if logger.propagate else None
     return False
 
 
 def _configure_if_asked(**settings: Any) -> None:
-    """`logging.basicConfig`, as if there were no ear; but for the call that ``logging.warning`` makes by
-    itself: the handler that it adds would have what every logger says from then on."""
+    """`logging.basicConfig`, but for the call that ``logging.warning`` makes by itself: the handler that it
+    adds would have what every logger says from then on."""
     if sys._getframe(1).f_globals is not vars(logging):
-        logging.root.removeHandler(_ear)
-        try:
-            _ear.configure(**settings)
-        finally:
-            logging.root.addHandler(_ear)
+        _ear.configure(**settings)
 
 
 def nobody() -> str:
@@ -143,9 +147,11 @@ def listen(stepped: Stepped = nobody) -> None:
     if logging.lastResort is not _ear:
         _ear.pid, _ear.before = os.getpid(), logging.lastResort
         logging.lastResort = _ear
-    logging.root.addHandler(_ear)
     if logging.basicConfig is not _configure_if_asked:
         _ear.configure, logging.basicConfig = logging.basicConfig, _configure_if_asked
+    if logging.NullHandler.handle is not _hear_if_nobody_does:
+        _ear.pass_over = logging.NullHandler.handle
+        logging.NullHandler.handle = _hear_if_nobody_does  # type: ignore[method-assign, assignment]
     if stepped not in _ear.listening:
         _ear.listening.append(stepped)
 
@@ -156,11 +162,12 @@ def stop_listening(stepped: Stepped = nobody) -> None:
         _ear.listening.remove(stepped)
         if _ear.listening:
             return
-        logging.root.removeHandler(_ear)
         if logging.lastResort is _ear:
             logging.lastResort = _ear.before
         if logging.basicConfig is _configure_if_asked:
             logging.basicConfig = _ear.configure
+        if logging.NullHandler.handle is _hear_if_nobody_does:
+            logging.NullHandler.handle = _ear.pass_over  # type: ignore[method-assign]
 
 
 def _level(number: int) -> Any:

@@ -53,14 +53,14 @@ class Command(OfCommand, AsyncTask):
     """The service as ``twistd`` and ``python -m asynctask`` run it.
 
     :ivar pipes: to the supervisor, where this process is one of many.
-    :ivar started_at_import: names of the threads that modules with handlers have started.
+    :ivar started_at_import: the threads that modules with handlers have started.
     """
 
     _collector: Collector | None = None
     _switched: ClassVar[list["Command"]] = []
     _switch: ClassVar[float] = 0.0
     pipes: Pipes | None = None
-    started_at_import: Sequence[str] = ()
+    started_at_import: Sequence[threading.Thread] = ()
 
     def join(self, setting: Setting) -> None:
         """Be one of many processes."""
@@ -74,8 +74,10 @@ class Command(OfCommand, AsyncTask):
 
     def _serve(self) -> None:
         self.begin(supervised=self.pipes is not None, stepped=self._recorder.stepped)
-        if self.started_at_import and os.getpid() != self._process:
-            log.warn(GONE, threads=", ".join(self.started_at_import))
+        if os.getpid() != self._process:
+            there = {thread.name for thread in threading.enumerate()}  # some are started again by a fork
+            if gone := [thread.name for thread in self.started_at_import if thread.name not in there]:
+                log.warn(GONE, threads=", ".join(gone))
         self._collector = Collector(self._clock, lambda: self._metrics.attempts)
         self._collector.start()
         if not self._switched:  # several may serve in one program
@@ -151,7 +153,7 @@ def makeService(options: Options) -> OfCommand:
             listening.check(description, insecure=bool(options["insecure"]), shared=many)
         before = threading.enumerate()
         kinds = load(options["modules"], start)
-        started = [thread.name for thread in threading.enumerate() if thread not in before]
+        started = [thread for thread in threading.enumerate() if thread not in before]
         if any(kind.place == "process" for kind in kinds.values()):
             starter()
         if setting is None:

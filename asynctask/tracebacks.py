@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from twisted.internet.defer import FirstError
 from twisted.python.failure import Failure
 
+from asynctask import wire
 from asynctask.wire import name_of
 
 MAX_TRACEBACK: Final = 20_000
@@ -56,9 +57,15 @@ def raised_at(failure: Failure) -> str:
 
     One that comes from another process has it as its own ``place``.
     """
-    if failure.value is not None and (first := decisive(failure.value)) is not failure.value:
-        return last_line(BaseException.__getattribute__(first, "__traceback__"))
-    return getattr(failure, "place", "") or last_line(failure.getTracebackObject())
+    place: str = getattr(failure, "place", "")
+    if not place and failure.value is not None:
+        place = place_of(decisive(failure.value))
+    return place or last_line(failure.getTracebackObject())
+
+
+def place_of(error: BaseException) -> str:
+    """The file and the line where an exception was raised; nothing if it never was, or has no frames."""
+    return last_line(BaseException.__getattribute__(error, "__traceback__"))
 
 
 def decisive(error: BaseException, *kinds: type[BaseException]) -> BaseException:
@@ -76,6 +83,15 @@ def decisive(error: BaseException, *kinds: type[BaseException]) -> BaseException
         else:
             found.append(one)
     return next((one for kind in kinds for one in found if issubclass(type(one), kind)), found[0])
+
+
+def text_of(error: BaseException | None, *kinds: type[BaseException]) -> str:
+    """An exception's text; of several that were raised together, also that of the `decisive` one."""
+    text = wire.text_of(error)
+    if error is None or not issubclass(type(error), BaseExceptionGroup):
+        return text
+    one = decisive(error, *kinds)
+    return f"{text}: {name_of(one)}: {wire.text_of(one)}"
 
 
 def last_line(trace: TracebackType | None) -> str:

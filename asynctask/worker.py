@@ -21,10 +21,10 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 
 from asynctask import forked, printed, pythonlog, wire
-from asynctask.context import Context, Facts, Retry
+from asynctask.context import Context, Facts, Permanent, Retry
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
-from asynctask.tracebacks import last_line, shortened, stack_of
+from asynctask.tracebacks import decisive, place_of, shortened, stack_of, text_of
 
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 10_000
@@ -176,20 +176,22 @@ def _answer(asked: bytes, mouth: _Mouth) -> Returned | Raised:
 
 def _raised(error: BaseException) -> Raised:
     """An exception in words: many can be pickled but not unpickled, or the parent lacks their module."""
+    one = decisive(error, Permanent, Retry)
+    classes = type(error).__mro__ if one is error else (type(error), *type(one).__mro__)
     try:
-        kinds = [(str(kind.__module__), str(kind.__qualname__)) for kind in type(error).__mro__]
+        kinds = [(str(kind.__module__), str(kind.__qualname__)) for kind in classes]
     except BaseException:  # a metaclass may have any code of its own
         kinds = [(__name__, wire.name_of(error)), ("builtins", "Exception")]
-    text = _text(wire.text_of(error))
+    text = _text(text_of(error, Permanent, Retry))
     try:
         trace = _text("".join(traceback.format_exception(error)))
     except BaseException:
         trace = "(its traceback cannot be shown)"
     after = None
-    if issubclass(type(error), Retry):
+    if issubclass(type(one), Retry):
         with suppress(BaseException):
-            after = float(error.after)  # type: ignore[attr-defined]
-    place = last_line(BaseException.__getattribute__(error, "__traceback__"))
+            after = float(one.after)  # type: ignore[attr-defined]
+    place = place_of(one) or place_of(error)
     return Raised(kinds, text[:MAX_TEXT], shortened(trace), place, after)
 
 

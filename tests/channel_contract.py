@@ -201,6 +201,16 @@ class ChannelContract(Base):
         self.server.ending = True
         self.assertEqual(await self.client(self.post, 1), (200, b"1", "close"))
 
+    async def test_an_answer_to_a_client_that_has_left_goes_nowhere(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)) as client:
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not self.echo.waiting:
+                await self.pause()
+        while self.server.connections:
+            await self.pause()
+        self.echo.waiting[0].write(b"done")
+        self.assertEqual((await self.client(self.post, 1))[:2], (200, b"1"))
+
     async def test_so_is_one_that_was_asked_for_before(self) -> None:
         asking = deferToThread(self.raw, b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
         while not self.echo.waiting:

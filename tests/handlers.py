@@ -73,7 +73,7 @@ def raise_(kind: str) -> None:
         "long": ValueError("x" * 1_000_000),
         "unicode": UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
         "busy": Retry("429", after=30),
-        "group": ExceptionGroup("several", [ValueError("one")]),
+        "group": ExceptionGroup("several", [ValueError("one"), Permanent("gone")]),
     }[kind]
 
 

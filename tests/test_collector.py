@@ -27,6 +27,7 @@ from asynctask.collector import (
     TOO_LONG,
     TOO_MUCH,
     WORTH_IT,
+    YOUNG,
     Collector,
     descriptors,
     memory,
@@ -48,6 +49,7 @@ class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.before = gc.get_threshold()
         self.clock = Clock()
+        self.clock.advance(1_795_543_200.0)  # as the reactor's, which begins long ago
         self.tasks = 0
         self.bytes = 100_000_000
         self.open = 20.0
@@ -159,6 +161,7 @@ class CollectorTests(SynchronousTestCase):
         del kept
 
     def test_while_it_is_quiet_what_is_young_is_collected_and_what_lives_is_not_frozen(self) -> None:
+        self.patch(collector, "perf_counter", lambda: 0.0)
         frozen = gc.get_freeze_count()
         lost = ref(Cycle())
         self.clock.advance(FREEZE)
@@ -170,10 +173,27 @@ class CollectorTests(SynchronousTestCase):
     def test_if_that_takes_too_long_what_lives_is_frozen(self) -> None:
         times = iter([0.0, 2 * TOO_LONG])
         self.patch(collector, "perf_counter", lambda: next(times))
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assert_is_loud_for_a_while()
+
+    def test_where_much_is_made_that_lives_it_is_frozen_and_not_looked_at(self) -> None:
+        self.patch(collector, "perf_counter", self.fail)
+        kept = [Cycle() for _ in range(YOUNG)]
+        self.clock.advance(FREEZE)
+        self.assert_is_loud_for_a_while()
+        del kept
+
+    def assert_is_loud_for_a_while(self) -> None:
+        """What lives is frozen though few tasks are in flight, and not for ever."""
         frozen = gc.get_freeze_count()
         kept = [Cycle() for _ in range(1_000)]
-        self.clock.advance(LOOK_AT_MEMORY)
+        self.clock.advance(FREEZE)
         self.assertGreaterEqual(gc.get_freeze_count() - frozen, len(kept))
+        self.patch(collector, "perf_counter", lambda: 0.0)
+        self.clock.pump([LOOK_AT_MEMORY] * int(LOOK / LOOK_AT_MEMORY))
+        lost = ref(Cycle())
+        self.clock.advance(LOOK_AT_MEMORY)
+        self.assertIsNone(lost())
 
     def test_what_is_young_at_the_end_is_collected(self) -> None:
         lost = ref(Cycle())
@@ -181,11 +201,18 @@ class CollectorTests(SynchronousTestCase):
         self.assertIsNone(lost())
 
     def test_however_little_of_it_there_is_it_is_collected_in_the_end(self) -> None:
+        self.patch(collector, "LARGE", inf)
         lost = self.leave(10)
         self.clock.advance(LAST_LOOK - LOOK)
         self.assertIsNotNone(lost())
         self.clock.pump([LOOK, LOOK])
         self.assertIsNone(lost())
+
+    def test_but_not_if_that_would_take_long(self) -> None:
+        self.patch(collector, "LARGE", 0)
+        lost = self.leave(10)
+        self.clock.pump([LAST_LOOK, LOOK, LOOK])
+        self.assertIsNotNone(lost())
 
     def test_for_little_of_it_nobody_has_to_wait(self) -> None:
         lost = self.leave(10)

@@ -138,6 +138,15 @@ class Children(ForkedTestCase):
             self.assertEqual(self.result(server, kind), -signal.SIGTERM, kind)
         self.assertEqual(server.terminate(), [])
 
+    def test_what_a_terminal_sends_to_all_leaves_them_their_time(self) -> None:
+        server = self.start()
+        child = self.result(server, "start", seconds=600)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            os.kill(child, number)
+        self.result(server, "start", seconds=0)
+        self.assertFalse(self.has_ended(child))
+
     def test_what_they_say_is_in_the_log_once(self) -> None:
         server = self.start()
         for _ in range(3):

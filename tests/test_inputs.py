@@ -11,6 +11,7 @@ from types import GenericAlias
 from typing import Annotated, Any, Literal, Optional
 from uuid import UUID
 
+from attrs import define
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, ValidationError, defstruct
@@ -232,6 +233,27 @@ class Signatures(SynchronousTestCase):
             amount: int
 
         @dataclass
+        class Own:
+            """Checks it, too."""
+
+            amount: int
+
+            def __init__(self, amount: int) -> None:
+                self.amount = abs(amount)
+
+        class Below(Own):
+            """Leaves that to the one above."""
+
+        @define
+        class Attrs:
+            """Not made by attrs alone."""
+
+            amount: int
+
+            def __new__(cls, **_given: Any) -> Any:
+                return super().__new__(cls)
+
+        @dataclass
         class Pydantic:
             """As `pydantic.dataclasses` makes them."""
 
@@ -241,11 +263,13 @@ class Signatures(SynchronousTestCase):
 
         def take(value: Any) -> None: ...
 
+        without = "would be made without its own checks"
         positive: Any = Annotated
         positive = positive[int, type("Gt", (), {"__module__": "annotated_types"})()]
         for annotation, why in (
-            (Bounded, "Bounded would be made without its own checks"),
-            (list[Pydantic], "Pydantic would be made without its own checks"),
+            *((one, f"{one.__name__} {without}") for one in (Bounded, Own, Below)),
+            (Attrs | None, f"Attrs {without}"),
+            (list[Pydantic], f"Pydantic {without}"),
             (dict[str, positive], "what annotated_types says is not looked at: take msgspec.Meta"),
         ):
             take.__annotations__["value"] = annotation

@@ -185,7 +185,7 @@ class Outcomes(ProcessesTestCase):
             ("long", "ValueError", "x" * 10_000, ValueError),
             ("unicode", "UnicodeDecodeError", "can't decode byte 0x78", UnicodeDecodeError),
             ("busy", "Retry", "429", Retry),
-            ("group", "ExceptionGroup", "several (1 sub-exception)", Exception),
+            ("group", "ExceptionGroup", "several (2 sub-exceptions): Permanent: gone", Permanent),
         ):
             failure = self.failure(self.begin(handlers.raise_, kind=kind))
             self.assertEqual(type(failure.value).__name__, name)
