@@ -2,8 +2,11 @@
 
 import sys
 
-from twisted.scripts.twistd import run
+if (
+    __name__ == "__main__"
+):  # and not where another process of it, such as one of `multiprocessing`, reads it
+    from twisted.scripts.twistd import run
 
-# No PID file: it would keep a service in a container from starting after a crash.
-sys.argv = ["asynctask", "--nodaemon", "--pidfile=", "asynctask", *sys.argv[1:]]
-run()
+    # No PID file: it would keep a service in a container from starting after a crash.
+    sys.argv = ["asynctask", "--nodaemon", "--pidfile=", "asynctask", *sys.argv[1:]]
+    run()

@@ -4,7 +4,7 @@ import sys
 import threading
 from typing import Any, AnyStr, Final
 
-from twisted.logger import LoggingFile
+from twisted.logger import LoggingFile, LogLevel
 
 LONGEST: Final = 10_000
 """Characters after which a line that is not ended is told all the same."""
@@ -22,6 +22,14 @@ class Printed(LoggingFile):
     def __init__(self, file: LoggingFile) -> None:
         super().__init__(file.log, file.level, file.encoding)
         self._begun = threading.local()
+
+    def fileno(self) -> int:  # type: ignore[override]
+        """That of the file which Python has begun with: what needs a descriptor goes there, past the log.
+
+        :raises OSError: there was none, and its number may be another file's by now.
+        """
+        real = sys.__stderr__ if self.level is LogLevel.error else sys.__stdout__
+        return super().fileno() if real is None else real.fileno()
 
     def write(self, message: AnyStr) -> None:
         """See `LoggingFile`."""

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import runpy
 import shutil
 import signal
 import socket
@@ -573,6 +574,15 @@ class TwistTests(CommandTestCase):
         service.terminate()
         told, _ = service.communicate(timeout=PATIENCE)
         self.assertIn("Main loop terminated.", told)
+
+
+class MainTests(SynchronousTestCase):
+    """`asynctask.__main__`."""
+
+    def test_whoever_reads_it_besides_starts_nothing(self) -> None:
+        before = list(sys.argv)
+        runpy.run_module("asynctask.__main__", run_name="__mp_main__")
+        self.assertEqual(sys.argv, before)
 
 
 class DaemonTests(CommandTestCase):

@@ -1,5 +1,6 @@
 """What handlers print, as lines of the log."""
 
+import os
 import sys
 from threading import Thread
 from typing import cast
@@ -62,6 +63,15 @@ class PrintedTests(SynchronousTestCase):
         other.join()
         sys.stdout.write("too\n")
         self.assertEqual(self.told(), ["theirs", "mine too"])
+
+    def test_what_needs_a_descriptor_has_that_of_the_real_one(self) -> None:
+        for level, name in ((LogLevel.info, "__stdout__"), (LogLevel.error, "__stderr__")):
+            file = Printed(LoggingFile(Logger(), level))
+            with open(os.devnull, "w") as real:
+                self.patch(sys, name, real)
+                self.assertEqual(file.fileno(), real.fileno())
+            self.patch(sys, name, None)
+            self.assertRaises(OSError, file.fileno)
 
     def test_what_is_no_log_stays_as_it_is(self) -> None:
         there = sys.stdout
