@@ -129,7 +129,7 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
         {
             202: _answer(
                 "The task was accepted.",
-                "Accepted",
+                "Submitted",
                 accepted(),
                 *("Location", "Retry-After", "Preference-Applied?"),
                 links=TASK_CALLS,

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import json
 
+from asynctask import wire
 from asynctask.model import Progress, Status
 from asynctask.problems import FieldError, Problem
 from asynctask.registry import MAX_DURATION, MAX_RETRIES, PLACES, Kind
@@ -26,6 +27,8 @@ PARTS: Final = ("items", "additionalProperties", "propertyNames", "not", "if", "
 LISTS: Final = ("prefixItems", "anyOf", "oneOf", "allOf")
 MAPS: Final = ("properties", "patternProperties")
 TYPES: Final = ("object", "array", "string", "number", "boolean", "null")
+_NAMES: Final = {int: "integer", str: "string", type(None): "null"}
+"""Types of the values that an enumeration may have."""
 NOTES: Final = {"title", "description", "default", "examples"}
 """Keywords that allow and forbid nothing."""
 
@@ -66,14 +69,16 @@ def answered(description: str, properties: Mapping[str, Schema], *rare: str) -> 
     }
 
 
-ANYTHING: Final = {
-    "description": "Any JSON without NUL characters.",
+_CLEAN: Final = {
     "pattern": NO_NUL,
     "items": ref("Anything"),
     "additionalProperties": ref("Anything"),
     "propertyNames": {"pattern": NO_NUL},
 }
 """Without a type, each keyword is only about what it can be about."""
+
+ANYTHING: Final = {"description": "Any JSON without NUL characters.", "not": {"not": _CLEAN}}
+"""Makers of clients pass over ``not``; of the keywords in it they would make an array, or an object."""
 
 TASK_ID_SCHEMA: Final = text(
     "The task's id. Ids of one process sort in the order of acceptance.", pattern=f"^{TASK_ID.pattern}$"
@@ -134,9 +139,15 @@ _ANSWERS: Final[Mapping[str, Schema]] = {
         },
     ),
     "Submitted": {
-        # Makers of clients know one answer of a call, the one with the lowest status.
-        "description": "The task, where it has ended; else that it was accepted.",
-        "oneOf": [ref("Task"), ref("Accepted")],
+        # Makers of clients know one answer of a call, the one with the lowest status, and many read no
+        # ``oneOf``, or find that an answer is both; they pass over ``not``.
+        **answered(
+            "The task, where it has ended; else that it was accepted.",
+            {**_TASK, "message": text("What happens now, for people, where it has not ended.")},
+            *(_TASK.keys() - {"task_id", "name", "status"}),
+            "message",
+        ),
+        "not": {"not": {"oneOf": [ref("Task"), ref("Accepted")]}},
     },
     "AcceptedBatch": answered(
         "All of the tasks are on disk, and will run.",
@@ -245,7 +256,7 @@ def _structs() -> dict[str, Schema]:
             for one in properties.values():
                 one.pop("default", None)
     found["Change"]["properties"]["at"] = moment("When it happened.", null=False)
-    return found
+    return {name: _for_clients(schema) for name, schema in found.items()}
 
 
 def _submission(kind: Kind, name: str) -> Schema:
@@ -255,22 +266,25 @@ def _submission(kind: Kind, name: str) -> Schema:
         "name": text("A label for people.", minLength=1, maxLength=MAX_NAME, pattern=NO_NUL),
         "kind": {"type": "string", "const": kind.name},
         "input": ref(name) if needs_input else or_null(ref(name), "Nothing given is the same as {}."),
+        # No defaults: clients would send them, also when the kind has others; or have to.
         "delay": number(
-            "Seconds before it may start.", "number", null=True, minimum=0, maximum=MAX_DELAY, default=0
+            "Seconds before it may start; 0 where none are given.",
+            "number",
+            null=True,
+            minimum=0,
+            maximum=MAX_DELAY,
         ),
         "timeout": number(
-            "Seconds that one attempt may take.",
+            f"Seconds that one attempt may take; {wire.dump(kind.timeout)} where none are given.",
             "number",
             null=True,
             exclusiveMinimum=0,
-            default=kind.timeout,
         ),
         "retries": number(
-            "Further attempts after failed ones.",
+            f"Further attempts after failed ones; {kind.retries} where none are given.",
             null=True,
             minimum=0,
             maximum=MAX_RETRIES,
-            default=kind.retries,
         ),
         "callback_url": or_null(
             text("Where its outcome is POSTed, signed.", maxLength=MAX_URL, pattern=URL)
@@ -306,8 +320,8 @@ def _input(kind: Kind, name: str) -> dict[str, Schema]:
     given = kind.input.schema
     found = {name: {key: value for key, value in given.items() if key != "$defs"}}
     parts = given.get("$defs", {})
-    moved = {f"#/$defs/{part}": f"{COMPONENTS}{name}.{_safe(part)}" for part in parts}
-    found |= {f"{name}.{_safe(part)}": schema for part, schema in parts.items()}
+    moved = {f"#/$defs/{part}": f"{COMPONENTS}{name}_{_safe(part)}" for part in parts}
+    found |= {f"{name}_{_safe(part)}": schema for part, schema in parts.items()}
     return {one: _without_nul(_moved(schema, moved)) for one, schema in found.items()}
 
 
@@ -327,7 +341,31 @@ def _moved(schema: Any, to: Mapping[str, str]) -> Any:
         moved["discriminator"] = known | {
             "mapping": {key: to[one] for key, one in known["mapping"].items()}
         }
-    return moved
+    return _for_clients(moved)
+
+
+def _for_clients(schema: Schema) -> Schema:
+    """The same in words of which makers of clients make something that compiles."""
+    made = dict(schema)
+    if "default" in made:
+        # They write it as no language has objects and dates, send it though the kind has another one by
+        # then, or make the field required.
+        given = f"`{wire.encode(made.pop('default')).decode()}` where nothing is given."
+        made["description"] = " ".join(filter(None, (made.get("description"), given)))
+    if "enum" in made and "type" not in made:
+        values: dict[str, list[Any]] = {}
+        for value in made.pop("enum"):
+            values.setdefault(_NAMES[type(value)], []).append(value)
+        each = [{"type": name, "enum": some} for name, some in values.items()]
+        made |= each[0] if len(each) == 1 else {"anyOf": each}
+    if "discriminator" in made:  # each has a tag of its own, in texts if it can be
+        made["oneOf"] = made.pop("anyOf")
+        if any(isinstance(tag, int) for tag in made["discriminator"]["mapping"]):
+            del made["discriminator"]
+    if made.get("format") == "decimal":
+        made["anyOf"] = [{"type": "string", "format": made.pop("format")}, {"type": "number"}]
+        del made["type"]
+    return made
 
 
 def _each_part(schema: Schema, change: Any) -> Schema:
@@ -377,4 +415,4 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)  # a full stop would be a module to some

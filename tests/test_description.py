@@ -63,15 +63,13 @@ def operation_of(method: str, path: str) -> dict[str, Any]:
     raise KeyError(f"{method} {path}")
 
 
-def fields_of(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each schema that a field of an object has, with the field's name."""
+def parts_of(part: Any) -> Iterator[dict[str, Any]]:
+    """All objects in it, which may be schemas."""
     if isinstance(part, dict):
-        for key, value in part.items():
-            if key == "properties":
-                yield from value.items()
-            yield from fields_of(value)
+        yield part
+        part = list(part.values())
     for one in part if isinstance(part, list) else ():
-        yield from fields_of(one)
+        yield from parts_of(one)
 
 
 def media(part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,15 +135,33 @@ class TheDocument(SynchronousTestCase):
         self.assertFalse(submission.is_valid(root | {"input": shape}))
 
     def test_makers_of_clients_find_the_type_of_each_value(self) -> None:
-        schemas = json.loads(describe(KINDS))["components"]["schemas"]
-        values = [(name, one) for name, one in fields_of(schemas) if {"const", "enum"} & one.keys()]
-        self.assertGreater(len(values), 5)
-        for name, one in values:
-            self.assertTrue("type" in one or one.get("const", "") is None, name)
-        for name, one in fields_of(schemas):
-            self.assertNotEqual(one.get("type"), "null", name)
+        schemas = DOCUMENT["components"]["schemas"]
+        values = [
+            one for one in parts_of(schemas) if isinstance(one.get("enum", one.get("const")), str | list)
+        ]
+        self.assertGreater(len(values), 10)
+        for one in values:
+            self.assertIn("type", one)
         for name in ("Task", "Kind"):
             self.assertIs(schemas[name]["properties"]["input"]["additionalProperties"], True)
+
+    def test_they_find_no_default_which_they_would_send(self) -> None:
+        schemas = DOCUMENT["components"]["schemas"]
+        self.assertEqual([one for one in parts_of(schemas) if "default" in one], [])
+        retries = schemas["simulate-submission"]["properties"]["retries"]["description"]
+        self.assertIn("0 where none are given", retries)
+
+    def test_both_answers_of_a_post_have_one_schema_that_takes_nothing_else(self) -> None:
+        given = operation_of("POST", "/api/tasks")["responses"]
+        known = [resolved(given[status])["content"]["application/json"] for status in ("202", "200")]
+        self.assertEqual(*[one["schema"] for one in known])
+        for one in known:
+            answer = one["example"]
+            validator(one["schema"]).validate(answer)
+            for key in answer:
+                less = {name: value for name, value in answer.items() if name != key}
+                self.assertFalse(validator(one["schema"]).is_valid(less), key)
+            self.assertFalse(validator(one["schema"]).is_valid(answer | {"status": "done"}))
 
     def test_references_go_nowhere_but_into_the_components(self) -> None:
         text = json.dumps(DOCUMENT["components"]["schemas"])
