@@ -2,9 +2,8 @@
 
 import sys
 
-if (
-    __name__ == "__main__"
-):  # and not where another process of it, such as one of `multiprocessing`, reads it
+# Not where another process, such as one of `multiprocessing`, reads it only.
+if __name__ == "__main__":
     from twisted.scripts.twistd import run
 
     # No PID file: it would keep a service in a container from starting after a crash.

@@ -21,7 +21,7 @@ from asynctask.model import (
 )
 from asynctask.processes import ProcessDiedError
 from asynctask.threads import NotStartedError
-from asynctask.tracebacks import decisive, text_of
+from asynctask.tracebacks import decisive, full_text_of
 from asynctask.wire import name_of
 
 MAX_MESSAGE: Final = 10_000
@@ -113,6 +113,6 @@ def decision_of(failure: Failure) -> BaseException | None:
 def error_of(failure: Failure) -> Error:
     """What a task says of the exception that ended it."""
     kind = "Crashed" if failure.check(ProcessDiedError) else name_of(failure.value)
-    text = (text_of(failure.value, Permanent, Retry) or safe_repr(failure.value))[:MAX_MESSAGE]
+    text = (full_text_of(failure.value, Permanent, Retry) or safe_repr(failure.value))[:MAX_MESSAGE]
     message = text.encode("utf-8", "replace").decode()
     return Error(kind, message.replace("\0", "\N{SYMBOL FOR NULL}"))

@@ -62,12 +62,12 @@ def _in_child() -> None:
         signal.set_wakeup_fd(-1)  # it is the reactor's, of which there is none
         for number in _STOPPING:
             if _is_ours(signal.getsignal(number)):
-                signal.signal(number, _pass_over if number in _FROM_TERMINALS else signal.SIG_DFL)
+                signal.signal(number, pass_over if number in _FROM_TERMINALS else signal.SIG_DFL)
     _after()
 
 
-def _pass_over(*_: object) -> None:
-    """A function, since the programs that a child starts would inherit SIG_IGN."""
+def pass_over(*_: object) -> None:
+    """What hears a signal and does nothing: a function, since programs that are started inherit SIG_IGN."""
 
 
 def _is_ours(handler: object) -> bool:

@@ -85,7 +85,7 @@ def decisive(error: BaseException, *kinds: type[BaseException]) -> BaseException
     return next((one for kind in kinds for one in found if issubclass(type(one), kind)), found[0])
 
 
-def text_of(error: BaseException | None, *kinds: type[BaseException]) -> str:
+def full_text_of(error: BaseException | None, *kinds: type[BaseException]) -> str:
     """An exception's text; of several that were raised together, also that of the `decisive` one."""
     text = wire.text_of(error)
     if error is None or not issubclass(type(error), BaseExceptionGroup):

@@ -24,7 +24,7 @@ from asynctask import forked, printed, pythonlog, wire
 from asynctask.context import Context, Facts, Permanent, Retry
 from asynctask.model import Progress
 from asynctask.recorder import ATTEMPT, record
-from asynctask.tracebacks import decisive, place_of, shortened, stack_of, text_of
+from asynctask.tracebacks import decisive, full_text_of, place_of, shortened, stack_of
 
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 10_000
@@ -85,10 +85,9 @@ class Raised(NamedTuple):
 def serve_handlers(pipe: Connection, parent: int) -> None:
     """Run one call after the other; the process's main function."""
     die_with(parent)
-    # What Ctrl-C and a service manager send to all processes is for the parent to decide upon. A function,
-    # since the programs that a handler starts would inherit SIG_IGN.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    # What Ctrl-C and a service manager send to all processes is for the parent to decide upon.
+    signal.signal(signal.SIGINT, forked.pass_over)
+    signal.signal(signal.SIGTERM, forked.pass_over)
     # A group, so that a kill reaches the programs that a handler has started.
     os.setpgid(0, 0)
     mouth = _Mouth(pipe)
@@ -182,7 +181,7 @@ def _raised(error: BaseException) -> Raised:
         kinds = [(str(kind.__module__), str(kind.__qualname__)) for kind in classes]
     except BaseException:  # a metaclass may have any code of its own
         kinds = [(__name__, wire.name_of(error)), ("builtins", "Exception")]
-    text = _text(text_of(error, Permanent, Retry))
+    text = _text(full_text_of(error, Permanent, Retry))
     try:
         trace = _text("".join(traceback.format_exception(error)))
     except BaseException:
