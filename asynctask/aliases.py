@@ -1,7 +1,8 @@
-"""What msgspec would read wrongly: type aliases, ``type A = …``, some of them without an end, and limits of
-others' making, which it passes over."""
+"""What msgspec would read wrongly: type aliases, ``type A = …``, some of them without an end, limits of
+others' making, which it passes over, and flags, of which it knows the members only."""
 
 import typing
+from enum import Flag
 from typing import Annotated, Any, Final, get_args, get_origin
 
 import msgspec.inspect as types
@@ -70,6 +71,9 @@ def _check(annotation: Any) -> None:
                     raise TypeError(f"what {module} says is not looked at: take msgspec.Meta for limits")
         elif (inner := getattr(annotation, "__supertype__", None)) is not None:
             annotation = inner
+        elif isinstance(annotation, type) and issubclass(annotation, Flag):
+            # It makes a member of each number that it is given, and an IntFlag keeps them all for ever.
+            raise TypeError("a Flag has more values than members; a list of an Enum's has not")
         else:
             return
     raise TypeError(f"the type alias {first} stands for itself")

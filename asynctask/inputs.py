@@ -179,6 +179,8 @@ def _context(annotations: Mapping[str, Any]) -> str | None:
 
 
 def _is_context(annotation: Any) -> bool:
+    with suppress(TypeError):
+        annotation = unaliased(annotation)
     if get_origin(annotation) is Annotated:
         return _is_context(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

@@ -161,7 +161,7 @@ def task(
         if name is None and not hasattr(marked, "__name__"):
             raise ValueError(f"{marked!r} has no name: give it one with @task(name=…)")
         settings = Settings(
-            name=name or marked.__name__,
+            name=str.__str__(name or marked.__name__),  # of an enumeration's member it is the value
             place=place or _place_of(marked),
             retries=retries,
             timeout=timeout,
@@ -197,9 +197,9 @@ def _check_settings(
     backoff: Backoff | None,
     name: str | None,
 ) -> None:
-    if not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
+    if not _is_number(retries, int) or not 0 <= retries <= MAX_RETRIES:
         raise ValueError(f"retries is an integer from 0 to {MAX_RETRIES}, not {retries!r}")
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0 and isfinite(timeout)):
+    if timeout is not None and not (_is_number(timeout, int | float) and timeout > 0 and isfinite(timeout)):
         raise ValueError(f"timeout is a number of seconds over 0, not {timeout!r}")
     if place is not None and place not in PLACES:
         raise ValueError(f"place is one of {', '.join(PLACES)}, not {place!r}")
@@ -207,6 +207,10 @@ def _check_settings(
         raise ValueError(f"backoff is a function of the attempt's number, not {backoff!r}")
     if name is not None and not (isinstance(name, str) and LABEL.fullmatch(name)):
         raise ValueError(f"name is a string of 1 to {MAX_NAME} characters, without NUL, not {name!r}")
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _takes_a_number(function: Any) -> bool:
@@ -228,7 +232,7 @@ def _marks(function: Callable[..., Any]) -> tuple[Settings, ...]:
 
 def _check_limits(**limits: int | None) -> None:
     for name, limit in limits.items():
-        if limit is not None and not (isinstance(limit, int) and limit > 0):
+        if limit is not None and not (_is_number(limit, int) and limit > 0):
             raise ValueError(f"{name} is an integer over 0, not {limit!r}")
 
 

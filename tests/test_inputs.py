@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, Literal, Optional
@@ -147,12 +147,25 @@ class Signatures(SynchronousTestCase):
         def keys(x: dict[tuple[int, int], int]) -> None: ...
         def records(x: dict[Node, int]) -> None: ...
         def context(x: list[Context]) -> None: ...
+        def flags(x: list[IntFlag]) -> None: ...
         def untagged(x: Node | Span) -> None: ...
         def arrays(x: Pair | list[int]) -> None: ...
         def tagged_arrays(x: Left | Right) -> None: ...
         def constraint(x: Annotated[str, Meta(ge=1)]) -> None: ...
 
-        unmet = (path, deep, raw, keys, records, context, untagged, arrays, tagged_arrays, constraint)
+        unmet = (
+            path,
+            deep,
+            raw,
+            keys,
+            records,
+            context,
+            flags,
+            untagged,
+            arrays,
+            tagged_arrays,
+            constraint,
+        )
         for handler in unmet:
             [parameter] = inspect.signature(handler).parameters.values()
             text = inspect.formatannotation(parameter.annotation)

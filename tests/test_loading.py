@@ -123,9 +123,9 @@ class Modules(LoadingTestCase):
         source = (
             "type Widths[N] = dict[str, list[N]]\n"
             "type Small = Annotated[int, msgspec.Meta(le=9)]\n"
-            "type Ours = Context | None\n\n"
+            "type Ours = Context\n\n"
             "@task\n"
-            'def scale[T: float](widths: Widths[Small], factor: "T", ours: Ours = None) -> None: ...\n'
+            'def scale[T: float](widths: Widths[Small], factor: "T", ours: Ours | None = None): ...\n'
         )
         taken = self.load(HEAD + source)["scale"].input
         self.assertEqual(taken.context, "ours")

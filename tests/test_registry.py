@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Generator
+from enum import Enum
 from typing import Any
 
 from hypothesis import given
@@ -269,6 +270,13 @@ class Marking(SynchronousTestCase):
             for name, value in settings.items():
                 self.assertEqual(getattr(kinds_of(plain)[-1], name), value)
 
+    def test_the_name_of_a_kind_may_be_a_member_of_an_enumeration(self) -> None:
+        class Names(str, Enum):  # noqa: UP042  # a StrEnum's members are written as their values
+            SMALL = "make-it-small"
+
+        [kind] = kinds_of(task(name=Names.SMALL)(functools.partial(plain)))
+        self.assertEqual(f"{kind.name}", "make-it-small")
+
     def test_what_a_docstring_says_can_be_sent(self) -> None:
         def handler() -> None: ...
 
@@ -278,9 +286,9 @@ class Marking(SynchronousTestCase):
 
     def test_settings_that_nobody_can_have_are_refused_where_they_are_written(self) -> None:
         wrong: list[tuple[str, object]] = [
-            *(("retries", value) for value in (-1, 101, 1.5, "3", None)),
-            *(("timeout", value) for value in (0, -1, float("nan"), float("inf"), "60")),
-            *(("concurrency", value) for value in (0, -1, 1.5, "2")),
+            *(("retries", value) for value in (-1, 101, 1.5, "3", None, True)),
+            *(("timeout", value) for value in (0, -1, float("nan"), float("inf"), "60", True)),
+            *(("concurrency", value) for value in (0, -1, 1.5, "2", True)),
             *(("place", value) for value in ("moon", "", "Thread", 3)),
             *(("backoff", value) for value in (3, "linear", lambda: 1, divmod)),
             *(("name", value) for value in ("", "n" * 256, 5, b"n", "a\0", "\ud800")),
