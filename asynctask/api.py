@@ -30,7 +30,7 @@ from asynctask.description import describe
 from asynctask.dispatch import Routes, Segment
 from asynctask.door import MAX_BATCH_BODY, MAX_BODY, Guarded
 from asynctask.feed import Feed
-from asynctask.followers import EVENT_STREAM, Follower, OfAll, OfOne
+from asynctask.followers import ENDING_STREAM, EVENT_STREAM, Follower, OfAll, OfOne
 from asynctask.istore import IStore
 from asynctask.metrics import Metrics
 from asynctask.model import ENDED, RUNNING, InvalidTransition, Query, Task
@@ -244,7 +244,9 @@ class Api:
         of, given = Filter(query.kind, query.statuses), headers.parse_last_event_id(fields(request, LAST))
         position = self._feed.now if given is None else sse.parse_position(given, self._feed.epoch)
         return await self._follow(
-            request, lambda: OfAll(request, self._feed, self._store, self._clock, of, position)
+            request,
+            EVENT_STREAM,
+            lambda: OfAll(request, self._feed, self._store, self._clock, of, position),
         )
 
     @app.route("/api/tasks/<task_id>/events", methods=["GET"])
@@ -259,15 +261,19 @@ class Api:
         if task.status in ENDED and told == task.n:
             return answer(request, 204, b"")
         return await self._follow(
-            request, lambda: OfOne(request, self._feed, self._store, self._clock, task_id, told)
+            request,
+            ENDING_STREAM,
+            lambda: OfOne(request, self._feed, self._store, self._clock, task_id, told),
         )
 
-    async def _follow(self, request: Request, begin: Callable[[], Follower]) -> bytes:
+    async def _follow(
+        self, request: Request, head: Mapping[str, str], begin: Callable[[], Follower]
+    ) -> bytes:
         """Answer until there is nothing more to be told, or nobody there."""
         self._acceptance.check_open()
         if self._feed.followers >= MAX_FOLLOWERS:
             raise Unavailable("Too many clients follow events", FULL_FOR)
-        for name, value in EVENT_STREAM.items():
+        for name, value in head.items():
             request.setHeader(name, value)
         if request.method == b"HEAD":
             request.write(b"")  # the head alone, without a length, since the answer to GET has none

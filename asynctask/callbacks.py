@@ -26,6 +26,7 @@ from asynctask.deliveries import (
 )
 from asynctask.fairqueue import FairQueue
 from asynctask.istore import IOutbox, ToTell
+from asynctask.logqueue import trace_of
 from asynctask.metrics import Metrics
 from asynctask.model import Task
 from asynctask.problems import Unavailable
@@ -206,6 +207,7 @@ class Callbacks:
             told["status"] = outcome.status
         if tried.due is not None:
             told["again_at"] = timestamp(tried.due)
+        told |= trace_of(task)
         self._metrics.called(tried.state)
         if tried.state == DELIVERED:
             log.info("Callback delivered", **told)

@@ -131,6 +131,8 @@ class OfCommand(Service):
             while not ((pool := self._reactor.threadpool) and pool.joined):
                 time.sleep(LOOK)
             time.sleep(LAST)
+            if self._reactor.threadpool is not pool:  # they have ended, and what comes after them goes on
+                return
             log.warn("Something still runs in the reactor's threads, and is not waited for")
             self.end_now(128 + self._signal if self._signal else 0)
 

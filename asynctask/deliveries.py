@@ -3,8 +3,9 @@
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from asynctask.model import Task
+from asynctask.model import Callback, Task
 from asynctask.wire import encode, retry_at, task_json, timestamp
 
 FIRST: Final = 5.0
@@ -61,11 +62,13 @@ class NoAnswer(Exception):
 
 
 def body(task: Task) -> str:
-    """What the receiver of a task that has ended is sent: JSON text."""
+    """What the receiver of a task that has ended is sent: JSON text, the same at each try."""
+    assert task.callback is not None
+    first = replace(task, callback=Callback(task.callback.url))
     shape = {
         "type": f"task.{task.status}",
         "timestamp": timestamp(_end(task)),
-        "data": task_json(task, whole=True),
+        "data": task_json(first, whole=True),
     }
     return encode(shape).decode()
 

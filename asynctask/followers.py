@@ -40,6 +40,9 @@ EVENT_STREAM: Final = {
 }
 """The head of such an answer; the last line keeps nginx from collecting it first."""
 
+ENDING_STREAM: Final = EVENT_STREAM | {"Connection": "close"}
+"""That of one with a last event: there are clients to which only a connection's end is the end."""
+
 TRY_AGAIN: Final = 1.0
 """Seconds until the store is asked again when it could not be read."""
 

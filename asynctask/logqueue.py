@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from asynctask import forked, refusals
 from asynctask.logs import Render, Tell, Value
+from asynctask.model import Task
 
 PAUSE: Final = 0.02
 """Seconds that lines wait for more: a tenth of what a reader of the log is promised, and under full load so
@@ -51,25 +52,42 @@ class Line:
     :param long: whether a value may be so long a text that its characters are to be counted.
     """
 
-    __slots__ = ("_logger", "long", "names", "text")
+    __slots__ = ("_in_trace", "_logger", "long", "names", "text")
 
     def __init__(self, logger: Logger, text: str, *names: str, long: bool = False) -> None:
         self._logger = logger
         self.text = text
         self.names = names
         self.long = long
+        self._in_trace: Line | None = None
 
-    def __call__(self, *values: Value) -> None:
-        """Log it, with a value for each name: another thread may make a line of them, later."""
+    def __call__(self, *values: Value, trace: str | None = None) -> None:
+        """Log it, with a value for each name: another thread may make a line of them, later.
+
+        :param trace: the ``traceparent`` of what it tells of, if it has one, as a last field.
+        """
+        if trace is not None:
+            self._with_trace()(*values, trace)
+            return
         observers = OBSERVERS
         if len(observers) == 1 and type(observers[0]) is LogQueue:
             observers[0].take(self, values)
         else:
             self._logger.info(self.text, **self.fields(values))
 
+    def _with_trace(self) -> "Line":
+        if self._in_trace is None:
+            self._in_trace = Line(self._logger, self.text, *self.names, "traceparent", long=self.long)
+        return self._in_trace
+
     def fields(self, values: tuple[Value, ...]) -> dict[str, Any]:
         """The values by their names."""
         return dict(zip(self.names, values, strict=True))
+
+
+def trace_of(task: Task) -> dict[str, str]:
+    """The field of the trace that it belongs to, if it belongs to one."""
+    return {} if task.traceparent is None else {"traceparent": task.traceparent}
 
 
 Waiting = tuple[None, str] | tuple[Line, float, tuple[Value, ...]]

@@ -92,7 +92,7 @@ class Places:
             run.watcher.raised(caught())
         else:
             self._recorder.swap(before)
-            run.begin(steps, self._recorder)
+            run.begin(steps, self._recorder, self._clock)
         return run
 
     def _in_thread(self, run: Elsewhere, kind: Kind) -> None:

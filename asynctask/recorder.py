@@ -50,12 +50,13 @@ class FlightRecorder:
     Until it is opened it keeps nothing, which suits a store that keeps nothing either.
 
     :param threads: how many threads there may be.
+    :ivar at_work: the attempt that the reactor is stepping, as it is named, or `NOBODY`.
     """
 
     def __init__(self, threads: int = 0) -> None:
         self._slots = 2 + threads
         self._pid = os.getpid()
-        self._stepped = NOBODY
+        self.at_work = NOBODY
         self._elsewhere: dict[int, bytes] = {}
         self._idle = list(range(self._slots - 1, ASYNCIO, -1))
         self._map = mmap.mmap(-1, self._slots * SLOT.size)
@@ -104,12 +105,12 @@ class FlightRecorder:
 
     def stepped(self) -> str:
         """The id of the task that the reactor is stepping, or nothing; from any thread."""
-        return task_named(self._stepped)
+        return task_named(self.at_work)
 
     def clear(self) -> None:
         """Name nobody: the suspects were charged."""
         self._map[:] = bytes(len(self._map))
-        self._stepped = NOBODY
+        self.at_work = NOBODY
         self._elsewhere.clear()
 
     def stop(self) -> None:
@@ -118,8 +119,8 @@ class FlightRecorder:
         recorded[:] = bytes(len(recorded))
 
     def swap(self, record: bytes) -> bytes:
-        """Name what the reactor steps, and tell what was named before: steps may nest."""
-        before, self._stepped = self._stepped, record
+        """Name what the reactor steps, and tell what was named before: a step may run the reactor."""
+        before, self.at_work = self.at_work, record
         if record is NOBODY:
             self._map[_IS_STEPPED] = 0  # that nobody is named is enough
         else:

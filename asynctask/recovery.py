@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from asynctask import model, statements
 from asynctask.batches import End
 from asynctask.changes import listed
+from asynctask.logqueue import trace_of
 from asynctask.metrics import Metrics
 from asynctask.model import ENDED, FAILED, RETRYING, News, Task, crash, interrupt
 from asynctask.problems import OutcomeUnknown
@@ -101,13 +102,13 @@ def note(tasks: Iterable[Task], metrics: Metrics) -> None:
     """Log and count what became of tasks that nobody runs any more."""
     for task in tasks:
         metrics.became(task.kind, task.status)
-        fields = {"task_id": task.task_id, "name": task.name}
+        fields, trace = {"task_id": task.task_id, "name": task.name}, trace_of(task)
         if task.status is FAILED:
-            log.error("Task failed", **fields, error="Crashed")
+            log.error("Task failed", **fields, error="Crashed", **trace)
         elif task.status is RETRYING:
-            log.info("Task retrying", **fields, run_at=timestamp(task.run_at))
+            log.info("Task retrying", **fields, run_at=timestamp(task.run_at), **trace)
         else:
-            log.info("Task cancelled", **fields)
+            log.info("Task cancelled", **fields, **trace)
 
 
 def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news: list[News]) -> None:

@@ -18,7 +18,7 @@ from asynctask.attempts import Attempt, decision_of, error_of
 from asynctask.claims import Claims
 from asynctask.context import Retry
 from asynctask.istore import IStore
-from asynctask.logqueue import Line
+from asynctask.logqueue import Line, trace_of
 from asynctask.metrics import Metrics
 from asynctask.model import CANCELLED, COMPLETED, FAILED, Progress, Status, Task
 from asynctask.parts import Parts
@@ -86,9 +86,10 @@ class Running(Attempt):
         task = self.task
         self.runner.store.report(task, progress)
         if progress.message:
-            _PROGRESS_WITH_TEXT(task.task_id, progress.step, progress.total, progress.message)
+            text = progress.message
+            _PROGRESS_WITH_TEXT(task.task_id, progress.step, progress.total, text, trace=task.traceparent)
         else:
-            _PROGRESS(task.task_id, progress.step, progress.total)
+            _PROGRESS(task.task_id, progress.step, progress.total, trace=task.traceparent)
 
     def took(self, seconds: float) -> None:
         """See `asynctask.runs.Watcher`."""
@@ -211,7 +212,7 @@ class Runner:
 
     def _start(self, running: Running) -> None:
         task, kind = running.task, running.kind
-        _STARTED(task.task_id, task.name, task.kind, task.attempt)
+        _STARTED(task.task_id, task.name, task.kind, task.attempt, trace=task.traceparent)
         began = running.began = self._clock.seconds()
         now = self._now()
         self._metrics.began(kind.name, kind.place, now - task.run_at)
@@ -243,7 +244,8 @@ class Runner:
         """A step on the reactor took so long that others had to wait."""
         self._metrics.blocked(task.kind, milliseconds / 1_000)
         self._metrics.longest_step = max(self._metrics.longest_step, milliseconds / 1_000)
-        log.warn("Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=round(milliseconds))
+        ms = round(milliseconds)
+        log.warn("Task blocked the reactor", task_id=task.task_id, kind=task.kind, ms=ms, **trace_of(task))
 
     def _time_out(self, running: Running, began: float) -> None:
         """The attempt's time is over, unless the clock cannot count so far."""
@@ -272,7 +274,8 @@ class Runner:
 
     def _give_up(self, running: Running) -> None:
         task = running.task
-        log.warn("Task does not unwind and was given up", task_id=task.task_id, name=task.name)
+        fields = {"task_id": task.task_id, "name": task.name} | trace_of(task)
+        log.warn("Task does not unwind and was given up", **fields)
         if running.run is not None:
             running.run.abandon()
         self._cut_off(running)
@@ -355,7 +358,7 @@ class Runner:
     ) -> None:
         self._running.drop(after.task_id, running)
         if status is COMPLETED:
-            _COMPLETED(after.task_id, after.name)
+            _COMPLETED(after.task_id, after.name, trace=after.traceparent)
         else:
             self._note_end(status, after, failure, where)
         if failure is not None:
@@ -368,18 +371,20 @@ class Runner:
         """Say what an attempt came to that has no result."""
         fields: dict[str, Any] = {"task_id": after.task_id, "name": after.name}
         error: dict[str, Any] = {}
+        trace = trace_of(after)
         if after.error is not None:
             error["error"] = f"{after.error.type}: {after.error.message}"
         if status is None:
-            log.warn("Task was given up, and its end dropped", **fields)
+            log.warn("Task was given up, and its end dropped", **fields, **trace)
         elif status is CANCELLED:
-            log.info("Task cancelled", **fields)
+            log.info("Task cancelled", **fields, **trace)
         elif status is FAILED:
-            trace = {} if failure is None else {"log_failure": failure}
-            log.error("Task failed", **fields, **error, **trace)
+            whole = {} if failure is None else {"log_failure": failure}
+            log.error("Task failed", **fields, **error, **trace, **whole)
         else:
-            raised = {"place": where} if where and error else {}
-            log.info("Task retrying", **fields, run_at=wire.timestamp(after.run_at), **error, **raised)
+            place = {"place": where} if where and error else {}
+            run_at = wire.timestamp(after.run_at)
+            log.info("Task retrying", **fields, run_at=run_at, **error, **place, **trace)
             self._claims.wait([after])
 
     def drain(self, grace: float) -> Deferred[None]:

@@ -10,13 +10,14 @@ from typing import Any, Final, NoReturn
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
 from asynctask import forked, wire
 from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
-from asynctask.recorder import FlightRecorder
+from asynctask.recorder import NOBODY, FlightRecorder
 from asynctask.runs import Reporter, Run
 from asynctask.tracebacks import caught, thrown
 
@@ -46,6 +47,10 @@ class _Adding:
 
 _ADDING: Final = _Adding()
 
+_PUT_OFF: Final = "put off"
+_TO_BE_CANCELLED: Final = "to be cancelled"
+"""What one waits for whom another's step has woken: the end of that, and then perhaps to be cancelled."""
+
 
 class Stepped(Run):
     """A handler on the reactor, taken from step to step: a coroutine, or a generator of inlineCallbacks.
@@ -53,12 +58,13 @@ class Stepped(Run):
     Like `twisted.internet.defer.inlineCallbacks`, in a tenth of the objects: a million of them may wait.
     """
 
-    __slots__ = ("_context", "_from_thread", "_recorder", "_reporter", "_steps", "_waits")
+    __slots__ = ("_clock", "_context", "_from_thread", "_recorder", "_reporter", "_steps", "_waits")
 
     _steps: Steps | None
     _from_thread: Callable[..., object]
     _recorder: FlightRecorder
     _reporter: Reporter | None
+    _clock: IReactorTime
     _context: Context
     _waits: Any
 
@@ -79,10 +85,11 @@ class Stepped(Run):
             self._reporter = Reporter(self._from_thread, self.watcher)
         self._reporter(progress)
 
-    def begin(self, steps: Steps, recorder: FlightRecorder) -> None:
+    def begin(self, steps: Steps, recorder: FlightRecorder, clock: IReactorTime) -> None:
         """Take the first step, and all that need no waiting."""
         self._steps = steps
         self._recorder = recorder
+        self._clock = clock
         self._context = copy_context()
         if self.task.traceparent is not None:
             self._context.run(TRACE.set, self.task.traceparent)
@@ -94,18 +101,29 @@ class Stepped(Run):
         self.cancelled = True
         if isinstance(self._waits, Deferred):
             self._waits.cancel()
+        elif self._waits is _PUT_OFF:
+            self._waits = _TO_BE_CANCELLED
 
-    def __call__(self, result: Any) -> None:
-        """What was waited for is there: take steps, the first with it, until something is waited for."""
+    def __call__(self, result: Any) -> Any:
+        """What was waited for is there: take steps, the first with it, until something is waited for.
+
+        Not within a step of another task: its time would count as that one's, and of many that hand on one
+        lock each would be deeper than the one before, until Python takes no more.
+        """
         if self._waits is _ADDING:
             self._waits = (result,)
-            return
-        self._waits = None
+            return None
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
+        if recorder.at_work is not NOBODY:
+            self._waits = _PUT_OFF
+            self._clock.callLater(0, self._wake, result)
+            # An ``await`` reads it from there then; an error will be thrown.
+            return None if isinstance(result, Failure) else result
+        self._waits = None
         named = self.record
         assert steps is not None
         while True:
-            before = recorder.swap(named)
+            recorder.swap(named)
             began = perf_counter()
             try:
                 try:
@@ -122,19 +140,19 @@ class Stepped(Run):
                 finally:
                     if forked.is_child:
                         forked.leave()
-                    recorder.swap(before)
+                    recorder.swap(NOBODY)
                     watcher.took(perf_counter() - began)
             except (StopIteration, defer._DefGen_Return) as end:
                 returned = end.value
                 break
             except BaseException:
                 self._end(caught())
-                return
+                return None
             if not isinstance(waits_for, Deferred):
                 # What only a loop of asyncio understands, ``sleep(0)`` among it.
                 if isinstance(steps, Coroutine) or hasattr(waits_for, "_asyncio_future_blocking"):
                     self._end(Failure(WrongPlaceError(WRONG_PLACE)))
-                    return
+                    return None
                 if not iscoroutine(waits_for):  # inlineCallbacks may yield whatever is there already
                     result = waits_for
                     continue
@@ -143,10 +161,18 @@ class Stepped(Run):
             waits_for.addBoth(self)
             if self._waits is _ADDING:
                 self._waits = waits_for
-                return
+                return None
             (result,), self._waits = self._waits, None
         # Not in there: an exception that its result causes would be told with that, whatever it is.
         self._returned(returned)
+        return None
+
+    def _wake(self, result: Any) -> None:
+        # What it was given counts: it may be a lock, which has to be released.
+        is_to_be_cancelled = self._waits is _TO_BE_CANCELLED
+        self(result)
+        if is_to_be_cancelled and isinstance(self._waits, Deferred):
+            self._waits.cancel()
 
     def _returned(self, result: Any) -> None:
         try:
@@ -159,12 +185,12 @@ class Stepped(Run):
 
     def _written(self, result: Any) -> str:
         """Its result is its own step too: it may be large, and have code of its own."""
-        before = self._recorder.swap(self.record)
+        self._recorder.swap(self.record)
         began = perf_counter()
         try:
             return wire.dump_result(result)
         finally:
-            self._recorder.swap(before)
+            self._recorder.swap(NOBODY)
             self.watcher.took(perf_counter() - began)
 
     def _end(self, failure: Failure) -> None:

@@ -63,6 +63,10 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(json.loads(body(failed))["data"]["error"]["type"], "ValueError")
         self.assertEqual(json.loads(body(replace(TASK, status=CANCELLED)))["type"], "task.cancelled")
 
+    def test_each_try_sends_the_same(self) -> None:
+        again = Callback("https://receiver.example/", tries=3, error="The receiver answered 500")
+        self.assertEqual(body(replace(TASK, callback=again)), body(TASK))
+
     def test_each_outcome_has_an_id(self) -> None:
         self.assertEqual(webhook_id(TASK), "task_1.2")
 

@@ -80,6 +80,7 @@ class OneTests(FollowTestCase):
             ("Cache-Control", "no-store"),
             ("X-Accel-Buffering", "no"),
             ("Content-Length", None),
+            ("Connection", "close"),
             ("Access-Control-Allow-Origin", None),
         ):
             self.assertEqual(following.header(name), value)

@@ -408,6 +408,18 @@ class Lines(SynchronousTestCase):
             self.assertEqual(first, second)
             self.assertIn("a b", first)
 
+    def test_the_trace_of_what_it_tells_is_its_last_field(self) -> None:
+        sink = self.queue_alone(without_time, told_without_time)
+        self.line("a", 1, trace="00-ab-cd-01")
+        self.line("a", 2)
+        self.assertEqual(
+            sink.text().splitlines(),
+            [
+                "info Task progress task_id=a step=1 traceparent=00-ab-cd-01",
+                "info Task progress task_id=a step=2",
+            ],
+        )
+
     def test_another_observer_of_the_program_is_told_too(self) -> None:
         sink = self.queue_alone(without_time, told_without_time)
         self.line("a", 1)

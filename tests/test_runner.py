@@ -113,6 +113,24 @@ class RunnerTests(RunnerTestCase):
         (completed,) = self.logged("Task completed")
         self.assertEqual((completed["task_id"], completed["name"]), (task_id, "report"))
 
+    def test_the_log_tells_the_trace_that_a_task_belongs_to(self) -> None:
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+        async def handler(context: Context, duration: int) -> None:
+            context.progress(1, 1)
+            context.progress(1, 1, "at last")
+            if duration:
+                raise ValueError("no")
+
+        self.with_handler(handler)
+        self.submit(duration=0, trace=trace)
+        self.submit(duration=1, trace=trace, retries=1)
+        self.advance(5)
+        for message in ("started", "progress", "completed", "retrying", "failed"):
+            traces = [event["traceparent"] for event in self.logged(f"Task {message}")]
+            self.assertEqual(set(traces), {trace}, message)
+        self.flushLoggedErrors(ValueError)
+
     def test_an_end_that_nothing_crosses_is_written_at_the_first_try(self) -> None:
         asked: list[object] = []
         end = self.store._database.end

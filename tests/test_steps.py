@@ -9,8 +9,17 @@ from inspect import unwrap
 from threading import Thread
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, returnValue, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    inlineCallbacks,
+    returnValue,
+    succeed,
+)
+from twisted.internet.task import Clock, deferLater
 from twisted.python import threadable
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.model import RUNNING, Progress, Task
@@ -33,6 +42,7 @@ class StepsTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.recorder = FlightRecorder()
+        self.clock = Clock()
         self.seen: list[list[Suspect]] = []
 
     def look(self) -> None:
@@ -43,7 +53,7 @@ class StepsTestCase(SynchronousTestCase):
         watching = Watching()
         task = Task(task_id, "a", "a", RUNNING, attempt, 0, 0)
         self.stepped = Stepped(task, None, watching)
-        self.stepped.begin(steps, self.recorder)
+        self.stepped.begin(steps, self.recorder, self.clock)
         return watching.outcome.addCallback(lambda text: json.loads(text))
 
     async def coroutine(self, wait: Deferred[str]) -> str:
@@ -307,17 +317,78 @@ class Records(StepsTestCase):
             self.failureResultOf(result, ValueError)
             self.assertEqual(self.recorder.suspects(), [])
 
-    def test_a_step_within_a_step_is_named_and_then_the_outer_one_again(self) -> None:
+    def test_whom_another_ones_step_wakes_is_stepped_after_it(self) -> None:
         wait: Deferred[str] = Deferred()
+        result = self.run_steps(self.coroutine(wait), OTHER, 2)
 
-        async def outer() -> None:
-            self.look()
-            self.run_steps(self.coroutine(wait), OTHER, 2)
+        async def waking() -> None:
             self.look()
             wait.callback("done")
             self.look()
 
-        self.run_steps(outer(), ONE, 1)
-        self.look()
+        self.run_steps(waking(), ONE, 1)
+        self.assertNoResult(result)
+        self.clock.advance(0)
+        self.assertEqual(self.successResultOf(result), "done")
         mine, other = [Suspect(ONE, 1)], [Suspect(OTHER, 2)]
-        self.assertEqual(self.seen, [mine, other, mine, other, mine, []])
+        self.assertEqual(self.seen, [other, mine, mine, other])
+        self.assertEqual(self.recorder.suspects(), [])
+
+
+class Wakings(StepsTestCase):
+    """Handlers that wait for one another."""
+
+    def wake(self, wait: Deferred[str], outcome: Any = "done") -> None:
+        """Fire it within a step."""
+
+        async def waking() -> None:
+            wait.callback(outcome)
+
+        self.run_steps(waking())
+
+    def test_a_thousand_may_hand_on_one_lock(self) -> None:
+        lock, done = DeferredLock(), []
+
+        async def handler(number: int) -> None:
+            async with lock:
+                await deferLater(self.clock, 1 if number == 0 else 0)
+            done.append(number)
+
+        for number in range(1_000):
+            self.run_steps(handler(number))
+        self.clock.pump([1, *[0] * 3_000])
+        self.assertEqual(done, list(range(1_000)))
+        self.assertFalse(lock.locked)
+
+    def test_an_error_wakes_too(self) -> None:
+        wait: Deferred[str] = Deferred()
+        result = self.run_steps(self.coroutine(wait))
+        self.wake(wait, Failure(ValueError("no")))
+        self.clock.advance(0)
+        self.failureResultOf(result, ValueError)
+
+    def test_a_cancel_in_between_arrives_where_it_waits_next(self) -> None:
+        wait: Deferred[str] = Deferred()
+        given: list[str] = []
+
+        async def handler() -> None:
+            given.append(await wait)
+            await Deferred()
+
+        result = self.run_steps(handler())
+        woken = self.stepped
+        self.wake(wait)
+        woken.cancel()
+        self.assertNoResult(result)
+        self.clock.advance(0)
+        self.failureResultOf(result, CancelledError)
+        self.assertEqual(given, ["done"])
+
+    def test_a_cancel_in_between_of_one_that_waits_for_nothing_more_does_nothing(self) -> None:
+        wait: Deferred[str] = Deferred()
+        result = self.run_steps(self.coroutine(wait))
+        woken = self.stepped
+        self.wake(wait)
+        woken.cancel()
+        self.clock.advance(0)
+        self.assertEqual(self.successResultOf(result), "done")
