@@ -150,8 +150,15 @@ class Arguments(OptionsTestCase):
             self.assertIn("--port takes a whole number from 0 to 65535", self.complaint(f"--port={wrong}"))
 
     def test_concurrency_is_a_whole_number(self) -> None:
-        for wrong in ("-1", "many", "1.5", "10000001", "threads=x", "threads=1001", "cores=4", "=4", "4="):
-            self.assertIn("--concurrency", self.complaint(f"--concurrency={wrong}"))
+        for wrong, highest in (
+            *(("-1", 10_000_000), ("many", 10_000_000), ("1.5", 10_000_000), ("10000001", 10_000_000)),
+            *(("threads=x", 1_000), ("threads=1001", 1_000), ("processes=257", 256)),
+        ):
+            told = f"takes a whole number from 0 to {highest}, not '{wrong.rpartition('=')[2]}'"
+            self.assertIn(told, self.complaint(f"--concurrency={wrong}"))
+        for wrong in ("cores=4", "=4", "4="):
+            told = f"--concurrency takes N, threads=N or processes=N, not '{wrong}'"
+            self.assertIn(told, self.complaint(f"--concurrency={wrong}"))
 
     def test_processes_are_a_whole_number(self) -> None:
         for wrong in ("0", "257", "-1", "many", "2.0"):
@@ -169,6 +176,18 @@ class Arguments(OptionsTestCase):
     def test_grace_is_a_number(self) -> None:
         for wrong in ("-0.1", "nan", "inf", "86401", "long"):
             self.assertIn("--grace takes a number from 0 to 86400", self.complaint(f"--grace={wrong}"))
+
+    def test_each_other_number_has_its_ends(self) -> None:
+        for name, what, least, most in (
+            ("lease", "number", 1, 3_600),
+            ("keep", "number", 0, 36_500),
+            ("max-waiting", "whole number", 0, 1_000_000_000),
+        ):
+            for right in (least, most):
+                self.assertEqual(options(f"--{name}={right}")[name], right)
+            for wrong in (least - 0.5, most + 1, "nan", "long"):
+                told = f"--{name} takes a {what} from {least} to {most}, not '{wrong}'"
+                self.assertIn(told, self.complaint(f"--{name}={wrong}"))
 
     def test_a_log_format_is_text_or_json(self) -> None:
         self.assertIn("--log-format is text or json, not 'xml'", self.complaint("--log-format=xml"))
@@ -317,7 +336,7 @@ class Variables(OptionsTestCase):
             self.assertEqual(options(INSECURE=on)["insecure"], 1)
         for off in ("0", "false", "No", "off", ""):
             self.assertEqual(options(INSECURE=off)["insecure"], 0)
-        self.assertIn("ASYNCTASK_INSECURE", self.complaint(INSECURE="maybe"))
+        self.assertIn("ASYNCTASK_INSECURE is 1 or 0, not 'maybe'", self.complaint(INSECURE="maybe"))
         self.assertEqual(options(ACCESS_LOG="yes")["access-log"], 1)
         self.assertIn("ASYNCTASK_ACCESS_LOG", self.complaint(ACCESS_LOG="all"))
 
