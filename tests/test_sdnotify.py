@@ -8,10 +8,10 @@ import tempfile
 import time
 from typing import cast
 
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask.sdnotify import OFTEN, Notifier
+from asynctask.sdnotify import Notifier
 from tests import postgres
 from tests.faults.server import STORE, Server
 from tests.test_command import CommandTestCase
@@ -121,7 +121,7 @@ class Telling(SynchronousTestCase):
         for _ in range(10):
             self.now += 0.2
             notifier.alive()
-        self.assertEqual(self.manager.heard(), [READY] + [ALIVE] * OFTEN)
+        self.assertEqual(self.manager.heard(), [READY] + [ALIVE] * 4)
 
     def test_those_that_another_process_is_asked_for_are_not_ours(self) -> None:
         for variables in ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}):
@@ -171,7 +171,8 @@ class Telling(SynchronousTestCase):
         notifier.stopping()
         (warning,) = events
         self.assertEqual(
-            (warning["socket"], warning["error"]), ("/nowhere/notify", "No such file or directory")
+            (warning["log_level"], warning["socket"], warning["error"]),
+            (LogLevel.warn, "/nowhere/notify", "No such file or directory"),
         )
 
 
@@ -227,8 +228,9 @@ class Lives(CommandTestCase):
         server = self.start()
         with server.client() as client:
             client.post("/api/tasks", {"name": "a", "kind": "hold"})
+        deadline = time.monotonic() + PATIENCE
         while self.manager.heard(2.0):
-            pass
+            self.assertLess(time.monotonic(), deadline, "it gives them all the same")
         server.kill()
 
     def test_many_processes_are_ready_together(self) -> None:
