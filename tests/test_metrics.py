@@ -249,6 +249,25 @@ class TaskTests(MetricsTestCase):
         assert longest is not None
         self.assertGreaterEqual(longest, 0.06)
 
+    def test_for_how_long_steps_held_the_reactor_is_told_in_seconds(self) -> None:
+        for seconds in (0.25, 0.5):
+            self.metrics.blocked("fails", seconds)
+        self.assertEqual(self.value("blocked_steps_total", kind="fails"), 2)
+        self.assertEqual(self.value("blocked_seconds_total", kind="fails"), 0.75)
+
+    def test_what_seems_to_end_before_it_began_took_no_time(self) -> None:
+        """As it does where the clock was set back."""
+        self.metrics.began("fails", "reactor", -5)
+        self.metrics.ran("fails", "reactor", -5)
+        self.metrics.answered(b"POST", b"/api/tasks", 202, -5)
+        for sample, labels in (
+            ("task_waiting_seconds", {"kind": "fails"}),
+            ("attempt_duration_seconds", {"kind": "fails"}),
+            ("http_request_duration_seconds", {"route": "/api/tasks", "method": "POST"}),
+        ):
+            self.assertEqual(self.value(f"{sample}_count", **labels), 1, sample)
+            self.assertEqual(self.value(f"{sample}_sum", **labels), 0, sample)
+
     def test_a_kind_that_nobody_registered_has_no_label_of_its_own(self) -> None:
         for kind in ("gone", "gone too"):
             self.metrics.became(kind, ACCEPTED)
@@ -313,6 +332,8 @@ class RequestTests(MetricsTestCase):
         self.post([], "/api/tasks/batch")
         self.post(b"", f"/api/tasks/{task_id}/cancel")
         self.get("/health/live", Host="evil.example")
+        self.request("OPTIONS", f"/api/tasks/{task_id}")
+        self.request("DELETE", "/api/tasks/task_1")
         self.assertEqual(
             self.requests(),
             {
@@ -322,6 +343,8 @@ class RequestTests(MetricsTestCase):
                 ("/api/tasks/{task_id}", "GET", "200"): 2,
                 ("/api/tasks/{task_id}", "GET", "404"): 1,
                 ("/api/tasks/{task_id}", "HEAD", "200"): 1,
+                ("/api/tasks/{task_id}", "OPTIONS", "204"): 1,
+                ("/api/tasks/{task_id}", "DELETE", "404"): 1,
                 ("/api/tasks/{task_id}/cancel", "POST", "200"): 1,
                 ("/health/live", "GET", "403"): 1,
             },
