@@ -87,6 +87,15 @@ class HostTests(WireTestCase):
                 self.assertEqual(self.wire(f"GET {target} HTTP/1.0", *fields).statuses, [status], target)
 
 
+class ServerTests(WireTestCase):
+    """What is asked of the server itself."""
+
+    def test_options_tells_which_methods_there_are(self) -> None:
+        [answer] = self.wire("OPTIONS * HTTP/1.1", "Host: localhost").answers
+        self.assertEqual((answer.status, answer.body), (204, b""))
+        self.assertEqual(answer.fields[b"allow"], b"DELETE, GET, HEAD, OPTIONS, POST")
+
+
 class HalfClosedTests(WireTestCase):
     """Clients that send no more while they wait."""
 
