@@ -420,6 +420,7 @@ class Destinations(SynchronousTestCase):
                 file = self.file()
             finally:
                 os.umask(before)
+            self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
             self.path.chmod(kept)  # as its operator wants it
             for again in (False, True):
                 file = self.file() if again else file
