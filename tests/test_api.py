@@ -260,7 +260,8 @@ class SubmitTests(ApiTestCase):
         self.store._writer.healthy = False
         answer = self.post({"name": "a"})
         self.assertEqual((answer.status, answer.header("Retry-After")), (503, "1"))
-        self.assertEqual(self.get("/health/ready").status, 503)
+        self.assert_problem(self.get("/health/ready"), 503, "The store does not answer")
+        self.assertEqual(self.get("/health/live").status, 200)
         self.assertEqual(self.free.free(KINDS["simulate"]), self.seats)
         self.store._writer.healthy = True
 
