@@ -137,6 +137,9 @@ class PauseTests(SynchronousTestCase):
     def test_they_double(self) -> None:
         self.assertEqual([pause(tries, 0) for tries in range(6)], [5, 10, 20, 40, 80, 160])
 
+    def test_chance_draws_them_out_by_a_quarter_at_most(self) -> None:
+        self.assertEqual([pause(0, chance) for chance in (0.0, 0.4, 0.8)], [5, 5.5, 6])
+
     @given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
     def test_chance_draws_them_out_a_little(self, tries: int, chance: float) -> None:
         seconds = pause(tries, chance)
