@@ -286,8 +286,12 @@ class AddressTests(PostingTestCase):
         port = self.serve(answers(answer(200)))
         for named in ("127.0.0.1", "localhost", "receiver.example"):
             poster = self.poster(allowed=())
-            with self.assertRaises(Refused):
+            with self.assertRaises(Refused) as caught:
                 await poster.post(f"http://{named}:{port}/", HEADERS, b"{}")
+            self.assertEqual(
+                str(caught.exception),
+                "The receiver's address is not public, and --callbacks-to does not name it",
+            )
         with self.assertRaises(Refused):
             await self.poster("8.8.8.8", "127.0.0.1", allowed=()).post(
                 f"http://a.example:{port}/", HEADERS, b"{}"
@@ -333,6 +337,12 @@ class AddressTests(PostingTestCase):
         with self.assertRaises(NoAnswer) as caught:
             await self.poster().post(f"http://a.example:{port}/", HEADERS, b"{}")
         self.assertEqual(str(caught.exception), "The connection was refused")
+
+    async def test_there_is_no_way_to_it(self) -> None:
+        everybody = "255.255.255.255"  # to which TCP has none
+        with self.assertRaises(NoAnswer) as caught:
+            await self.poster(everybody, allowed=(everybody,)).post("http://a.example/", HEADERS, b"{}")
+        self.assertEqual(str(caught.exception), "The host cannot be reached")
 
     async def test_a_name_that_cannot_be_resolved_or_takes_too_long(self) -> None:
         for lookup, reason in (
@@ -425,7 +435,7 @@ class TlsTests(PostingTestCase):
         port = self.serve_tls("receiver.example")
         with self.assertRaises(NoAnswer) as caught:
             await self.post_tls(port, trusted=False)
-        self.assertIn("certificate verify failed", str(caught.exception))
+        self.assertEqual(str(caught.exception), "TLS failed (certificate verify failed)")
         self.assertEqual(self.receivers.requests, [])
 
     async def test_a_receiver_without_tls_is_no_answer(self) -> None:
