@@ -102,6 +102,12 @@ class NamedTests(SynchronousTestCase):
         refusal = self.assertRaises(NotAnAddressError, Allowed, ["10.0.0.1/8"])
         self.assertIn("10.0.0.0/8", str(refusal))
 
+    def test_a_host_has_a_name_as_long_as_dns_has_them(self) -> None:
+        longest = ".".join(["a" * 63] * 3 + ["a" * 61])
+        self.assertTrue(self.permits(longest, longest, "10.0.0.1"))
+        for wrong in (longest + "a", "a" * 64):
+            self.assertRaises(NotAnAddressError, Allowed, [wrong])
+
     def test_what_names_nothing_is_refused(self) -> None:
         for wrong in ("", "a b", "a/b", "a:80", "10.0.0.0/33", "999.1.1.1", "1.2.3", "http://a", "-a", "ä"):
             self.assertIn(f"'{wrong}'", str(self.assertRaises(NotAnAddressError, Allowed, [wrong])))
