@@ -141,6 +141,13 @@ class LostTests(SocketTestCase):
         self.assertEqual((await client.cancel("task_1")).status, "cancelled")
         self.assertEqual(len(self.fake.asked), 2)
 
+    async def test_what_a_kept_connection_has_lost_is_told_like_any_other(self) -> None:
+        client = self.serve(answer(200, TASK), lose, problem(404, "There is no such task"))
+        await client.get("task_1")
+        await client.delete("task_1")
+        self.assertEqual([method for method, *_ in self.fake.asked], ["GET", "DELETE", "DELETE"])
+        self.assertEqual(len(self.hurried.pauses()), 1)
+
 
 class AnswerTests(SocketTestCase):
     """Answers of every sort."""
