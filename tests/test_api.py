@@ -7,6 +7,7 @@ from typing import Any
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
@@ -16,6 +17,7 @@ from asynctask.feed import Feed
 from asynctask.metrics import Metrics
 from asynctask.model import Submission, accept
 from asynctask.places import Places
+from asynctask.problems import NOT_KEPT
 from asynctask.recorder import FlightRecorder
 from asynctask.registry import KINDS, Kind
 from asynctask.runner import Runner
@@ -265,10 +267,13 @@ class SubmitTests(ApiTestCase):
         self.assertEqual(self.free.free(KINDS["simulate"]), self.seats)
         self.store._writer.healthy = True
 
-    def test_a_task_that_cannot_be_stored_is_a_bug_that_the_log_tells(self) -> None:
+    def test_a_task_that_cannot_be_stored_is_refused_and_the_log_tells_why(self) -> None:
         self.store._writer._connected().exec_driver_sql("DROP TABLE task").connection.commit()
-        answer = self.post({"name": "a"})
-        self.assertEqual(answer.status, 503)
+        with capturedLogs() as logged:
+            answer = self.post({"name": "a"})
+        self.assert_problem(answer, 503, NOT_KEPT)
+        told = [(event["log_format"], event["error"]) for event in logged]
+        self.assertEqual(told, [("Store failed", "no such table: task")])
         self.assertEqual(self.free.free(KINDS["simulate"]), self.seats)
 
     def test_a_client_that_hangs_up_disturbs_nothing(self) -> None:
@@ -493,10 +498,12 @@ class MethodTests(ApiTestCase):
             raise RuntimeError("secret")
 
         self.store.list = broken  # type: ignore[method-assign, assignment]
-        answer = self.get("/api/tasks")
-        self.assertEqual(answer.status, 500)
+        with capturedLogs() as logged:
+            answer = self.get("/api/tasks")
+        self.assert_problem(answer, 500, "Something went wrong here; the log tells what")
         self.assertNotIn(b"secret", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual([event["path"] for event in logged], ["/api/tasks"])
 
 
 class WhoMayAskTests(ApiTestCase):
