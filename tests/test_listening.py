@@ -94,11 +94,11 @@ class TheEndpoint(SynchronousTestCase):
 
     def test_a_burst_of_clients_can_wait_unless_an_endpoint_says_otherwise(self) -> None:
         for description, waiting in (
-            ("tcp:80", listening.WAITING),
-            ("tcp6:80", listening.WAITING),
+            ("tcp:80", 4_096),
+            ("tcp6:80", 4_096),
             ("tcp:80:backlog=50", 50),
-            ("unix:/run/a.sock", listening.WAITING),
-            (f"ssl:443:privateKey={pem_file(self)}", listening.WAITING),
+            ("unix:/run/a.sock", 4_096),
+            (f"ssl:443:privateKey={pem_file(self)}", 4_096),
         ):
             reactor = MemoryReactor()
             listening.endpoint(reactor, description).listen(Factory())
@@ -192,7 +192,8 @@ class BeforeTheStart(ListeningTestCase):
         self.assertIn("Port 0 on 192.0.2.7 cannot be listened on", complaint)
 
     def test_a_port_beyond_the_last_one_is_complained_of(self) -> None:
-        self.assertIn("70000", self.complaint("tcp:70000:interface=127.0.0.1"))
+        told = self.complaint("tcp:70000:interface=127.0.0.1")
+        self.assertEqual(told, "Port 70000 on 127.0.0.1 does not exist; ports go up to 65535")
 
     def test_what_is_no_endpoint_is_complained_of(self) -> None:
         self.assertIn("no Twisted endpoint", self.complaint("nonsense"))
