@@ -91,6 +91,8 @@ SAID = {
 
 IN_WORDS = {
     "one that holds it for more than a second has its stack": watchdog.HELD == 1,
+    "how late the reactor's heartbeat came, five times a second": watchdog.LOOK == 0.2,
+    "drawn out by up to a quarter by chance": deliveries.JITTER == 0.25,
     "and ten old ones are kept": logs.FILES_KEPT == 10,
     "a body makes no progress for a minute, or is not whole after five": (
         (deadlines.STALL, deadlines.BODY_TIME) == (60, 300)
