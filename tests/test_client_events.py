@@ -37,6 +37,12 @@ class EventTests(SocketTestCase):
         with self.assertRaises(api.NotFound):
             await self.collect(client.events("task_1"))
 
+    async def test_one_that_is_deleted_and_cut_off_was_followed_to_its_end(self) -> None:
+        deleted = event("deleted", {"task_id": "task_1"}, "2")
+        client = self.serve(tell(change("running", "1"), deleted), problem(404, "There is no task"))
+        told = await self.collect(client.events("task_1"))
+        self.assertEqual(told, [("change", "1"), ("deleted", "2")])
+
     async def test_a_task_is_followed_to_its_end(self) -> None:
         progress = {"task_id": "task_1", "attempt": 1, "progress": {"step": 1, "total": 2, "message": "x"}}
         client = self.serve(
