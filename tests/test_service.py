@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import service
@@ -25,11 +26,11 @@ class Made:
 class OptionsTests(SynchronousTestCase):
     """A service that is not started."""
 
-    def made(self, *arguments: str) -> dict[str, Any]:
+    def made(self, *arguments: str, **variables: str) -> dict[str, Any]:
         """What it is made with."""
         self.patch(service, "Command", Made)
         self.patch(service, "raise_file_limit", lambda: None)
-        options = Options({})
+        options = Options(variables)
         options.parseOptions(arguments)
         made: Any = service.makeService(options)
         self.assertEqual({name: kind.function for name, kind in made.given.pop("kinds").items()}, KINDS)
@@ -62,6 +63,14 @@ class OptionsTests(SynchronousTestCase):
                 "callbacks_to": ["10.0.0.1"],
                 "callback_secrets": [first, second],
             },
+        )
+
+    def test_a_misspelt_variable_is_told_in_the_log(self) -> None:
+        with capturedLogs() as logged:
+            self.made("--store=sqlite://", "--port=0", ASYNCTASK_STOR="x", ASYNCTASK_KEEP="1")
+        self.assertEqual(
+            [(one["log_format"], one["name"], one["did_you_mean"]) for one in logged],
+            [("Unknown variable", "ASYNCTASK_STOR", "ASYNCTASK_STORE")],
         )
 
     def test_a_service_that_only_accepts_has_no_seats(self) -> None:
