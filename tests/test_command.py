@@ -277,6 +277,21 @@ class LifeTests(CommandTestCase):
         time.sleep(2 * ECHO)
         return answer
 
+    def test_tasks_whose_handler_is_gone_are_counted_in_the_log_at_the_start(self) -> None:
+        (self.folder / "mine.py").write_text(
+            "from asynctask import task\n\n@task\nasync def gone() -> None: ...\n"
+        )
+        with self.start("--tasks", "mine").client() as client:
+            for _ in range(2):
+                client.post("/api/tasks", {"name": "a", "kind": "gone", "delay": 60})
+        self.server.kill()
+        lines: list[LogLine] = []
+        server = Server(self.folder, store="sqlite:///t.sqlite", listener=lines.append)
+        self.addCleanup(server.__exit__)
+        server.ready()
+        told = [line.fields for line in lines if line.message == "There is no handler for tasks that wait"]
+        self.assertEqual(told, [{"kind": "gone", "tasks": "2"}])
+
     def test_a_stop_refuses_drains_and_releases_and_the_next_start_goes_on(self) -> None:
         server = self.start("--grace", "2")
         client = server.client()
