@@ -202,11 +202,8 @@ class Writer:
             return
         parts = transactions(batch, shared=self._database.shared)
         for left, some in zip(range(len(parts), 0, -1), parts, strict=True):
-            if self._connection is not None:
-                # With more time for the first, those that follow would come too late each time.
-                self._write(self._in_time(some), ENOUGH / left)
-            else:
-                self._refuse(some)
+            # With more time for the first, those that follow would come too late each time.
+            self._write(self._in_time(some), ENOUGH / left)
         self._database.waiting_since(0.0)
         self._hold.is_over()
 
@@ -219,11 +216,14 @@ class Writer:
         return batch
 
     def _write(self, batch: list[Work], within: float = ENOUGH, repeats: int = REPEATS) -> None:
-        """Do a batch in one transaction, and answer.
+        """Do a batch in one transaction, and answer; or refuse it, where there is no connection any more.
 
         :param within: seconds since the first of them has waited, after which no other call is begun.
         :param repeats: times that it may be begun again.
         """
+        if self._connection is None:  # what was done before has lost it
+            self._refuse(batch)
+            return
         began = monotonic()
         self._hold.begins(began)
         first = min([began, *[work.at for work in batch]])
@@ -239,7 +239,8 @@ class Writer:
             elif isinstance(error, DBAPIError) and not isinstance(error, OWN_FAULT):
                 self._failed(batch, error)
             elif len(batch) > 1:
-                self._one_by_one(batch)
+                for work in batch:  # one of them is to blame: the others must not suffer for it
+                    self._write([work])
             else:
                 self._blame(batch[0], error)
         else:
@@ -247,14 +248,6 @@ class Writer:
             self._stored(changes, monotonic() - began)
             self._answer(zip(batch, results, strict=True), committed)
             self._keep_log_short()
-
-    def _one_by_one(self, batch: list[Work]) -> None:
-        """One of them is to blame: the others must not suffer for it."""
-        for work in batch:
-            if self._connection is not None:
-                self._write([work])
-            else:
-                self._refuse([work])
 
     def _blame(self, work: Work, error: Exception) -> None:
         """It cannot be done. An attempt must end all the same: its task would be running for ever."""
