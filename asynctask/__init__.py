@@ -26,7 +26,7 @@ door           who may ask, and how much may come (``guard``: ``Host``, ``Origin
                ``Sec-Fetch-Site``); counts the requests
 answers        HTTP requests read, answers rendered
 dispatch       from a request to its route's handler, and back
-headers        header fields, read
+headers        header fields, read; ``queries``, the query strings of GETs
 httpserver     the HTTP server
 channel        its connections: their ``heads``, their ``incoming`` bodies, each ``request``, and
                their ``deadlines``; ``twistedweb`` has those of twisted.web

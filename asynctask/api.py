@@ -14,7 +14,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from asynctask import headers, sse, wire
+from asynctask import headers, queries, sse, wire
 from asynctask.acceptance import FULL_FOR, Acceptance
 from asynctask.answers import (
     answer,
@@ -166,7 +166,7 @@ class Api:
     @app.route("/api/tasks", methods=["GET"])
     async def list(self, request: Request) -> bytes:
         """List tasks, newest first."""
-        query = wire.parse_query(request.uri.partition(b"?")[2])
+        query = queries.parse_query(request.uri.partition(b"?")[2])
         tasks, following = await self._store.list(query)
         if not tasks:
             await self._check_kind(query.kind)
@@ -239,7 +239,7 @@ class Api:
     @app.route("/api/events", methods=["GET"])
     async def events(self, request: Request) -> bytes:
         """Tell what happens to all tasks from now on, or from where the client was."""
-        query = wire.parse_filter(request.uri.partition(b"?")[2])
+        query = queries.parse_filter(request.uri.partition(b"?")[2])
         await self._check_kind(query.kind)
         of, given = Filter(query.kind, query.statuses), headers.parse_last_event_id(fields(request, LAST))
         position = self._feed.now if given is None else sse.parse_position(given, self._feed.epoch)
@@ -252,7 +252,7 @@ class Api:
     @app.route("/api/tasks/<task_id>/events", methods=["GET"])
     async def events_of(self, request: Request, task_id: str) -> bytes:
         """Tell what happens to a task, from its beginning or from where the client was, to its end."""
-        wire.parse_no_query(request.uri.partition(b"?")[2])
+        queries.parse_no_query(request.uri.partition(b"?")[2])
         task = await self._store.get(wire.known_id(task_id))
         if task is None:
             raise NotFound(wire.NO_TASK)

@@ -31,6 +31,7 @@ from asynctask.problems import (
     Unavailable,
     UnsupportedMediaType,
 )
+from asynctask.queries import MAX_LIMIT
 from asynctask.registry import MAX_DURATION
 from asynctask.schemas import NO_NUL, TASK_ID_SCHEMA, Schema, ref
 
@@ -187,7 +188,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     "limit": {
         "in": "query",
         "description": "How many tasks a page has.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": wire.MAX_LIMIT, "default": Query().limit},
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": Query().limit},
         "example": 10,
     },
     "cursor": {
