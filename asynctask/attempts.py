@@ -34,11 +34,13 @@ SHORTAGE: Final = 5.0
 class Attempt:
     """One attempt under way, and why it is to end if it is.
 
+    :ivar task: as it was when the attempt began.
     :ivar progress: how far it has told that it is.
     :ivar longest: milliseconds of its longest step on the reactor.
     :ivar cancelled: somebody asked for its end.
     :ivar timed_out: its time is over.
     :ivar releasing: the service ends and has no more time for it.
+    :ivar ended: what its handler does from now on counts for nothing.
     """
 
     __slots__ = ("cancelled", "ended", "longest", "progress", "releasing", "task", "timed_out")

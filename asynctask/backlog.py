@@ -47,7 +47,7 @@ LARGEST: Final = 1024 * 1024
 tells those who follow is read and decoded in one go, and a server has a second for each statement."""
 
 BEHIND: Final = 5_000
-"""Ends that wait, or a quarter of the bytes that may, from which on no further task begins."""
+"""Ends that wait from which on no further task begins; nor does one with a quarter of `MAX_KEPT`."""
 
 CLAIMS: Final = 4
 """Claims of one transaction with a server that many share, until it is known how long they take there: each
@@ -232,7 +232,7 @@ class Backlog:
                 saves.append(self._saves.popleft())
                 task = saves[-1].end.task
                 size += len(task.result or "") + (0 if task.error is None else len(task.error.message))
-            self._kept -= _bytes(saves)
+            self._kept -= _kept_by(saves)
             self._many = len(saves) >= MANY_ENDS
         return batch + saves
 
@@ -273,7 +273,7 @@ class Backlog:
         """Keep these ends of attempts for a later transaction."""
         with self._wakeup:
             self._saves.extendleft(reversed(saves))
-            self._kept += _bytes(saves)
+            self._kept += _kept_by(saves)
 
     def _may_go_on(self) -> bool:
         return not (self.patient and self._unanswered) or self.closing
@@ -284,5 +284,6 @@ class Backlog:
         return bool(asked) or len(self._saves) >= BATCH or self.closing
 
 
-def _bytes(saves: list[Save]) -> int:
+def _kept_by(saves: list[Save]) -> int:
+    """Characters of their results."""
     return sum(len(save.end.task.result or "") for save in saves)

@@ -35,6 +35,7 @@ _LLHTTPS_LINE: Final = b"GET / HTTP/1.1\r\n"
 class Head:
     """What the head of a request says.
 
+    :ivar uri: the target without scheme and host, as it came.
     :ivar path: the target without its query, as it came.
     :ivar version: ``HTTP/1.1`` or ``HTTP/1.0``.
     :ivar fields: the values of each field by its name in lower case; not to be changed.

@@ -31,14 +31,15 @@ SILENCE: Final = 45.0
 """Seconds without a byte after which a stream of events is dead: a comment comes every 15."""
 
 IDLE: Final = 20
-"""Seconds that a connection is kept for the next request; the service closes it after 60."""
+"""Seconds that a connection is kept for the next request; the service closes it after 75."""
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 60.0
 """Seconds before a request is sent again: doubled each time, with jitter."""
 
 MAX_ANSWER: Final = 64 * 1024 * 1024
-"""Bytes of one answer: a page has up to 1,000 errors of 10,000 characters, each of up to 6 bytes."""
+"""Bytes of one answer: a task's history has up to 1,000 errors of 10,000 characters, each of up
+to 6 bytes."""
 
 UNSENT: Final = (ConnectError, DNSLookupError)
 LOST: Final = (*UNSENT, ConnectionClosed, RequestTransmissionFailed, ResponseFailed, defer.TimeoutError)
