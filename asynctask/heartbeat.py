@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from twisted.logger import Logger
 
-from asynctask.pgserver import PATIENCE, STAY, Server, connect
+from asynctask.pgserver import PATIENCE, STAY, TRY_AGAIN, Server, connect
 from asynctask.postgres import BRIEFLY, SECONDS, Postgres
 from asynctask.wire import in_a_line
 
@@ -24,11 +24,8 @@ BEATS: Final = 4
 LONGEST_PAUSE: Final = 4.0
 """Seconds between two at most: another process may have a shorter lease, and takes us for dead by that."""
 
-TRY_AGAIN: Final = 0.5
-"""Seconds between two tries to reach the database."""
-
 COMING_BACK: Final = 4.0
-"""Seconds within which every process has reached a database that is back: each tries it twice a second.
+"""Seconds within which every process has reached a database that is back: each tries it every `TRY_AGAIN`.
 Until they are over, a process that has just started takes nobody for dead."""
 
 _LIGHTLY: Final = f"{BRIEFLY}; SET LOCAL synchronous_commit = off".encode()

@@ -11,11 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from asynctask.cutoff import Cutoff, Cutoffs
+from asynctask.pgserver import TRY_AGAIN
 from asynctask.problems import Unavailable
 from asynctask.readers import LONGEST, NO_ANSWER, Readable, ReaderThreads
-
-TRY_AGAIN: Final = 0.5
-"""Seconds until a database that could not be reached is tried again by those who read."""
 
 EARLY: Final = 0.3
 """Seconds that somebody may have waited until a connection is opened for him: that may take two more, and

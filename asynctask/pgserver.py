@@ -19,6 +19,9 @@ PATIENCE: Final = 1.5
 CONNECT: Final = 2
 """Seconds for a new connection, the least that libpq can count."""
 
+TRY_AGAIN: Final = 0.5
+"""Seconds between two tries of a thread to reach a database that has not answered."""
+
 STAY: Final = (
     b"SELECT set_config('extra_float_digits', '1', false), "
     b"(SELECT set_config('idle_session_timeout', '0', false) "

@@ -17,7 +17,7 @@ import psycopg
 from msgspec import Struct
 from twisted.logger import Logger
 
-from asynctask.pgserver import PATIENCE, STAY, Server, connect
+from asynctask.pgserver import PATIENCE, STAY, TRY_AGAIN, Server, connect
 from asynctask.postgres import BRIEFLY, Postgres
 from asynctask.wire import in_a_line
 
@@ -30,9 +30,6 @@ POLL: Final = 1.0
 
 HINTS: Final = 0.05
 """Seconds between two hints to others: a NOTIFY takes a lock at its commit."""
-
-TRY_AGAIN: Final = 0.5
-"""Seconds between two tries to reach the database."""
 
 LISTEN_AGAIN: Final = 10.0
 """Seconds between two tries to listen, each of which may keep the looks for as long as it waits."""

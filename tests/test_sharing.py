@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import heartbeat, sharing
 from asynctask.cutoff import Cutoffs
-from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, LONGEST_PAUSE, TRY_AGAIN, Heartbeat
+from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, LONGEST_PAUSE, Heartbeat
 from asynctask.model import News, Status, Task
-from asynctask.pgserver import Server
+from asynctask.pgserver import TRY_AGAIN, Server
 from asynctask.polling import Seen
 from asynctask.problems import Unavailable
 from asynctask.sharing import SETTLE_AGAIN, STRAYS, Sharing
