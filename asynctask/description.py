@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 
 from asynctask import __version__, sse, wire
 from asynctask.answers import JSON
@@ -21,7 +20,7 @@ from asynctask.components import (
     status_of,
 )
 from asynctask.door import MAX_BATCH_BODY, MAX_BODY
-from asynctask.metrics import TEXT_TYPE
+from asynctask.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from asynctask.model import Progress, request_cancel
 from asynctask.registry import KINDS, Kind, kind_json
 from asynctask.schemas import Schema, ref, schemas

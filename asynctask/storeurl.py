@@ -1,9 +1,7 @@
 """Which database a store's URL names."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asynctask import sqlite
 from asynctask.problems import StartError
@@ -12,10 +10,10 @@ from asynctask.sqlite import Place
 if TYPE_CHECKING:
     from asynctask.pgserver import Server
 
-SCHEMES = ("postgresql", "postgres")
+SCHEMES: Final = ("postgresql", "postgres")
 
 
-def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> Place | Server:
+def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> "Place | Server":
     """Read the URL of a store.
 
     :param folder: where a relative path starts, and where files beside the store are.
@@ -36,7 +34,7 @@ def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> Pl
     return pgserver.parse_url(url, folder, lease, listen)
 
 
-def check(place: Place | Server) -> None:
+def check(place: "Place | Server") -> None:
     """Look whether the store could be opened now, and leave everything as it is.
 
     :raises StartError: it could not.
@@ -49,7 +47,7 @@ def check(place: Place | Server) -> None:
         pgserver.check(place)
 
 
-def check_use(place: Place | Server, processes: int, *, with_http: bool) -> None:
+def check_use(place: "Place | Server", processes: int, *, with_http: bool) -> None:
     """Look whether a store can be used in this way.
 
     :raises StartError: it cannot.
