@@ -320,7 +320,7 @@ class AsyncTask(Service):
                 yield self.port.stopListening()
             except Exception:  # such as: somebody has removed the file of its socket
                 log.failure("The port could not be closed in order")
-        yield ensureDeferred(finish_answers(self._server, self._clock))
+        yield ensureDeferred(finish_answers(self._server.connections, self._clock))
         yield self._callbacks.stop(LAST_CALLBACKS)
         self._resolver.stop()
         yield self._store.close()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import ServerFactory
@@ -75,10 +75,6 @@ class HttpServer(Deadlines, ServerFactory):
             too_much -= left[one]
             one.abort()
 
-    def close_idle(self) -> int:
-        """See `deadlines.close_idle`."""
-        return close_idle(self.connections)
-
     def log(self, connection: Connection, request: Request | None, status: int, sent: int = 0) -> None:
         """Tell `access` of a request that is over; None was none.
 
@@ -93,28 +89,19 @@ class HttpServer(Deadlines, ServerFactory):
             self.access(method, request.uri, status, sent or request.sentLength, seconds, connection.peer)
 
 
-class Closable(Protocol):
-    """A server with connections."""
-
-    @property
-    def connections(self) -> Collection[Any]:
-        """All that are open."""
-
-    def close_idle(self) -> int:
-        """Close those on which nothing is being answered; tell on how many something is."""
-
-
-async def finish_answers(server: Closable, clock: IReactorTime) -> None:
+async def finish_answers(connections: Collection[Any], clock: IReactorTime) -> None:
     """Let go of idle connections, and wait a moment for those with an answer under way.
 
     The rest is cut off, since a program may go on when its service has ended.
+
+    :param connections: all that are open, at any moment.
     """
-    if server.connections:
+    if connections:
         await deferLater(clock, LOOK)  # for the requests of those who have come last
     for _ in range(int(LAST_ANSWERS / LOOK)):
         await deferLater(clock, 0)  # a turn in which what has come is read
-        if not server.close_idle():
+        if not close_idle(connections):
             return
         await deferLater(clock, LOOK)
-    for connection in list(server.connections):
+    for connection in list(connections):
         connection.transport.abortConnection()

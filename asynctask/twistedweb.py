@@ -12,7 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from asynctask.access import GONE, Access
-from asynctask.deadlines import IDLE, LINGER, close_idle
+from asynctask.deadlines import IDLE, LINGER
 
 Refuse = Callable[[Request], bytes]
 
@@ -141,7 +141,3 @@ class HttpServer(Site):
         if self._access is not None:
             seconds = 0.0 if request._arrived is None else self._seconds() - request._arrived
             self._access(request.method, request.uri, status, request.sentLength, seconds, request.client)
-
-    def close_idle(self) -> int:
-        """See `deadlines.close_idle`."""
-        return close_idle(self.connections)

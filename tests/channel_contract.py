@@ -20,6 +20,7 @@ from twisted.web.static import File
 from zope.interface import implementer
 
 from asynctask import httpserver
+from asynctask.deadlines import close_idle
 from asynctask.httpserver import finish_answers
 from tests.turns import PATIENCE
 from tests.wires import parse_answers
@@ -101,7 +102,7 @@ class ChannelContract(Base):
         self.addCleanup(self._close_all)
 
     async def _close_all(self) -> None:
-        while self.server.close_idle():
+        while close_idle(self.server.connections):
             await self.pause()
 
     def pause(self) -> Deferred[None]:
@@ -187,12 +188,12 @@ class ChannelContract(Base):
         idle = deferToThread(self.raw, b"")
         while not self.echo.waiting:
             await self.pause()
-        while self.server.close_idle() != 1 or not idle.called:
+        while close_idle(self.server.connections) != 1 or not idle.called:
             await self.pause()
         self.assertFalse(slow.called)
         self.echo.waiting[0].write(b"done")
         self.echo.waiting[0].finish()
-        while self.server.close_idle():
+        while close_idle(self.server.connections):
             await self.pause()
         answer: bytes = await slow
         self.assertIn(b"done", answer)
@@ -225,7 +226,7 @@ class ChannelContract(Base):
         with socket.create_connection(("127.0.0.1", self.port)) as client:
             while not self.server.connections:
                 await self.pause()
-            ended = ensureDeferred(finish_answers(self.server, clock))
+            ended = ensureDeferred(finish_answers(self.server.connections, clock))
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await ended
             self.assertEqual((await self.client(client.recv, 12)), b"HTTP/1.1 200")
@@ -239,7 +240,7 @@ class ChannelContract(Base):
                 await self.pause()
             self.echo.waiting[0].write(b"x" * 20_000_000)
             self.echo.waiting[0].finish()
-            await finish_answers(self.server, clock)
+            await finish_answers(self.server.connections, clock)
             while self.server.connections:
                 await self.pause()
 

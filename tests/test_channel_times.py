@@ -18,6 +18,7 @@ from asynctask.deadlines import (
     LINGER,
     STALL,
     TICK,
+    close_idle,
     unread,
     unsent,
 )
@@ -331,17 +332,17 @@ class Leaving(InMemory):
 
     def test_at_the_end_only_who_waits_for_an_answer_is_left(self) -> None:
         waiting, sending = Wire(self.server).send(SLOW), Wire(self.server).send(GET[:-1])
-        self.assertEqual(self.server.close_idle(), 2)
+        self.assertEqual(close_idle(self.server.connections), 2)
         self.assertEqual([wire.closed for wire in (self.wire, waiting, sending)], [True, False, False])
 
     def test_and_who_still_reads_the_last_one_is_waited_for(self) -> None:
         transport: Any = self.wire.transport
         self.send(GET)
         transport.dataBuffer = b"x"
-        self.assertEqual(self.server.close_idle(), 1)
+        self.assertEqual(close_idle(self.server.connections), 1)
         self.assertTrue(self.wire.closed)
         transport.dataBuffer = b""
-        self.assertEqual(self.server.close_idle(), 0)
+        self.assertEqual(close_idle(self.server.connections), 0)
 
 
 class Producer:
