@@ -14,7 +14,7 @@ _REQUEST: Final = Line(log, "Request", "method", "path", "status", "bytes", "ms"
 Access = Callable[[bytes, bytes, int, int, float, Any], object]
 """Is told method, target, status, bytes of the answer's body, seconds and the client's address."""
 
-GONE: Final = 499
+CLIENT_LEFT: Final = 499
 """The status under which a request is counted whose client left before the answer."""
 
 

@@ -21,7 +21,7 @@ from twisted.internet.tcp import Connection as Socket
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from asynctask.access import GONE
+from asynctask.access import CLIENT_LEFT
 from asynctask.deadlines import (
     BODY_TIME,
     FLUSH,
@@ -130,7 +130,7 @@ class Connection(Protocol):
         request, self._request = self._request, None
         if request is not None:
             if self.factory.access is not None:
-                self.factory.log(self, request, request.status or GONE)
+                self.factory.log(self, request, request.status or CLIENT_LEFT)
             request.connectionLost(reason)
         self._let_go()  # TLS would hold us, whom we hold
 

@@ -115,7 +115,7 @@ EVENTS: Final = (
     "tells that what was asked for is no longer kept: read the list, and go on from there. A comment comes "
     "every 15 seconds; a client that reads nothing for so long is dropped."
 )
-ENDED: Final = "A task has ended when it is completed, failed or cancelled."
+ENDS_AS: Final = "A task has ended when it is completed, failed or cancelled."
 
 UP: Final = {200: _answer("Yes.", "Health", {"status": "ok"})}
 
@@ -172,7 +172,7 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
         "getTask",
         "tasks",
         "Show a task",
-        f"With `Prefer` the answer comes when the task has ended, or when the seconds are over. {ENDED}",
+        f"With `Prefer` the answer comes when the task has ended, or when the seconds are over. {ENDS_AS}",
         {
             200: _answer(
                 "The task; with `Retry-After` until it has ended.",
@@ -189,7 +189,7 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
         "deleteTask",
         "tasks",
         "Forget a task",
-        f"Only one that has ended can be deleted. {ENDED}",
+        f"Only one that has ended can be deleted. {ENDS_AS}",
         {204: _bare("It is gone, with its input and result.")},
         CHANGE,
         ("task_id",),

@@ -9,7 +9,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from asynctask import wire
-from asynctask.access import GONE
+from asynctask.access import CLIENT_LEFT
 from asynctask.answers import STRANGE, answer, answer_problem, check_body, length_of, raw_fields
 from asynctask.guard import check_host, check_origin
 from asynctask.incoming import too_large
@@ -91,10 +91,10 @@ class Guarded(Resource):
 
     def _over(self, request: OwnRequest) -> None:
         seconds = self._seconds() - request.began
-        self._metrics.answered(request.method, request.path, request.status or GONE, seconds)
+        self._metrics.answered(request.method, request.path, request.status or CLIENT_LEFT, seconds)
 
     def _count(self, lost: object, request: Request, began: float) -> None:
-        status = request.code if lost is None or request.startedWriting else GONE
+        status = request.code if lost is None or request.startedWriting else CLIENT_LEFT
         seconds = self._seconds() - began
         self._metrics.answered(request.method, request.path, status, seconds)
 

@@ -35,7 +35,7 @@ EXECUTOR: Final = 32
 UNWIND: Final = 1.0
 """Seconds that a stop leaves to what still runs; the exit of the process does not wait for them."""
 
-CANCELLED: Final = 5.0
+GIVE_UP_AFTER: Final = 5.0
 """Seconds until a thread is given up in which `asyncio.to_thread` does what nobody waits for any more: as
 long as a handler may take to its end."""
 
@@ -85,7 +85,7 @@ class AsyncioLoop:
         with self._lock:
             return sum(thread.executor.abandoned for thread in self._threads)
 
-    def run(self, start: Start, record: bytes) -> "Running":
+    def run(self, start: Start, record: bytes) -> "LoopWork":
         """Run the coroutine that ``start`` gives; it is called in the loop's thread.
 
         :param record: whose it is, as the flight recorder names it.
@@ -101,7 +101,7 @@ class AsyncioLoop:
                         self._recorder.let_go(slot)
                     raise NotStartedError(str(error)) from error
                 self._threads.append(self._thread)
-            run = Running(start, record, self._thread, self)
+            run = LoopWork(start, record, self._thread, self)
             self._thread.call(run.begin)
         return run
 
@@ -154,7 +154,7 @@ class _Given(Future[Any]):
         if super().cancel():
             return True
         if self.work is not None:
-            asyncio.get_running_loop().call_later(CANCELLED, self.work.abandon)
+            asyncio.get_running_loop().call_later(GIVE_UP_AFTER, self.work.abandon)
         return False
 
 
@@ -285,7 +285,7 @@ class _Steps(Generator[Any, Any, Any]):
     As an iterator that has all a generator has, it is what ``await`` passes steps and errors on to.
     """
 
-    def __init__(self, steps: Coroutine[Any, Any, Any], run: "Running", record: bytes) -> None:
+    def __init__(self, steps: Coroutine[Any, Any, Any], run: "LoopWork", record: bytes) -> None:
         self._steps = steps
         self._run = run
         self._record = record
@@ -322,8 +322,8 @@ class _Steps(Generator[Any, Any, Any]):
         return self
 
 
-class Running:
-    """One coroutine.
+class LoopWork:
+    """One coroutine on a loop; see `asynctask.runs.AtWork`.
 
     :ivar deferred: fires in the reactor's thread when the coroutine has really ended. A cancel arrives at
         its current ``await`` as `asyncio.CancelledError`: if it ends by that, this fails with Twisted's

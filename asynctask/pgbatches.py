@@ -44,7 +44,7 @@ _ADD: Final = (
 )
 """With the owner that we are by now: the lease may have been lost since the rows were made."""
 
-RUNNING: Final = (
+ASK: Final = (
     "SELECT task.task_id, asked.attempt, task.cancel_requested, task.n, "
     "task.status = 'running' AND task.attempt = asked.attempt AS runs "
     "FROM (SELECT value ->> 0 AS task_id, (value ->> 1)::integer AS attempt, "
@@ -56,7 +56,7 @@ RUNNING: Final = (
 """Which of these attempts are still running, or were ended by us when the answer to it was lost."""
 
 _PLAIN: Final = [name for name in ENDED_COLUMNS if name not in ("task_id", "crashes", "change")]
-END: Final = (
+SAVE: Final = (
     f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in _PLAIN)}, "  # noqa: S608
     # Another process may have charged the task meanwhile.
     "crashes = greatest(task.crashes, saved.crashes), "
@@ -85,7 +85,7 @@ def adding(driver: Driver, rows: Sequence[tuple[Any, ...]], owner: str) -> str:
 def asking(driver: Driver, ends: Sequence[End], owner: str) -> str:
     """The statement that asks which of some attempts are still running."""
     asked = _text([(one.task.task_id, one.task.attempt, one.again) for one in ends])
-    return _complete(driver, RUNNING, (asked, owner))
+    return _complete(driver, ASK, (asked, owner))
 
 
 def ending(
@@ -107,7 +107,7 @@ def ending(
     news += [task for task in these if task is not None]
     left = [task or ended(one, before) for task, one in zip(these, ends, strict=True)]
     statuses = [None if task is None else task.status for task in left]
-    return statuses, [_complete(driver, END, (owner, _text(rows)))] if rows else []
+    return statuses, [_complete(driver, SAVE, (owner, _text(rows)))] if rows else []
 
 
 def claim(connection: Connection, given: Mapping[str, Any]) -> list[Task]:

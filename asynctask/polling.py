@@ -53,17 +53,17 @@ class Seen(Struct, frozen=True):
 
 
 _PROCESSES: Final = b"SELECT id FROM process"
-DUE: Final = (
+DUE_KINDS: Final = (
     b"SELECT kinds.kind FROM unnest(%s::text[]) AS kinds (kind), LATERAL (SELECT FROM task "
     b"WHERE task.kind = kinds.kind AND task.status IN ('accepted', 'retrying') AND task.run_at <= %s "
     b"ORDER BY task.run_at, task.task_id LIMIT 1) AS due"
 )
 """In the order of its index: to find any, the server would read all that wait."""
 
-CANCELLED: Final = (
+TO_END: Final = (
     b"SELECT task_id, attempt FROM task WHERE owner = %s AND status = 'running' AND cancel_requested"
 )
-SEQ: Final = b"SELECT coalesce(max(seq), 0) FROM event"
+LAST_SEQ: Final = b"SELECT coalesce(max(seq), 0) FROM event"
 
 
 class Poller:
@@ -234,9 +234,9 @@ class Poller:
         with looking.transaction():
             looking.execute(BRIEFLY.encode())
             processes = looking.execute(_PROCESSES).fetchall()
-            due = looking.execute(DUE, (self._kinds, self._now())).fetchall()
-            cancelled = looking.execute(CANCELLED, (owner,)).fetchall()
-            (last,) = looking.execute(SEQ).fetchone() or (0,)
+            due = looking.execute(DUE_KINDS, (self._kinds, self._now())).fetchall()
+            cancelled = looking.execute(TO_END, (owner,)).fetchall()
+            (last,) = looking.execute(LAST_SEQ).fetchone() or (0,)
         self._seen(
             Seen(
                 frozenset(one for (one,) in processes),

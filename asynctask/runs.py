@@ -69,7 +69,7 @@ class Reporter:
             self._watcher.progressed(progress)
 
 
-class Work(Protocol):
+class AtWork(Protocol):
     """A handler's work that another thread or process does.
 
     :ivar deferred: fires with the result as JSON text, or with whatever went wrong.
@@ -155,7 +155,7 @@ class Elsewhere(Run):
 
     __slots__ = ("_work",)
 
-    def follow(self, work: Work) -> None:
+    def follow(self, work: AtWork) -> None:
         """It is at work."""
         self._work = work
         work.deferred.addCallbacks(self.watcher.returned, self.watcher.raised)

@@ -22,7 +22,7 @@ SCHEMA: Final = 7
 APPLICATION_ID: Final = 0x61746B31
 """Marks a SQLite file as ours (``PRAGMA application_id``; "atk1")."""
 
-TASK_ID: Final = Text().with_variant(Text(collation="C"), "postgresql")
+ID_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 """Ids sort as their bytes do, whatever the database's language."""
 
 NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
@@ -42,7 +42,7 @@ metadata: Final = MetaData()
 task: Final = Table(
     "task",
     metadata,
-    Column("task_id", TASK_ID, primary_key=True),
+    Column("task_id", ID_TEXT, primary_key=True),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("input", Text, nullable=False),

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from asynctask.context import Context, Facts
 from asynctask.model import Progress
 
-TASK_ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
+_TASK_ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
 
 
 class FakeContext(Context):
@@ -27,7 +27,7 @@ class FakeContext(Context):
         self,
         clock: Any = None,
         *,
-        task_id: str = TASK_ID,
+        task_id: str = _TASK_ID,
         attempt: int = 1,
         deadline: float | None = None,
         traceparent: str | None = None,

@@ -45,7 +45,7 @@ class _State(Enum):
 
 
 class Work:
-    """One call in a thread.
+    """One call in a thread; see `asynctask.runs.AtWork`.
 
     :ivar deferred: fires in the reactor's thread with what the call returned or raised, whatever it was.
         A cancel asks the call to end, if there is a way to; the Deferred still waits for the real end.

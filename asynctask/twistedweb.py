@@ -11,7 +11,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from asynctask.access import GONE, Access
+from asynctask.access import CLIENT_LEFT, Access
 from asynctask.deadlines import IDLE, LINGER
 
 Refuse = Callable[[Request], bytes]
@@ -59,7 +59,7 @@ class LimitedRequest(Request):
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         elif self._arrived is not None and isinstance(self.site, HttpServer):
-            self.site.tell(self, self.code if self.startedWriting else GONE)
+            self.site.tell(self, self.code if self.startedWriting else CLIENT_LEFT)
         super().connectionLost(reason)
 
     def write(self, data: bytes) -> None:

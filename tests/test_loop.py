@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import loop as asyncio_loop
 from asynctask import threads
-from asynctask.loop import MAX_HELD, AsyncioLoop, Running
+from asynctask.loop import MAX_HELD, AsyncioLoop, LoopWork
 from asynctask.recorder import ASYNCIO, NOBODY, FlightRecorder, Suspect, record
 from asynctask.threads import NotStartedError
 from tests.turns import PATIENCE, Turns
@@ -311,7 +311,7 @@ class Held(LoopTestCase):
         self.go_on.wait(PATIENCE)
         return threading.current_thread()
 
-    def hold(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Running:
+    def hold(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> LoopWork:
         """Let a coroutine hold the loop, be asked to end, and be given up."""
         running = self.loop.run(start, NOBODY)
         self.assertTrue(self.begun.wait(PATIENCE))
@@ -364,7 +364,7 @@ class Held(LoopTestCase):
 
     def test_what_hangs_in_a_thread_after_its_cancel_has_another_one_in_its_place(self) -> None:
         self.patch(asyncio_loop, "EXECUTOR", 1)
-        self.patch(asyncio_loop, "CANCELLED", 0.0)
+        self.patch(asyncio_loop, "GIVE_UP_AFTER", 0.0)
         self.with_loop()
 
         async def given() -> str:

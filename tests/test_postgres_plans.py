@@ -116,13 +116,13 @@ class Plans(OnServer):
         self.assertRegex(self.plan(statements.RUNNING_OF, of_kind="simulate"), "task_(owner|running)")
 
     def test_ends_find_their_tasks_by_their_ids(self) -> None:
-        self.assertIn("task_pkey", self.plan(pgbatches.RUNNING, asked="[]", owner="me"))
-        self.assertIn("task_pkey", self.plan(pgbatches.END, owner="me", saved="[]"))
+        self.assertIn("task_pkey", self.plan(pgbatches.ASK, asked="[]", owner="me"))
+        self.assertIn("task_pkey", self.plan(pgbatches.SAVE, owner="me", saved="[]"))
 
     def test_looks_at_what_others_do_read_little(self) -> None:
-        self.assertIn("task_due", self.plan(polling.DUE, kinds=["simulate"], now=NOW))
-        self.assertIn("task_cancelling", self.plan(polling.CANCELLED, owner="me"))
-        self.assertIn("event_pkey", self.plan(polling.SEQ))
+        self.assertIn("task_due", self.plan(polling.DUE_KINDS, kinds=["simulate"], now=NOW))
+        self.assertIn("task_cancelling", self.plan(polling.TO_END, owner="me"))
+        self.assertIn("event_pkey", self.plan(polling.LAST_SEQ))
 
     def test_a_list_of_a_rare_kind_reads_little_of_the_others(self) -> None:
         plan = self.page(Query(kind="rare", statuses=(ACCEPTED,), cursor="task_x"))

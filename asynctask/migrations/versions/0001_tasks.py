@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from asynctask.migrations import where
-from asynctask.tables import APPLICATION_ID, TASK_ID
+from asynctask.tables import APPLICATION_ID, ID_TEXT
 
 revision = "0001"
 down_revision = None
@@ -13,7 +13,7 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "task",
-        sa.Column("task_id", TASK_ID, primary_key=True),
+        sa.Column("task_id", ID_TEXT, primary_key=True),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("input", sa.Text, nullable=False),
