@@ -24,6 +24,9 @@ MAX_RETRIES: Final = 100
 STEP: Final = 1.0
 """Seconds between two steps of `simulate`."""
 
+DURATION: Final = 3
+"""Seconds that `simulate` runs where nothing is said."""
+
 MAX_DURATION: Final = 86_400
 
 _INLINE_CALLBACKS: Final = getattr(inlineCallbacks(lambda: (yield Deferred())), "__code__", None)
@@ -345,7 +348,7 @@ def _check_classes(classes: Iterable[type]) -> None:
 @task
 @inlineCallbacks
 def simulate(
-    duration: Annotated[int, Meta(ge=0, le=MAX_DURATION)] = 3, *, context: Context
+    duration: Annotated[int, Meta(ge=0, le=MAX_DURATION)] = DURATION, *, context: Context
 ) -> Generator[Deferred[None], None, None]:
     """Run for ``duration`` seconds, one step a second."""
     clock = context.clock

@@ -9,7 +9,7 @@ from msgspec import json
 from asynctask import wire
 from asynctask.model import Progress, Status
 from asynctask.problems import FieldError, Problem
-from asynctask.registry import MAX_DURATION, MAX_RETRIES, PLACES, Kind
+from asynctask.registry import DURATION, MAX_DURATION, MAX_RETRIES, PLACES, Kind
 from asynctask.strictjson import MAX_DEPTH
 from asynctask.submissions import MAX_BATCH, MAX_DELAY
 from asynctask.urls import MAX_URL, URL
@@ -305,7 +305,8 @@ def _submission(kind: Kind, name: str) -> Schema:
             "description": "What runs where no kind is given.",
         }
         properties["duration"] = number(
-            "Seconds that it runs, a step a second; in place of an input. 3 where neither is given.",
+            "Seconds that it runs, a step a second; in place of an input. "
+            f"{DURATION} where neither is given.",
             null=True,
             minimum=0,
             maximum=MAX_DURATION,

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from asynctask.model import Submission
 from asynctask.problems import FieldError, Invalid
-from asynctask.registry import MAX_DURATION, MAX_RETRIES, Kind
+from asynctask.registry import DURATION, MAX_DURATION, MAX_RETRIES, Kind
 from asynctask.shapes import MAX_TOLD, Hints, Path, canonical
 from asynctask.urls import MAX_URL, is_callback_url
 from asynctask.wire import MAX_ERRORS, MAX_NAME, Wrong, encode, parse_json, pointer
@@ -24,7 +24,7 @@ MAX_INPUTS: Final = 2 * 1024 * 1024
 
 NAME_REQUIRED: Final = "Field 'name' is required (non-empty string)"
 OBJECT: Final = "The body must be a JSON object"
-BATCH: Final = "The body must be a JSON array of 1 to 1,000 objects"
+BATCH: Final = f"The body must be a JSON array of 1 to {MAX_BATCH:,} objects"
 
 Kinds = Mapping[str, Kind]
 
@@ -151,10 +151,10 @@ def _input(
     if "input" not in fields:  # of which it is known what is wrong
         return {}
     if given is None and kind.name == "simulate":
-        return {"duration": 3 if duration is None else duration}
+        return {"duration": DURATION if duration is None else duration}
     checked, wrong = kind.input.check(given or {}, (*path, "input"), hints)
     errors += wrong
-    return {"duration": 3} | checked if kind.name == "simulate" else checked
+    return {"duration": DURATION} | checked if kind.name == "simulate" else checked
 
 
 def _name(value: Any) -> str:
