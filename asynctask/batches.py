@@ -199,6 +199,14 @@ def _values(row: str, size: int) -> str:
     return ", ".join([row] * size)
 
 
+APPENDED: Final = (
+    f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END"
+)
+"""The history with what happened, as far as it is kept."""
+
+UPTO: Final = "coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0)"
+"""Bytes of all that was ever told."""
+
 _RUNS: Final = "coalesce(task.status, '') = 'running'"
 """Kept from the status's index, by which SQLite would read every running task."""
 
@@ -232,8 +240,7 @@ def ending(size: int, names: tuple[str, ...]) -> str:
     rows = f"WITH saved ({', '.join(names)}) AS (VALUES {_values(row, size)}) SELECT * FROM saved"  # noqa: S608
     # It begins so that the driver counts its rows.
     return (
-        f"UPDATE task SET {', '.join(new)}, owner = NULL, changes = "  # noqa: S608
-        f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
+        f"UPDATE task SET {', '.join(new)}, owner = NULL, changes = {APPENDED} "  # noqa: S608
         f"FROM ({rows}) saved WHERE task.task_id = saved.task_id AND task.n = saved.n - 1 AND {_RUNS} "
         "AND task.cancel_requested <= saved.cancel_requested"
     )
@@ -241,7 +248,4 @@ def ending(size: int, names: tuple[str, ...]) -> str:
 
 _STATUS: Final = "SELECT status FROM task WHERE task_id = ? AND attempt = ?"
 
-_TELL: Final = (
-    "INSERT INTO event (at, upto, body) "
-    "VALUES (?, coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0) + ?, ?)"
-)
+_TELL: Final = f"INSERT INTO event (at, upto, body) VALUES (?, {UPTO} + ?, ?)"  # noqa: S608

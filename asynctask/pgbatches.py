@@ -8,10 +8,10 @@ from msgspec import json
 from sqlalchemy import Connection, Double, Integer
 
 from asynctask import changes
-from asynctask.batches import End, Known, ended
+from asynctask.batches import APPENDED, UPTO, End, Known, ended
 from asynctask.model import News, Status, Task
 from asynctask.rows import ENDED_COLUMNS, NEW_COLUMNS, NEW_CONSTANTS, ended_row, task_of
-from asynctask.statements import CLAIM_DUE, KEPT_CHANGES
+from asynctask.statements import CLAIM_DUE
 from asynctask.tables import task as table
 
 Driver = psycopg.Connection[Any]
@@ -60,16 +60,14 @@ SAVE: Final = (
     f"UPDATE task SET {', '.join(f'{name} = saved.{name}' for name in _PLAIN)}, "  # noqa: S608
     # Another process may have charged the task meanwhile.
     "crashes = greatest(task.crashes, saved.crashes), "
-    "owner = NULL, ended_by = concat(%s::text, '.', task.attempt), changes = "
-    f"CASE WHEN task.n < {KEPT_CHANGES} THEN task.changes || ',' || saved.change ELSE task.changes END "
+    f"owner = NULL, ended_by = concat(%s::text, '.', task.attempt), changes = {APPENDED} "
     f"FROM (SELECT {', '.join(map(' AS '.join, zip(_casts(ENDED_COLUMNS), ENDED_COLUMNS, strict=True)))} "
     "FROM json_array_elements(%s::json)) saved WHERE task.task_id = saved.task_id"
 )
 
 _TELL: Final = (
-    f"SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER}); "  # noqa: S608
-    "INSERT INTO event (at, upto, body) "
-    "SELECT %s, coalesce((SELECT upto FROM event ORDER BY seq DESC LIMIT 1), 0) + %s, %s RETURNING seq"
+    f"SELECT pg_advisory_xact_lock({ONE_AFTER_ANOTHER}); "
+    f"INSERT INTO event (at, upto, body) SELECT %s, {UPTO} + %s, %s RETURNING seq"
 )
 """Two statements: who has waited for his turn sees with the second one what came meanwhile."""
 
