@@ -31,6 +31,7 @@ from asynctask.metrics import Metrics
 from asynctask.model import Task
 from asynctask.problems import Unavailable
 from asynctask.signing import Signer
+from asynctask.timers import call_off
 from asynctask.tracebacks import without_frames
 from asynctask.urls import host_of
 from asynctask.wire import timestamp
@@ -104,8 +105,7 @@ class Callbacks:
     def stop(self, grace: float) -> Deferred[None]:
         """Begin no more; what is not answered in so many seconds is tried again after the next start."""
         self._running = False
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        call_off(self._next)
         under_way = list(self._under_way)
 
         def cut() -> None:
@@ -113,12 +113,7 @@ class Callbacks:
                 delivery.cancel()
 
         cut_off = self._clock.callLater(grace, cut)
-
-        def stopped(_: object) -> None:
-            if cut_off.active():
-                cut_off.cancel()
-
-        return DeferredList(under_way).addCallback(stopped)
+        return DeferredList(under_way).addCallback(lambda _: call_off(cut_off))
 
     def add(self, due: ToTell) -> None:
         """An outcome is to be told: at once, if there is a free place."""

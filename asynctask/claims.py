@@ -13,6 +13,7 @@ from asynctask.model import Task
 from asynctask.problems import Unavailable
 from asynctask.registry import Kind
 from asynctask.seats import Seats
+from asynctask.timers import call_off
 
 log = Logger(namespace="asynctask.claims")
 
@@ -80,8 +81,7 @@ class Claims:
     def stop(self) -> None:
         """Look for nothing more."""
         for planned in self._next.values():
-            if planned.active():
-                planned.cancel()
+            call_off(planned)
 
     def wait(self, tasks: Sequence[Task]) -> None:
         """Look for these tasks when they are due."""

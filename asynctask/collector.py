@@ -22,6 +22,8 @@ from typing import ClassVar, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from asynctask.timers import call_off
+
 FREEZE: Final = 0.05
 """Seconds between two freezes: what is made meanwhile stays far below the threshold."""
 
@@ -165,8 +167,7 @@ class Collector:
     def stop(self) -> None:
         """Leave it as it was, unless another service needs it."""
         for call in (self._frozen, self._looked, self._looked_at_memory):
-            if call is not None and call.active():
-                call.cancel()
+            call_off(call)
         if self in self._started:
             self._started.remove(self)
             self._collect_if_quiet()

@@ -17,6 +17,7 @@ from asynctask import sse
 from asynctask.changes import listed
 from asynctask.model import ENDED, News, Progress, Task
 from asynctask.sse import Filter, Position, Progressed
+from asynctask.timers import call_off
 
 RING: Final = 20_000
 """Changes that are kept in memory for those who follow: some seconds of a busy service, 20 MB."""
@@ -336,8 +337,7 @@ class Feed:
         for follower in self._everybody():
             follower.end()
         for call in (self._heartbeat, self._planned):
-            if call is not None and call.active():
-                call.cancel()
+            call_off(call)
         self._heartbeat = self._planned = None
 
 

@@ -33,6 +33,7 @@ from zope.interface import implementer
 from asynctask.addresses import Allowed, normal_host
 from asynctask.agents import AsGiven, Hiding
 from asynctask.deliveries import Answer, NoAnswer, Refused
+from asynctask.timers import call_off
 from asynctask.tls import Named, NotTheHostError
 
 DEADLINE: Final = 15.0
@@ -116,8 +117,7 @@ class _Exchange:
         except EXPECTED as error:
             raise NoAnswer(self._reason(error)) from error
         finally:
-            if timer.active():
-                timer.cancel()
+            call_off(timer)
             if self._connection is not None:
                 await self._connection.close(self._clock)
         retry_after = response.headers.getRawHeaders(b"Retry-After")
@@ -262,8 +262,7 @@ class _Connection(WrappingFactory):
             transport.loseConnection()
             timer = clock.callLater(LINGER, transport.abortConnection)
             await self._closed
-            if timer.active():
-                timer.cancel()
+            call_off(timer)
 
     def unregisterProtocol(self, p: Any) -> None:
         """See `WrappingFactory`: it is closed."""

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 
 from asynctask.istore import IStore
 from asynctask.problems import Unavailable
+from asynctask.timers import call_off
 
 log = Logger(namespace="asynctask.retention")
 
@@ -65,8 +66,7 @@ class Retention:
     def stop(self) -> None:
         """Forget no more."""
         self._stopped = True
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        call_off(self._next)
 
     def _plan(self, seconds: float) -> None:
         if not self._stopped:

@@ -27,6 +27,7 @@ from asynctask.registry import Kind
 from asynctask.runs import Run
 from asynctask.seats import Seats
 from asynctask.threads import NotStartedError
+from asynctask.timers import call_off
 from asynctask.tracebacks import UntoldError, let_go, raised_at
 
 log = Logger("asynctask.task")
@@ -261,8 +262,7 @@ class Runner:
         if running.ended or running.unwinding:
             return
         running.unwinding = True
-        if running.timer is not None and running.timer.active():
-            running.timer.cancel()
+        call_off(running.timer)
         if running.run is None:  # claimed, and not begun yet
             self._cut_off(running)
             return
@@ -405,8 +405,7 @@ class Runner:
         def tidy(_: object) -> None:
             self._drained = None
             for call in calls:
-                if call.active():
-                    call.cancel()
+                call_off(call)
 
         drained.addCallback(tidy)
         self._check_drained()

@@ -17,6 +17,7 @@ from asynctask.aggregation import Families, counted, merge
 from asynctask.listening import announce
 from asynctask.member import Member
 from asynctask.pipes import Asked, Sum, Tell, Told, Up
+from asynctask.timers import call_off
 
 log = Logger(namespace="asynctask.supervisor")
 
@@ -116,8 +117,7 @@ class Supervisor(Service):
         self._look_whether_all_ended()
 
         def forget(_result: object) -> None:
-            if late.active():
-                late.cancel()
+            call_off(late)
             self._close()
 
         return ended.addCallback(forget)

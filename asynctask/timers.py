@@ -131,6 +131,12 @@ class Timer:
 _BY_TIME: Final = attrgetter("_time")
 
 
+def call_off(call: IDelayedCall | None) -> None:
+    """Let a call, of whatever clock, not come; if there is one, and it is still to come."""
+    if call is not None and call.active():
+        call.cancel()
+
+
 class Slots:
     """Slots by the tick at which each is opened.
 
