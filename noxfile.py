@@ -25,6 +25,7 @@ FLOORED: Final = (
         "writer",
         "statements",
         "outboxstatements",
+        "sharedstatements",
         "rows",
         "tables",
         "database",

@@ -98,7 +98,7 @@ writer         the one thread that writes, a transaction for all that waits (``w
 outage         whether a database that is back takes anything, and whether one takes too long (``hold``)
 backlog        what waits for it
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
-               ``statements`` are the others (``outboxstatements``)
+               ``statements`` are the others (``outboxstatements``, ``sharedstatements``)
 database       the connections to SQLite; ``readers`` are the threads that read
 postgres       those to PostgreSQL (``pgserver``, ``pgreaders``), with a ``cutoff`` for what takes too
                long; many processes are ``sharing`` it, each with its ``heartbeat`` and ``polling``

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select
 
-from asynctask import changes, statements
+from asynctask import changes, sharedstatements, statements
 from asynctask.istore import Claim
 from asynctask.model import News, Task, interrupt
 from asynctask.recovery import gone_owners, moved_in, settle
@@ -52,7 +52,7 @@ def take(connection: Connection, database: Database, wanted: Wanted, news: list[
         orphans = unsettled or len(claimed) == limit
         if database.shared and not orphans:
             given_kinds = {"of_kind": kind, "kinds": kinds, "gone": gone}
-            orphans = locked = connection.scalar(statements.LEFT, given_kinds) is not None
+            orphans = locked = connection.scalar(sharedstatements.LEFT, given_kinds) is not None
     left = moved_in(news[before:])
     claimed += database.claim(connection, {**given, "limit": limit - len(claimed)})
     news += map(changes.listed, claimed)
@@ -62,8 +62,8 @@ def take(connection: Connection, database: Database, wanted: Wanted, news: list[
 
 def running_of(connection: Connection, kind: str) -> int:
     """How many tasks of a kind run in all processes; nobody else starts one before the commit."""
-    connection.execute(statements.LOCK_KIND, {"of_kind": kind})
-    return connection.execute(statements.RUNNING_OF, {"of_kind": kind}).scalar_one()
+    connection.execute(sharedstatements.LOCK_KIND, {"of_kind": kind})
+    return connection.execute(sharedstatements.RUNNING_OF, {"of_kind": kind}).scalar_one()
 
 
 def orphans_of(

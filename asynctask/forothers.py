@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, succeed
 
-from asynctask import statements, wire
+from asynctask import sharedstatements, wire
 from asynctask.istore import Runs
 from asynctask.live import Live
 from asynctask.metrics import Metrics
@@ -79,7 +79,7 @@ class ForOthers:
         given = {"me": self._database.owner}
 
         def read(db: Connection, _news: list[News]) -> list[tuple[str, int]]:
-            return [(row.task_id, row.attempt) for row in db.execute(statements.OWNED, given)]
+            return [(row.task_id, row.attempt) for row in db.execute(sharedstatements.OWNED, given)]
 
         return self._writer.call(read).addCallback(
             lambda ours: [one for one in ours if not self.runs(*one)]
@@ -101,6 +101,6 @@ class ForOthers:
         if not rows:
             return succeed(None)
         given = {"rows": wire.dump(rows)}
-        return self._writer.call(lambda db, _news: db.execute(statements.PROGRESS, given)).addCallback(
-            lambda _: None
-        )
+        return self._writer.call(
+            lambda db, _news: db.execute(sharedstatements.PROGRESS, given)
+        ).addCallback(lambda _: None)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 from twisted.python.threadpool import ThreadPool
 
-from asynctask import __version__, pgbatches, statements
+from asynctask import __version__, pgbatches, sharedstatements
 from asynctask.batches import End
 from asynctask.cutoff import Cutoff, Cutoffs
 from asynctask.migrations import UnreadableSchemaError
@@ -68,9 +68,9 @@ class Postgres:
     """
 
     shared = True
-    orphans = statements.ABANDONED
-    cut_off = statements.CUT_OFF_ABANDONED
-    is_orphan = statements.IS_ABANDONED
+    orphans = sharedstatements.ABANDONED
+    cut_off = sharedstatements.CUT_OFF_ABANDONED
+    is_orphan = sharedstatements.IS_ABANDONED
     claim = staticmethod(pgbatches.claim)
 
     def __init__(self, server: Server) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
-from asynctask import changes, statements
+from asynctask import changes, sharedstatements, statements
 from asynctask.istore import Hook
 from asynctask.live import Live
 from asynctask.model import WAITING, News, Query, Status, Task
@@ -141,7 +141,7 @@ class Reading:
 
         :param task_ids: which of these; None for all.
         """
-        asked = statements.ELSEWHERE if task_ids is None else statements.ELSEWHERE_OF
+        asked = sharedstatements.ELSEWHERE if task_ids is None else sharedstatements.ELSEWHERE_OF
         which = {} if task_ids is None else {"task_ids": list(islice(task_ids, limit))}
         given = {"me": self._database.owner, "limit": limit, **which}
         return self._read(lambda db: [task_of(row) for row in db.execute(asked, given)])

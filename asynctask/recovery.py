@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from asynctask import model, statements
+from asynctask import model, sharedstatements, statements
 from asynctask.batches import End
 from asynctask.changes import listed
 from asynctask.logqueue import trace_of
@@ -56,7 +56,7 @@ def gone_owners(connection: Connection) -> list[str]:
 
     Asked for before any of their tasks is: by then each name is one that no process will have again.
     """
-    return list(connection.execute(statements.GONE).scalars())
+    return list(connection.execute(sharedstatements.GONE).scalars())
 
 
 def settle(
@@ -80,7 +80,7 @@ def settle(
     left = map(task_of, connection.execute(database.cut_off, given).all())
     ends = [End(interrupt(task, now), now) for task in left]
     database.end(connection, ends, news)
-    return len(ends) == statements.SETTLED
+    return len(ends) == sharedstatements.SETTLED
 
 
 def charge(
@@ -114,7 +114,7 @@ def note(tasks: Iterable[Task], metrics: Metrics) -> None:
 def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news: list[News]) -> None:
     """Charge the attempts with which other processes have gone on since; one too many ends its task."""
     for suspect in suspects:
-        row = connection.execute(statements.BLAMED, suspect._asdict()).one_or_none()
+        row = connection.execute(sharedstatements.BLAMED, suspect._asdict()).one_or_none()
         if row is not None:
             after = model.blame(task_of(row), now)
             ended = after.status is FAILED
@@ -135,7 +135,7 @@ def release(
     :returns: those that it had still.
     """
     given = {"me": database.owner, "task_ids": dump([task_id for task_id, _ in strays])}
-    found = map(task_of, connection.execute(statements.HELD, given))
+    found = map(task_of, connection.execute(sharedstatements.HELD, given))
     released = [interrupt(task, now) for task in found if (task.task_id, task.attempt) in strays]
     database.end(connection, [End(task, now) for task in released], news)
     return released

@@ -1,6 +1,6 @@
 """The SQL statements of the store, but for those on the way of a task (`asynctask.batches`), those about
-callbacks (`asynctask.outboxstatements`) and those by which processes share it (`asynctask.postgres`,
-`asynctask.heartbeat`, `asynctask.polling`).
+callbacks (`asynctask.outboxstatements`) and those by which processes share it
+(`asynctask.sharedstatements`).
 
 Statuses are literals: a bound one would lose the partial indexes (https://sqlite.org/partialindex.html,
 "Queries Using Partial Indexes"). Times are seconds since the epoch.
@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Text,
-    and_,
     any_,
     bindparam,
     case,
@@ -31,14 +30,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from asynctask.model import KEY_KEPT
-from asynctask.tables import event, idempotency, meta, process, task
+from asynctask.tables import event, idempotency, meta, task
 
 KEPT_CHANGES: Final = 1_000
 """Entries of a task's history that are kept, the first ones: a task that a broken machine restarts
 all day must not grow without bound."""
 
-SETTLED: Final = 100
-"""Tasks of processes that are gone that one transaction settles: a client's 503 waits for it."""
 
 LISTED: Final = [
     column
@@ -47,7 +44,7 @@ LISTED: Final = [
 ]
 WHOLE: Final = [*LISTED, task.c.input, task.c.result, task.c.changes]
 _WAITING: Final = text("status IN ('accepted', 'retrying')")
-_RUNNING: Final = text("status = 'running'")
+RUNS: Final = text("status = 'running'")
 
 GET: Final = select(*WHOLE).where(task.c.task_id == bindparam("task_id"))
 
@@ -73,29 +70,18 @@ def _(element: Any, compiler: Any, **given: Any) -> str:
     return f"json_array_elements_text(CAST({compiler.process(element.clauses, **given)} AS json))"
 
 
-_named: Final = Elements(bindparam("task_ids", type_=Text)).table_valued("value")
+NAMED: Final = Elements(bindparam("task_ids", type_=Text)).table_valued("value")
 
 FORGET: Final = (
-    delete(task).where(task.c.task_id.in_(select(_named.c.value))).returning(task.c.task_id, task.c.kind)
+    delete(task).where(task.c.task_id.in_(select(NAMED.c.value))).returning(task.c.task_id, task.c.kind)
 )
 """Removes tasks whose commit failed, should they be there after all."""
 
 
 OURS: Final = select(task.c.task_id, task.c.attempt).where(
-    task.c.task_id.in_(select(_named.c.value)), _RUNNING, task.c.owner == bindparam("me")
+    task.c.task_id.in_(select(NAMED.c.value)), RUNS, task.c.owner == bindparam("me")
 )
 """Which of some tasks this process is running, by the store."""
-
-
-MOST_OWNED: Final = 50_000
-"""Attempts that are read at once, in some 0.2 s: a million would take longer than a statement may."""
-
-OWNED: Final = (
-    select(task.c.task_id, task.c.attempt)
-    .where(_RUNNING, task.c.owner == bindparam("me"))
-    .limit(MOST_OWNED)
-)
-"""All of them, or as many."""
 
 
 def _appended(entries: Any, count: Any) -> dict[Any, Any]:
@@ -162,7 +148,7 @@ CLAIM_DUE: Final = _claim(
 ).returning(*LISTED, task.c.input)
 """Take due tasks, those due first, and count the attempt before it begins."""
 
-CLAIM: Final = _claim(task.c.task_id.in_(select(_named.c.value)), _entry("running", task.c.attempt + 1), 1)
+CLAIM: Final = _claim(task.c.task_id.in_(select(NAMED.c.value)), _entry("running", task.c.attempt + 1), 1)
 """The same of tasks that are known to be due."""
 
 ORPHANS: Final = select(*LISTED).where(
@@ -178,41 +164,14 @@ ORPHANS: Final = select(*LISTED).where(
 )
 """Tasks that an earlier process was running when it ended."""
 
-GONE: Final = text(
-    "WITH RECURSIVE known (owner) AS ("
-    "SELECT min(owner) FROM task WHERE status = 'running' UNION ALL "
-    "SELECT (SELECT min(owner) FROM task WHERE status = 'running' AND owner > known.owner) "
-    "FROM known WHERE known.owner IS NOT NULL"
-    ") SELECT owner FROM known WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM process)"
-).columns(task.c.owner)
-"""Processes that are gone and have left running tasks, found without a look at each of those."""
 
-_of_gone: Final = task.c.owner.in_(bindparam("gone", expanding=True))
-# Not NOT EXISTS: that is a join, whose other side PostgreSQL does not look at again when a row was changed
-# under it, and so would take what another process has just claimed.
-_ownerless: Final = task.c.owner.not_in(select(process.c.id))
-
-ABANDONED: Final = (
-    select(*LISTED)
-    .where(
-        _RUNNING,
-        task.c.kind == bindparam("of_kind"),
-        ~task.c.cancel_requested,
-        _of_gone,
-    )
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
-)
-"""The same where many share a database: tasks of processes that are no longer there."""
-
-_OF_TASK: Final = select(task.c.task_id).where(task.c.task_id == bindparam("of_task"), _RUNNING)
-IS_ORPHAN: Final = _OF_TASK.where(task.c.owner != bindparam("me"))
-IS_ABANDONED: Final = _OF_TASK.where(_ownerless)
-"""Whether a running task was left by a process that is gone: the latter where many share a database."""
+OF_TASK: Final = select(task.c.task_id).where(task.c.task_id == bindparam("of_task"), RUNS)
+IS_ORPHAN: Final = OF_TASK.where(task.c.owner != bindparam("me"))
+"""Whether a running task was left by an earlier process."""
 
 CLAIM_ORPHANS: Final = (
     _claim(
-        task.c.task_id.in_(select(_named.c.value)),
+        task.c.task_id.in_(select(NAMED.c.value)),
         _entry("retrying", task.c.attempt).concat(",").concat(_entry("running", task.c.attempt + 1)),
         2,
     )
@@ -324,7 +283,7 @@ FORGET_EVENTS: Final = delete(event).where(
 places cursors."""
 
 TO_BE_CANCELLED: Final = select(*LISTED).where(
-    task.c.owner == bindparam("me"), _RUNNING, text("cancel_requested")
+    task.c.owner == bindparam("me"), RUNS, text("cancel_requested")
 )
 """Attempts of a process that are to end."""
 
@@ -336,91 +295,25 @@ UNFINISHED: Final = text(
 )
 """How many tasks of each kind have not ended, 0 too: kind after kind by an index that has the status."""
 
-PROGRESS: Final = text(
-    "WITH told AS (SELECT task_id, value ->> 2 AS progress "
-    "FROM json_array_elements(CAST(:rows AS json)) JOIN task ON task_id = value ->> 0 "
-    "AND attempt = CAST(value ->> 1 AS integer) AND status = 'running' FOR UPDATE OF task SKIP LOCKED) "
-    "UPDATE task SET progress = told.progress FROM told WHERE task.task_id = told.task_id"
-)
-"""Where many share a database, what attempts tell of themselves reaches the others by it. It
-waits for nobody who changes a task: the next time tells more."""
-
-ELSEWHERE: Final = (
-    select(*LISTED)
-    .where(_RUNNING, task.c.owner != bindparam("me"), task.c.progress.is_not(None))
-    .limit(bindparam("limit"))
-)
-ELSEWHERE_OF: Final = ELSEWHERE.where(task.c.task_id.in_(bindparam("task_ids", expanding=True)))
-"""What attempts of other processes have told, for those here who follow them."""
 
 NEWEST: Final = select(func.max(task.c.task_id))
 """The greatest id, None where there is no task."""
 
-TIME: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
-"""What the clock of a server says."""
 
-LOCK_KIND: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:of_kind, 0))")
-RUNNING_OF: Final = select(func.count()).where(task.c.kind == bindparam("of_kind"), _RUNNING, ~_ownerless)
-"""How many run: an orphan takes no seat from those that would go on with it."""
-
-_not_to_go_on: Final = or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True)))
+NOT_TO_GO_ON: Final = or_(task.c.cancel_requested, task.c.kind.not_in(bindparam("kinds", expanding=True)))
 
 CUT_OFF: Final = select(*WHOLE).where(
-    _RUNNING,
-    _not_to_go_on,
+    RUNS,
+    NOT_TO_GO_ON,
 )
 """At a start: running tasks that must not run again, to be cancelled or of a kind that is gone."""
 
-CUT_OFF_ABANDONED: Final = (
-    select(*WHOLE)
-    .where(
-        _RUNNING,
-        _of_gone,
-        _not_to_go_on,
-    )
-    .limit(SETTLED)
-    .with_for_update(skip_locked=True, of=task)
-)
-"""The same where many share a database: those of processes that are gone. Another process may have the
-kinds that this one has not."""
-
-LEFT: Final = (
-    select(task.c.task_id)
-    .where(
-        _RUNNING,
-        _of_gone,
-        or_(task.c.kind == bindparam("of_kind"), _not_to_go_on),
-    )
-    .limit(1)
-)
-"""Whether there are such, or orphans of the kind, that somebody has locked just now."""
-
-HELD: Final = (
-    select(*WHOLE)
-    .where(task.c.task_id.in_(select(_named.c.value)), _RUNNING, task.c.owner == bindparam("me"))
-    .order_by(task.c.task_id)
-    .with_for_update()
-)
-"""Those of some tasks that this process is running, by the store, until they are written."""
 
 SUSPECT: Final = (
     select(*WHOLE)
-    .where(task.c.task_id == bindparam("task_id"), _RUNNING, task.c.attempt == bindparam("attempt"))
+    .where(task.c.task_id == bindparam("task_id"), RUNS, task.c.attempt == bindparam("attempt"))
     .with_for_update()
 )
-
-BLAMED: Final = (
-    select(*WHOLE)
-    .where(
-        task.c.task_id == bindparam("task_id"),
-        or_(
-            and_(_RUNNING, task.c.attempt > bindparam("attempt")),
-            and_(text("status = 'retrying'"), task.c.attempt >= bindparam("attempt")),
-        ),
-    )
-    .with_for_update()
-)
-"""A task in whose attempt a process died, and with which others have gone on since."""
 
 
 def _moved(table: str, column: str, which: str, written: str) -> Any:

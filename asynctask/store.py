@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from asynctask import changes, statements
+from asynctask import changes, sharedstatements, statements
 from asynctask.changing import Decide, Decided, change, remove
 from asynctask.claiming import Wanted, take
 from asynctask.database import Sqlite
@@ -149,7 +149,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
     def _look_at_clocks(self, connection: Connection) -> float:
         """See whether this machine's clock is right; by how much the time is another one now."""
         if self._database.shared:
-            return self.timed(connection.execute(statements.TIME).scalar_one(), time())
+            return self.timed(connection.execute(sharedstatements.TIME).scalar_one(), time())
         self.note_clock(self._now(), connection.scalar(statements.TOLD_AT))
         return 0.0
 

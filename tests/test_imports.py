@@ -94,6 +94,7 @@ ORDER: Final = (
         "changes",
         "rows",
         "outboxstatements",
+        "sharedstatements",
         "statements",
         "pgserver",
         "sqlite",

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from twisted.logger import capturedLogs
 
-from asynctask import polling, statements
+from asynctask import polling, sharedstatements
 from asynctask.heartbeat import COMING_BACK, Heartbeat
 from asynctask.model import CANCELLED, COMPLETED, FAILED, RETRYING, RUNNING, News, Task, complete
 from asynctask.pgbatches import ONE_AFTER_ANOTHER
@@ -20,6 +20,7 @@ from asynctask.pgserver import Server, connect
 from asynctask.problems import OutcomeUnknown, Unavailable
 from asynctask.recorder import FlightRecorder, Suspect, abandoned, record
 from asynctask.recovery import Gone, gone_owners
+from asynctask.sharedstatements import SETTLED
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.fault_case import LEASE, PATIENCE, FaultTestCase
@@ -61,11 +62,11 @@ class Orphans(BothOpen, FaultTestCase):
 
     def test_many_that_were_to_be_cancelled_are_settled_a_part_at_a_time(self) -> None:
         for limit, is_full in ((9, False), (0, True)):
-            self.wait(self.store.add([], [self.new() for _ in range(statements.SETTLED + 1)]))
+            self.wait(self.store.add([], [self.new() for _ in range(SETTLED + 1)]))
             self.execute("UPDATE task SET owner = 'gone', cancel_requested = true WHERE status = 'running'")
             self.other.orphaned()
             first, second = [self.wait(self.other.claim("simulate", limit, NOW)) for _ in range(2)]
-            self.assertEqual((len(first.left), first.more, first.orphans), (statements.SETTLED, True, True))
+            self.assertEqual((len(first.left), first.more, first.orphans), (SETTLED, True, True))
             self.assertEqual((len(second.left), second.more, second.orphans), (1, False, is_full))
             self.assertEqual((first.full, second.full), (is_full, is_full))
 
@@ -83,7 +84,7 @@ class Orphans(BothOpen, FaultTestCase):
         task = self.run_one()
         self.execute("UPDATE task SET owner = 'gone'")
         given = {"of_kind": "simulate", "limit": 9, "gone": ["gone"]}
-        slowly = statements.ABANDONED.where(text("pg_sleep(0.5)::text = ''"))
+        slowly = sharedstatements.ABANDONED.where(text("pg_sleep(0.5)::text = ''"))
 
         def look(connection: Connection, _news: list[News]) -> list[str]:
             return [row.task_id for row in connection.execute(slowly, given)]

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import backlog, cutoff, heartbeat, statements, writer
+from asynctask import backlog, cutoff, heartbeat, sharedstatements, statements, writer
 from asynctask.backlog import LARGEST
 from asynctask.batches import End
 from asynctask.istore import Claim, Key
@@ -300,7 +300,7 @@ class Brief(FaultTestCase):
         locked, go_on = threading.Event(), threading.Event()
 
         def rest(connection: Connection, _news: list[News]) -> None:
-            connection.execute(statements.LOCK_KIND, {"of_kind": "simulate"})
+            connection.execute(sharedstatements.LOCK_KIND, {"of_kind": "simulate"})
             locked.set()
             go_on.wait(PATIENCE)
             connection.execute(statements.EPOCH)

@@ -6,7 +6,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import psycopg as dialect
 
-from asynctask import pgbatches, polling, statements
+from asynctask import pgbatches, polling, sharedstatements, statements
 from asynctask.model import ACCEPTED, News, Query
 from asynctask.reading import page_of
 from tests import postgres
@@ -103,17 +103,17 @@ class Plans(OnServer):
         self.assertIn("task_due", plan)
 
     def test_orphans_are_found_among_those_that_run(self) -> None:
-        self.assertIn("task_owner", self.plan(statements.GONE))
+        self.assertIn("task_owner", self.plan(sharedstatements.GONE))
         given = {"of_kind": "simulate", "gone": ["one", "other"]}
         for statement, more in (
-            (statements.ABANDONED, {"limit": 50}),
-            (statements.CUT_OFF_ABANDONED, {"kinds": ["simulate"]}),
-            (statements.LEFT, {"kinds": ["simulate"]}),
+            (sharedstatements.ABANDONED, {"limit": 50}),
+            (sharedstatements.CUT_OFF_ABANDONED, {"kinds": ["simulate"]}),
+            (sharedstatements.LEFT, {"kinds": ["simulate"]}),
         ):
             self.assertIn("task_owner", self.plan(statement, **given, **more))
 
     def test_those_that_run_are_counted_by_an_index(self) -> None:
-        self.assertRegex(self.plan(statements.RUNNING_OF, of_kind="simulate"), "task_(owner|running)")
+        self.assertRegex(self.plan(sharedstatements.RUNNING_OF, of_kind="simulate"), "task_(owner|running)")
 
     def test_ends_find_their_tasks_by_their_ids(self) -> None:
         self.assertIn("task_pkey", self.plan(pgbatches.ASK, asked="[]", owner="me"))
