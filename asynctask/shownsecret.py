@@ -7,13 +7,11 @@ from contextlib import closing
 from errno import EBADF
 from typing import TYPE_CHECKING
 
-from asynctask.database import Sqlite
 from asynctask.logs import Standard
 from asynctask.outbox import secret_of
 from asynctask.problems import StartError
 from asynctask.sqlite import BUSY, Place, check
-from asynctask.starting import bring_up, usable
-from asynctask.works import Database
+from asynctask.starting import bring_up, database_of, usable
 
 if TYPE_CHECKING:
     from asynctask.pgserver import Server
@@ -34,10 +32,7 @@ def show(place: "Place | Server") -> str:
         check(place)
         if not place.path.exists():
             sys.stderr.write(f"asynctask: {place.path} was not there; it is made now, with this secret\n")
-        return _shown(Sqlite(place), place)
-    from asynctask.postgres import Postgres
-
-    return _shown(Postgres(place), place)
+    return _shown(place)
 
 
 def write(secrets: Sequence[str]) -> None:
@@ -55,8 +50,9 @@ def write(secrets: Sequence[str]) -> None:
         ) from None
 
 
-def _shown(database: Database, place: "Place | Server") -> str:
+def _shown(place: "Place | Server") -> str:
     """The secret of a database that is brought up for it, where it has yet to be."""
+    database = database_of(place)
     database.open()
     try:
         with usable(place.path), database.connect() as connection:

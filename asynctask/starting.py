@@ -4,19 +4,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from time import sleep
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from twisted.logger import Logger
 
 from asynctask import statements
+from asynctask.database import Sqlite
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import ENDED, News, Task
 from asynctask.problems import StartError
 from asynctask.recorder import Suspect
 from asynctask.recovery import charge, moved_in, settle
+from asynctask.sqlite import BUSY, Place
 from asynctask.works import Database, why
+
+if TYPE_CHECKING:
+    from asynctask.pgserver import Server
 
 log = Logger(namespace="asynctask.store")
 
@@ -41,6 +46,19 @@ class Start(NamedTuple):
     epoch: str
     seq: int
     newest: str | None
+
+
+def database_of(place: "Place | Server", busy: float = BUSY) -> Database:
+    """The connections to the database of this place.
+
+    :param busy: seconds to wait for another program that holds a SQLite file.
+    """
+    if isinstance(place, Place):
+        return Sqlite(place, busy)
+    # Not at the top: its driver is only there where it is wanted.
+    from asynctask.postgres import Postgres
+
+    return Postgres(place)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from zope.interface import implementer
 from asynctask import changes, sharedstatements, statements
 from asynctask.changing import Decide, Decided, change, remove
 from asynctask.claiming import Wanted, take
-from asynctask.database import Sqlite
 from asynctask.forothers import ForOthers
 from asynctask.hooks import Hooks
 from asynctask.istore import Claim, IStore, Key, Known
@@ -44,9 +43,9 @@ from asynctask.recorder import Suspect
 from asynctask.recovery import note
 from asynctask.rows import claimed_row, new_row, size_of
 from asynctask.sqlite import BUSY, Place
-from asynctask.starting import begin, bring_up, usable
+from asynctask.starting import begin, bring_up, database_of, usable
 from asynctask.threads import threads_at_the_start
-from asynctask.works import CLAIM, Database
+from asynctask.works import CLAIM
 from asynctask.writer import TRY_AGAIN, Writer
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
         self._reactor = reactor
         self._try_again = try_again
         self._metrics = metrics
-        self._database = _database_of(place, busy)
+        self._database = database_of(place, busy)
         self._kinds: list[str] = []
         self._seated: list[str] = []
         self._without_orphans: set[str] = set()
@@ -368,12 +367,3 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
 
         removed = self._writer.call(lambda db, news: remove(db, task_id, news), order=f"task {task_id}")
         return removed.addCallback(tell)
-
-
-def _database_of(place: "Place | Server", busy: float) -> Database:
-    if isinstance(place, Place):
-        return Sqlite(place, busy)
-    # Not at the top: its driver is only there where it is wanted.
-    from asynctask.postgres import Postgres
-
-    return Postgres(place)
