@@ -299,13 +299,14 @@ class OfOne(Follower):
         elif isinstance(news, Progressed):
             self.write(sse.event(news))
         else:
-            self.write(sse.event(news, sse.count_id(self._of, (self._told or 0) + 1)))
-            self.end()
+            self._is_gone()
 
     def _change(self, task: Task) -> None:
         told = self._told or 0
         if task.n == told + 1:
             self._tell(task)
+            if task.status in ENDED:
+                self.end()
         elif task.n > told:
             self._behind = True
             self.serve()
@@ -313,8 +314,15 @@ class OfOne(Follower):
     def _tell(self, task: Task) -> None:
         self._told = task.n
         self.write(sse.event(task, sse.count_id(self._of, task.n)))
-        if task.status in ENDED:
-            self.end()
+
+    def _go_on_from(self, told: int) -> None:
+        """What was before is not kept."""
+        self._told = told
+        self.write(sse.reset(sse.count_id(self._of, told)))
+
+    def _is_gone(self) -> None:
+        self.write(sse.event(Deleted(self._of, ""), sse.count_id(self._of, (self._told or 0) + 1)))
+        self.end()
 
     def serve(self) -> None:
         """Send what was missed."""
@@ -331,21 +339,19 @@ class OfOne(Follower):
         if self._left:
             return
         if task is None:
-            self.write(sse.event(Deleted(self._of, ""), sse.count_id(self._of, (self._told or 0) + 1)))
-            self.end()
+            self._is_gone()
             return
         if self._told is None or self._told > task.n:
-            self._told = task.n
-            self.write(sse.reset(sse.count_id(self._of, task.n)))
+            self._go_on_from(task.n)
         for then in changes.past(task):
             if self._paused is not None:
                 self._behind = True
                 return
-            if then.n > self._told:
-                if then.n > self._told + 1:  # what is between is not kept
-                    self.write(sse.reset(sse.count_id(self._of, then.n - 1)))
-                self._told = then.n
-                self.write(sse.event(then, sse.count_id(self._of, then.n)))
+            told = self._told or 0
+            if then.n > told + 1:
+                self._go_on_from(then.n - 1)
+            if then.n > told:
+                self._tell(then)
         if task.status in ENDED:
             self.end()
         elif task.status is RUNNING and task.progress is not None:
