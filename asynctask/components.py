@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from asynctask import wire
@@ -57,47 +57,69 @@ def shown(task: Task, *, whole: bool = True) -> Raw:
 
 _DURATION: Final = FieldError(f"Field 'duration' must be from 0 to {MAX_DURATION}", "/duration")
 
-PROBLEMS: Final[Mapping[str, list[Problem]]] = {
-    "BadRequest": [
-        Invalid(_DURATION.detail, (_DURATION,)),
-        Invalid("Parameter 'limit' is given twice"),
-        Invalid("Invalid JSON", (FieldError("Expecting ',' delimiter: line 1 column 15 (char 14)", ""),)),
-    ],
-    "Forbidden": [Forbidden("This name is not one of the service's; allow it with --host")],
-    "NotFound": [NotFound(wire.NO_TASK)],
-    "Conflict": [Conflict("A task that is completed cannot be cancelled")],
-    "TooLarge": [too_large(MAX_BODY)],
-    "NotJson": [UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")],
-    "ExpectationFailed": [ExpectationFailed("Only 'Expect: 100-continue' is understood")],
-    "TooSlow": [TooSlow("The request did not come to its end in time")],
-    "HeadTooLarge": [HeadTooLarge(f"The head must have at most {MAX_HEAD} bytes")],
-    "KeyUsed": [Mismatch("This Idempotency-Key was used with another body; take a new key")],
-    "Bug": [Problem("Something went wrong here; the log tells what")],
-    "Unavailable": [
-        Unavailable("The service is full: too many tasks have not ended"),
-        Unavailable(NOT_KEPT),
-        OutcomeUnknown(MAY_BE_KEPT),
-    ],
-}
-"""The errors, each with what may be told of it."""
 
-ERRORS: Final[Mapping[str, str]] = {
-    "BadRequest": "The request is wrong: its body, its query, or a header.",
-    "Forbidden": "`Host` is not a name of this service; or a page of another site asks for a change "
-    "(`Origin`, `Sec-Fetch-Site`).",
-    "NotFound": "There is no such task.",
-    "Conflict": "The task's state forbids it.",
-    "TooLarge": "The body is over the limit.",
-    "NotJson": f"The body is not {JSON}; one without a `Content-Type` is taken for it.",
-    "ExpectationFailed": "`Expect` is other than `100-continue`.",
-    "TooSlow": f"The request did not come in time: its head in {HEAD_TIME} seconds, its body in "
-    f"{BODY_TIME}, and some of that every {STALL}.",
-    "HeadTooLarge": "The head of the request is over the limit.",
-    "KeyUsed": "The `Idempotency-Key` was used with another body.",
-    "Bug": "A bug; the log tells more.",
-    "Unavailable": "The service is full, is stopping, cannot store, or too much of it hangs. What was "
-    f"refused will not run, except where `type` is `{OutcomeUnknown.type}`: it may have been "
-    "accepted. Repeat it with an `Idempotency-Key`.",
+class Refusal(Struct, frozen=True):
+    """An error, and what may be told of it; all of it has one status."""
+
+    description: str
+    examples: list[Problem]
+
+
+REFUSALS: Final[Mapping[str, Refusal]] = {
+    "BadRequest": Refusal(
+        "The request is wrong: its body, its query, or a header.",
+        [
+            Invalid(_DURATION.detail, (_DURATION,)),
+            Invalid("Parameter 'limit' is given twice"),
+            Invalid(
+                "Invalid JSON", (FieldError("Expecting ',' delimiter: line 1 column 15 (char 14)", ""),)
+            ),
+        ],
+    ),
+    "Forbidden": Refusal(
+        "`Host` is not a name of this service; or a page of another site asks for a change "
+        "(`Origin`, `Sec-Fetch-Site`).",
+        [Forbidden("This name is not one of the service's; allow it with --host")],
+    ),
+    "NotFound": Refusal("There is no such task.", [NotFound(wire.NO_TASK)]),
+    "Conflict": Refusal(
+        "The task's state forbids it.", [Conflict("A task that is completed cannot be cancelled")]
+    ),
+    "TooLarge": Refusal("The body is over the limit.", [too_large(MAX_BODY)]),
+    "NotJson": Refusal(
+        f"The body is not {JSON}; one without a `Content-Type` is taken for it.",
+        [UnsupportedMediaType(f"The body must be {JSON}; say so with Content-Type: {JSON}")],
+    ),
+    "ExpectationFailed": Refusal(
+        "`Expect` is other than `100-continue`.",
+        [ExpectationFailed("Only 'Expect: 100-continue' is understood")],
+    ),
+    "TooSlow": Refusal(
+        f"The request did not come in time: its head in {HEAD_TIME} seconds, its body in "
+        f"{BODY_TIME}, and some of that every {STALL}.",
+        [TooSlow("The request did not come to its end in time")],
+    ),
+    "HeadTooLarge": Refusal(
+        "The head of the request is over the limit.",
+        [HeadTooLarge(f"The head must have at most {MAX_HEAD} bytes")],
+    ),
+    "KeyUsed": Refusal(
+        "The `Idempotency-Key` was used with another body.",
+        [Mismatch("This Idempotency-Key was used with another body; take a new key")],
+    ),
+    "Bug": Refusal(
+        "A bug; the log tells more.", [Problem("Something went wrong here; the log tells what")]
+    ),
+    "Unavailable": Refusal(
+        "The service is full, is stopping, cannot store, or too much of it hangs. What was "
+        f"refused will not run, except where `type` is `{OutcomeUnknown.type}`: it may have been "
+        "accepted. Repeat it with an `Idempotency-Key`.",
+        [
+            Unavailable("The service is full: too many tasks have not ended"),
+            Unavailable(NOT_KEPT),
+            OutcomeUnknown(MAY_BE_KEPT),
+        ],
+    ),
 }
 
 HEADERS: Final[Mapping[str, Schema]] = {
@@ -209,20 +231,21 @@ def parameters(kinds: Iterable[str]) -> dict[str, Schema]:
 
 def errors() -> dict[str, Schema]:
     """The answers to what went wrong, as components."""
-    return {name: _error(name, examples) for name, examples in PROBLEMS.items()}
+    return {name: _error(name, refusal) for name, refusal in REFUSALS.items()}
 
 
 def status_of(error: str) -> int:
-    return PROBLEMS[error][0].status
+    return REFUSALS[error].examples[0].status
 
 
-def _error(name: str, examples: list[Problem]) -> Schema:
+def _error(name: str, refusal: Refusal) -> Schema:
     bodies = {
-        f"{name}{number}": {"value": Raw(wire.problem_json(one))} for number, one in enumerate(examples, 1)
+        f"{name}{number}": {"value": Raw(wire.problem_json(one))}
+        for number, one in enumerate(refusal.examples, 1)
     }
     more = headers("Retry-After") if name == "Unavailable" else {}
     return {
-        "description": ERRORS[name],
+        "description": refusal.description,
         "content": {PROBLEM: {"schema": ref("Problem"), "examples": bodies}},
     } | more
 
