@@ -31,7 +31,7 @@ from asynctask.metrics import Metrics
 from asynctask.model import Task
 from asynctask.problems import Unavailable
 from asynctask.signing import Signer
-from asynctask.timers import call_off
+from asynctask.timers import call_off, no_later
 from asynctask.tracebacks import without_frames
 from asynctask.urls import host_of
 from asynctask.wire import timestamp
@@ -225,14 +225,8 @@ class Callbacks:
 
     def _look_in(self, seconds: float) -> None:
         """Look in the store then, or before."""
-        seconds = min(max(seconds, 0.0), SELDOM)
-        if not self._running:
-            return
-        if self._next is not None and self._next.active():
-            if self._next.getTime() <= self._clock.seconds() + seconds:
-                return
-            self._next.cancel()
-        self._next = self._clock.callLater(seconds, self._look)
+        if self._running:
+            self._next = no_later(self._next, self._clock, min(max(seconds, 0.0), SELDOM), self._look)
 
     def _look(self) -> None:
         if self._looking:

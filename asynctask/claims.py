@@ -13,7 +13,7 @@ from asynctask.model import Task
 from asynctask.problems import Unavailable
 from asynctask.registry import Kind
 from asynctask.seats import Seats
-from asynctask.timers import call_off
+from asynctask.timers import call_off, no_later
 
 log = Logger(namespace="asynctask.claims")
 
@@ -188,8 +188,4 @@ class Claims:
             return
         wait = min(max(0.0, when - self._now()), LOOK_AGAIN)
         planned = self._next.get(kind.name)
-        if planned is not None and planned.active():
-            if planned.getTime() <= self._clock.seconds() + wait:
-                return
-            planned.cancel()
-        self._next[kind.name] = self._clock.callLater(wait, self._look_due, kind)
+        self._next[kind.name] = no_later(planned, self._clock, wait, self._look_due, kind)

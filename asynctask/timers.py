@@ -137,6 +137,25 @@ def call_off(call: IDelayedCall | None) -> None:
         call.cancel()
 
 
+def no_later(
+    planned: IDelayedCall | None,
+    clock: IReactorTime,
+    seconds: float,
+    call: Callable[..., object],
+    *given: object,
+) -> IDelayedCall:
+    """Have it called after so many seconds, unless it is planned for then or before.
+
+    :param planned: the plan that there was, if there was one; it may be over.
+    :returns: the plan that there is.
+    """
+    if planned is not None and planned.active():
+        if planned.getTime() <= clock.seconds() + seconds:
+            return planned
+        planned.cancel()
+    return clock.callLater(seconds, call, *given)
+
+
 class Slots:
     """Slots by the tick at which each is opened.
 
