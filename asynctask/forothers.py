@@ -7,11 +7,10 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, succeed
 
 from asynctask import sharedstatements, wire
-from asynctask.istore import Runs
+from asynctask.istore import Abandoned, Runs
 from asynctask.live import Live
 from asynctask.metrics import Metrics
 from asynctask.model import News, Task
-from asynctask.recorder import FlightRecorder
 from asynctask.recovery import Gone, charge, moved_in, note, release, settle
 from asynctask.works import Database
 from asynctask.writer import Writer
@@ -33,7 +32,7 @@ class ForOthers:
     _metrics: Metrics
     _now: Callable[[], float]
     runs: Runs
-    abandoned: Callable[[], list[FlightRecorder]]
+    abandoned: Abandoned
     _seated: Sequence[str]
     _without_orphans: set[str]
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from asynctask.istore import Due, Hook, Lost, Progressed, Published, Runs, Timed, Watched
+from asynctask.istore import Abandoned, Due, Hook, Lost, Progressed, Published, Runs, Timed, Watched
 from asynctask.live import Told
-from asynctask.recorder import FlightRecorder
 
 
 class Hooks:
@@ -23,7 +22,7 @@ class Hooks:
         self.followed: Callable[[], bool] = bool
         self.watched: Watched = tuple
         self.timed: Timed = lambda _theirs, _ours: 0.0
-        self.abandoned: Callable[[], list[FlightRecorder]] = list
+        self.abandoned: Abandoned = list
 
 
 def _nobody(*_: object) -> None:

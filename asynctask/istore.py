@@ -19,6 +19,7 @@ Timed = Callable[[float, float], float]
 Progressed = Callable[[Task, Progress], None]
 Runs = Callable[[str, int], bool]
 Watched = Callable[[], Collection[str] | None]
+Abandoned = Callable[[], list[FlightRecorder]]
 ToCall = Callable[["ToTell"], None]
 
 
@@ -139,7 +140,7 @@ class IStore(Interface):
         "Called now and then with the time of the database that processes share, and with this machine's; "
         "tells by how much the time is another one now."
     )
-    abandoned: Callable[[], Sequence[FlightRecorder]] = Attribute(
+    abandoned: Abandoned = Attribute(
         "Called to learn whom processes died in that are gone: their flight recorders, to be closed."
     )
     followed: Callable[[], bool] = Attribute("Tells whether anybody wants to hear of changes.")
