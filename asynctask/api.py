@@ -73,8 +73,8 @@ class Api:
         clock: IReactorTime,
         now: Callable[[], float],
         draw: Callable[[], bytes],
-        hosts: Collection[str] = (),
-        max_waiting: int = 10_000_000,
+        hosts: Collection[str],
+        max_waiting: int,
         *,
         metrics: Metrics,
     ) -> None:

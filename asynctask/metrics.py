@@ -109,8 +109,8 @@ class Metrics:
         healthy: Callable[[], bool],
         free: Callable[[str], int],
         abandoned: Callable[[], int],
-        followers: Callable[[], int] = lambda: 0,
-        callbacks: Callable[[], int] = lambda: 0,
+        followers: Callable[[], int],
+        callbacks: Callable[[], int],
     ) -> None:
         """Show what others know, read whenever somebody asks.
 

@@ -19,6 +19,7 @@ def metrics(*, accepted: int = 0, waited: float = 0, step: float = 0, healthy: b
         healthy=lambda: healthy,
         free=lambda _: 3,
         abandoned=lambda: 0,
+        followers=lambda: 0,
         callbacks=lambda: 5,
     )
     for _ in range(accepted):

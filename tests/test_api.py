@@ -80,6 +80,8 @@ class ApiTestCase(SynchronousTestCase):
             healthy=lambda: self.store.healthy,
             free=self.free.free_in,
             abandoned=lambda: places.abandoned,
+            followers=lambda: self.feed.followers,
+            callbacks=lambda: 0,
         )
         self.runner.start()
         self.settle()

@@ -236,6 +236,8 @@ class Service:
             self.clock,
             lambda: START,
             lambda: bytes(16),
+            (),
+            10,
             metrics=Metrics(KINDS),
         )
         self.server: Any
