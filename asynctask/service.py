@@ -134,11 +134,7 @@ def makeService(options: Options) -> OfCommand:
     twistd: Any = getattr(options, "parent", None) or {}
     description = None if options["no-http"] else listening.describe(options["port"], options["listen"])
     try:
-        here = _working_directory()
-        rundir = twistd.get("rundir", ".")
-        folder = Path(here, rundir)
-        if not (rundir and folder.is_dir() and os.access(folder, os.X_OK)):
-            raise StartError(f"The working directory {rundir} cannot be entered")
+        here, folder = _working_directories(twistd.get("rundir", "."))
         start, number = (here, None) if setting is None else (setting.start, setting.number)
         place = storeurl.parse(options["store"], folder, options["lease"], options["notify-store"])
         file = options["callback-secret"]
@@ -151,11 +147,7 @@ def makeService(options: Options) -> OfCommand:
         storeurl.check(place)
         if description is not None and setting is None:
             listening.check(description, insecure=bool(options["insecure"]), shared=many)
-        before = threading.enumerate()
-        kinds = load(options["modules"], start)
-        started = [thread for thread in threading.enumerate() if thread not in before]
-        if any(kind.place == "process" for kind in kinds.values()):
-            starter()
+        kinds, started = _load(options["modules"], start)
         if setting is None:
             for name, similar in options.misspelt().items():
                 log.warn("Unknown variable", name=name, did_you_mean=similar)
@@ -182,11 +174,33 @@ def makeService(options: Options) -> OfCommand:
     return service
 
 
-def _working_directory() -> str:
+def _working_directories(rundir: str) -> tuple[str, Path]:
+    """The one that it is started in, and the one that it works in.
+
+    :raises StartError: it can have no use of one.
+    """
     try:
-        return os.getcwd()
+        here = os.getcwd()
     except OSError as error:
         raise StartError(f"The working directory cannot be used ({error.strerror})") from None
+    folder = Path(here, rundir)
+    if not (rundir and folder.is_dir() and os.access(folder, os.X_OK)):
+        raise StartError(f"The working directory {rundir} cannot be entered")
+    return here, folder
+
+
+def _load(modules: Sequence[str], start: str) -> tuple[dict[str, Kind], list[threading.Thread]]:
+    """The kinds, and the threads that their modules have started.
+
+    :raises RegistryError: see `asynctask.loading.load`.
+    :raises ImportError: what their processes need is missing.
+    """
+    before = threading.enumerate()
+    kinds = load(modules, start)
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    if any(kind.place == "process" for kind in kinds.values()):
+        starter()
+    return kinds, started
 
 
 def _supervise(
