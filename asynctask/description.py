@@ -113,7 +113,7 @@ IDEMPOTENT: Final = "Repeat a POST whose answer was lost with the `Idempotency-K
 EVENTS: Final = (
     "Events are `change` (the task as it was then, as in lists), `progress`, `deleted`, and `reset`, which "
     "tells that what was asked for is no longer kept: read the list, and go on from there. A comment comes "
-    "every 15 seconds; a client that reads nothing for so long is dropped."
+    f"every {sse.COMMENT_EVERY:.0f} seconds; a client that reads nothing for so long is dropped."
 )
 ENDS_AS: Final = "A task has ended when it is completed, failed or cancelled."
 

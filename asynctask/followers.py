@@ -21,9 +21,6 @@ from asynctask.sse import Filter, Position, Progressed
 
 log = Logger(namespace="asynctask.feed")
 
-COMMENT_EVERY: Final = 15.0
-"""Seconds after which a comment tells that the connection lives: proxies close those that are silent."""
-
 PATIENCE: Final = 15.0
 """Seconds for which a follower may read nothing, until he is dropped."""
 
@@ -135,7 +132,7 @@ class Follower:
                 log.info("A follower does not read and was dropped")
                 self.leave()
                 transport.abortConnection()
-        elif now - self._commented >= COMMENT_EVERY:
+        elif now - self._commented >= sse.COMMENT_EVERY:
             self._comment()
 
     def pauseProducing(self) -> None:

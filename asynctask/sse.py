@@ -12,6 +12,9 @@ from asynctask.model import Deleted, News, Progress, Status, Task
 COMMENT: Final = b":\n"
 """Tells that the connection lives. No empty line follows, or some clients would make it an event."""
 
+COMMENT_EVERY: Final = 15.0
+"""Seconds after which one is sent: proxies close connections that are silent."""
+
 _BEYOND_ASCII: Final = re.compile("[^\x00-\x7f]+")
 _POSITION: Final = re.compile(r"([0-9a-f]{1,32})\.([0-9]{1,18})\.([0-9]{1,9})")
 _COUNT: Final = re.compile(r"([0-9a-z]{1,32})\.([0-9]{1,9})")

@@ -6,10 +6,10 @@ from sqlalchemy import text
 from twisted.internet.defer import Deferred
 
 from asynctask import api, sse, wire
-from asynctask.followers import COMMENT_EVERY, PATIENCE, TRY_AGAIN
+from asynctask.followers import PATIENCE, TRY_AGAIN
 from asynctask.model import CANCELLED, Deleted, Task
 from asynctask.problems import Unavailable
-from asynctask.sse import Position
+from asynctask.sse import COMMENT_EVERY, Position
 from tests.following import Following
 from tests.test_api import ApiTestCase
 
