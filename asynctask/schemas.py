@@ -298,22 +298,31 @@ def _submission(kind: Kind, name: str) -> Schema:
         "required": ["name", "kind", *(["input"] if needs_input else [])],
         "additionalProperties": False,
     }
-    if kind.name == "simulate":
-        properties["kind"] = {
+    return _of_simulate(schema) if kind.name == "simulate" else schema
+
+
+def _of_simulate(schema: Schema) -> Schema:
+    """The same of the kind that is meant where none is given, and has a field of its own in the body."""
+    given = {
+        "kind": {
             "type": ["string", "null"],
-            "enum": [kind.name, None],
+            "enum": ["simulate", None],
             "description": "What runs where no kind is given.",
-        }
-        properties["duration"] = number(
+        },
+        "duration": number(
             "Seconds that it runs, a step a second; in place of an input. "
             f"{DURATION} where neither is given.",
             null=True,
             minimum=0,
             maximum=MAX_DURATION,
-        )
-        both = {"duration": {"type": "integer"}, "input": {"type": "object"}}
-        schema |= {"required": ["name"], "not": {"properties": both, "required": [*both]}}
-    return schema
+        ),
+    }
+    both = {"duration": {"type": "integer"}, "input": {"type": "object"}}
+    return schema | {
+        "properties": schema["properties"] | given,
+        "required": ["name"],
+        "not": {"properties": both, "required": [*both]},
+    }
 
 
 def _input(kind: Kind, name: str) -> dict[str, Schema]:
