@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, FunctionType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn, TextIO
 from weakref import WeakKeyDictionary
 
 from twisted.application.service import IServiceCollection, Service
@@ -158,13 +158,12 @@ class OfCommand(Service):
                 raise
             self._complain(str(error) or INTERRUPTED)
             self._remove_pid_file()
-            sys.exit(1)
+            leave(1)
 
     def _complain(self, sentence: str) -> None:
         if os.getpid() == self._process and sys.__stderr__ is not None:
             # Not the one that twistd has turned into a log.
-            sys.__stderr__.write(f"asynctask: {sentence}\n")
-            sys.__stderr__.flush()
+            _say(sys.__stderr__, sentence)
         else:
             log.critical("Cannot go on: {sentence}", sentence=sentence)
 
@@ -306,6 +305,25 @@ class Supervising(OfCommand, Supervisor):
         for pid in filter(lives, self.pids):
             os.kill(pid, signal.SIGKILL)
         super().end_now(status)
+
+
+def leave(status: int | str) -> NoReturn:
+    """Exit as `sys.exit` does, but wait for no thread that a module of handlers has started.
+
+    :param status: or a sentence.
+    """
+    if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
+        if isinstance(status, str):
+            _say(sys.stderr, status)
+            status = 1
+        os._exit(status)
+    sys.exit(status if isinstance(status, int) else f"asynctask: {status}")
+
+
+def _say(stream: TextIO, sentence: str) -> None:
+    with suppress(OSError, ValueError):  # as where it is a file on a full disk
+        stream.write(f"asynctask: {sentence}\n")
+        stream.flush()
 
 
 def raise_file_limit() -> None:

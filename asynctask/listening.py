@@ -303,7 +303,10 @@ def _check_unix(path: str) -> None:
         raise StartError(f"--listen: cannot make a socket in the folder {folder}")
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise StartError(f"--listen: the path of a socket has at most {LONGEST_PATH} bytes, not {path}")
+    if not path:
+        raise StartError("--listen: a Unix socket has a path")
     if not os.path.lexists(path):
+        _take_away(f"{path}.lock")
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise StartError(f"--listen: {path} is there, and is no socket")
@@ -312,10 +315,14 @@ def _check_unix(path: str) -> None:
         raise StartError(TAKEN.format(path))
     if found == errno.ECONNREFUSED:
         # Of a process that was killed. Its lock may name any process by now, in a container above all.
-        for left in (path, f"{path}.lock"):
-            with suppress(FileNotFoundError):
-                os.unlink(left)
+        _take_away(path)
+        _take_away(f"{path}.lock")
     # Whatever else it is, who listens finds out.
+
+
+def _take_away(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _connected(path: str) -> int:

@@ -230,7 +230,7 @@ class Options(usage.Options):
             if value := self._variable(name):
                 found.append(f"--{name}={value}")
         for name in REPEATABLE:
-            values = [f"--{name}={one.strip()}" for one in self._variable(name).split(",") if one]
+            values = [f"--{name}={one}" for one in map(str.strip, self._variable(name).split(",")) if one]
             self._from_variables[name] = len(values)
             found += values
         for flag, *_ in FLAGS:
@@ -250,7 +250,9 @@ class Options(usage.Options):
         return {name: found[0] for name, found in similar.items() if found}
 
     def _variable(self, name: str) -> str:
-        value = self._environment.get(_variable_of(name), "")
+        value = self._environment.get(
+            _variable_of(name), ""
+        ).strip()  # files and secrets end with a newline
         # Kubernetes makes it for a service that is named asynctask.
         return "" if name == "port" and value.startswith("tcp://") else value
 

@@ -16,7 +16,15 @@ from twisted.logger import Logger
 
 from asynctask import listening, pipes, shownsecret, storeurl
 from asynctask.collector import Collector
-from asynctask.command import INTERRUPTED, OfCommand, Supervising, log_lines, log_of, raise_file_limit
+from asynctask.command import (
+    INTERRUPTED,
+    OfCommand,
+    Supervising,
+    leave,
+    log_lines,
+    log_of,
+    raise_file_limit,
+)
 from asynctask.composition import AsyncTask
 from asynctask.loading import load
 from asynctask.logqueue import LogQueue
@@ -155,9 +163,9 @@ def makeService(options: Options) -> OfCommand:
     except (StartError, SecretError, RegistryError, ImportError) as error:
         if reactor.running:
             raise StartError(str(error)) from error
-        sys.exit(f"asynctask: {error}")
+        leave(str(error))
     except KeyboardInterrupt:
-        sys.exit(f"asynctask: {INTERRUPTED}")
+        leave(INTERRUPTED)
     raise_file_limit()
     service: Command | Supervising
     if many and setting is None:

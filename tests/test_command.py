@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask.command import ECHO, FILES
@@ -24,6 +25,7 @@ from tests import postgres
 from tests.faults.client import Answer, Client
 from tests.faults.log import LogLine, parse_line
 from tests.faults.server import Server
+from twisted.plugins import asynctask_plugin
 
 BIN = Path(sys.executable).parent
 
@@ -172,6 +174,22 @@ class StartErrorTests(CommandTestCase):
             status, text = self.run_twistd("-n", "asynctask", "--tasks", name, "--port", "0")
             told = [line for line in text.splitlines() if parse_line(line) is None]  # beside the log
             self.assertEqual((status, told), (1, ["asynctask: Interrupted before it had started"]))
+
+    def test_a_module_that_has_started_a_thread(self) -> None:
+        thread = "import threading, time\n\nthreading.Thread(target=time.sleep, args=(999,)).start()\n"
+        modules = {
+            "imported": "raise ValueError('no')",
+            "opened": "from asynctask import task\nfrom asynctask.problems import StartError\n"
+            "from asynctask.store import SqlStore\n\n"
+            "@task\ndef handler(): ...\n\n"
+            "def refuse(*_): raise StartError('It is locked')\n\nSqlStore.open = refuse",
+        }
+        for (name, statements), why in zip(modules.items(), ("ValueError", "It is locked"), strict=True):
+            (self.folder / f"{name}.py").write_text(f"{thread}{statements}\n")
+            status, text = self.run_twistd("-n", "asynctask", "--tasks", name, "--port", "0")
+            told = [line for line in text.splitlines() if parse_line(line) is None]
+            self.assertEqual((status, len(told)), (1, 1))
+            self.assertIn(why, told[0])
 
     def test_many_processes_on_one_file(self) -> None:
         self.assert_refused("--processes needs --store postgresql://…; a SQLite file", "--processes", "2")
@@ -598,6 +616,24 @@ class MainTests(SynchronousTestCase):
         before = list(sys.argv)
         runpy.run_module("asynctask.__main__", run_name="__mp_main__")
         self.assertEqual(sys.argv, before)
+
+    def test_a_ctrl_c_while_it_is_read_is_told_in_a_sentence(self) -> None:
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        self.patch(sys, "argv", ["asynctask"])
+        self.patch(twistd, "run", interrupted)
+        ended = self.assertRaises(SystemExit, runpy.run_module, "asynctask", run_name="__main__")
+        self.assertEqual(ended.code, "asynctask: Interrupted before it had started")
+
+    def test_so_is_one_while_twistd_reads_the_service(self) -> None:
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        (folder / "interrupted.py").write_text("raise KeyboardInterrupt\n")
+        self.patch(sys, "path", [str(folder), *sys.path])
+        maker = asynctask_plugin._Maker("a", "interrupted", "b", "c")
+        ended = self.assertRaises(SystemExit, lambda: maker.options)
+        self.assertEqual(ended.code, "asynctask: Interrupted before it had started")
 
 
 class DaemonTests(CommandTestCase):

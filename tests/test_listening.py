@@ -277,6 +277,15 @@ class UnixSockets(ListeningTestCase):
         listening.check(f"unix:{left}", insecure=False)
         self.assertEqual(os.listdir(self.folder), [])
 
+    def test_so_is_a_lock_whose_socket_is_gone(self) -> None:
+        path = self.folder / "a.sock"
+        os.symlink(str(os.getpid()), f"{path}.lock")
+        listening.check(f"unix:{path}", insecure=False)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_a_socket_without_a_path_is_refused(self) -> None:
+        self.assertEqual(self.complaint("unix:"), "--listen: a Unix socket has a path")
+
     def test_one_that_somebody_listens_on_is_taken(self) -> None:
         path = self.folder / "a.sock"
         with socket.socket(socket.AF_UNIX) as other:

@@ -311,6 +311,12 @@ class Variables(OptionsTestCase):
         self.assertIn("from 0 to 10000000", self.complaint(f"--concurrency={'9' * 5_000}"))
         self.assertEqual(options(f"--concurrency=threads={'0' * 5_000}7")["threads"], 7)
 
+    def test_the_end_of_a_line_is_no_part_of_a_variable(self) -> None:
+        """As where a secret or a file of variables has one."""
+        found = options(STORE="sqlite:///x\n", LOG_FORMAT="json\r", HOST=" a.example, ,b.example\n")
+        self.assertEqual((found["store"], found["log-format"]), ("sqlite:///x", "json"))
+        self.assertEqual(found["hosts"], ["a.example", "b.example"])
+
     def test_an_empty_variable_is_none(self) -> None:
         empty = {name.upper().replace("-", "_"): "" for name in DEFAULTS}
         self.assertEqual(options(**empty, HOST=""), DEFAULTS)

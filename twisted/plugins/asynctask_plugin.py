@@ -1,6 +1,7 @@
 """Tells twistd of the service."""
 
 import gc
+import sys
 from typing import Any
 
 from twisted.application.service import ServiceMaker
@@ -18,8 +19,11 @@ class _Maker(ServiceMaker):
         gc.disable()
         try:
             return super().options
+        except KeyboardInterrupt:
+            sys.exit("asynctask: Interrupted before it had started")
         finally:
             if collects:
+                gc.freeze()
                 gc.enable()
 
 
