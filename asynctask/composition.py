@@ -207,6 +207,7 @@ class AsyncTask(Service):
         log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
         if self._seats.shared:  # whose clock is the one that counts
             self._store.timed = self._follow
+            self._store.gone = self._callbacks.look
         else:
             self._now.was_set = self._clock_was_set
         self._feed.begin(self._store.epoch, self._store.seq)
@@ -252,7 +253,8 @@ class AsyncTask(Service):
             elif not self._recorder.open_free(path):
                 log.warn("Too many processes for flight recorders: a crash of this one charges no task")
         except OSError as error:
-            raise StartError(f"--store: cannot use {path} ({error.strerror})") from None
+            more = "; start it in a folder that may be written to" if self._seats.shared else ""
+            raise StartError(f"--store: cannot use {path} ({error.strerror}){more}") from None
 
     def _reactor_runs(self) -> None:
         if self.running:  # else it was ended before

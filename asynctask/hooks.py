@@ -18,6 +18,7 @@ class Hooks:
         self.told: Told = _nobody
         self.runs: Runs = lambda _task_id, _attempt: True
         self.due: Due = _nobody
+        self.gone: Callable[[], object] = _nobody
         self.lost: Lost = _nobody
         self.followed: Callable[[], bool] = bool
         self.watched: Watched = tuple

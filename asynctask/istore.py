@@ -133,6 +133,9 @@ class IStore(Interface):
     seq: int = Attribute("The number of the last commit that changed tasks, when it was opened.")
     newest: str | None = Attribute("The greatest id of a task, when it was opened.")
     due: Due = Attribute("Called with kinds of which another process may have left tasks that are due.")
+    gone: Callable[[], object] = Attribute(
+        "Called when other processes are gone: what they were about to tell may be due."
+    )
     lost: Lost = Attribute(
         "Called when the other processes have taken this one for dead, and may run its tasks."
     )

@@ -45,6 +45,7 @@ class Store(Protocol):
     published: Callable[[int, Sequence[News]], None]
     cancelling: Callable[[Sequence[Task]], None]
     due: Callable[[Collection[str]], None]
+    gone: Callable[[], object]
     lost: Callable[[], None]
     timed: Callable[[float, float], float]
     followed: Callable[[], bool]
@@ -185,6 +186,7 @@ class Sharing:
             raise
         self._store.orphaned()
         self._store.due(self._kinds)
+        self._store.gone()
 
     async def _release_strays(self) -> None:
         """Let go of attempts whose ends were lost by a server that took over without them."""

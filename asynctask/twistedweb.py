@@ -31,7 +31,7 @@ class LimitedRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         """See `twisted.web.http.IRequest`; None is a chunked body."""
-        super().gotLength(min(length or 0, self.limit))
+        super().gotLength(0)  # a large one would go into a temporary file, for which there may be no folder
         if (length or 0) > self.limit:
             self._refuse_body()
 

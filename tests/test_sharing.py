@@ -64,6 +64,9 @@ class Others:
     def due(self, kinds: Collection[str]) -> None:
         self.looked_for.append([*kinds])
 
+    def gone(self) -> None:
+        self.calls.append("gone")
+
     def timed(self, theirs: float, ours: float) -> float:
         return 0.0
 
@@ -208,7 +211,8 @@ class SharingTests(SynchronousTestCase):
     def test_what_a_process_leaves_is_looked_for_and_settled_once(self) -> None:
         for processes, times in (((ME, OTHER), 1), ((ME, OTHER), 1), ((ME, OTHER, "new"), 1), ((ME,), 2)):
             self.look(*processes)
-            self.assertEqual((self.asked("orphaned"), self.asked("settle")), (times, times), processes)
+            asked = [self.asked(call) for call in ("orphaned", "settle", "gone")]
+            self.assertEqual(asked, [times] * 3, processes)
             self.assertEqual(self.store.looked_for, [[*KINDS]] * times)
 
     def test_what_it_leaves_is_gone_on_with_when_it_is_settled(self) -> None:
