@@ -1,5 +1,6 @@
 """twisted.web's connection, with a limit on bodies and a quiet end."""
 
+import tempfile
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -32,6 +33,19 @@ class Slow(Resource):
     def render(self, request: Any) -> int:
         self.asked.append(request)
         return NOT_DONE_YET
+
+
+class Bodies(SynchronousTestCase):
+    """What is sent."""
+
+    def test_a_large_one_needs_no_folder_for_temporary_files(self) -> None:
+        self.patch(tempfile, "tempdir", self.mktemp())
+        size, slow = 200_000, Slow()
+        wire = Wire(HttpServer(slow, size, answer_too_large))
+        wire.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        [request] = slow.asked
+        self.assertEqual(len(request.content.read()), size)
+        wire.leave()
 
 
 class Accesses(SynchronousTestCase):
