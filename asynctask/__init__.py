@@ -99,12 +99,13 @@ outage         whether a database that is back takes anything, and whether one t
 backlog        what waits for it
 batches        the statements on the way of a task, many rows in each (``pgbatches``);
                ``statements`` are the others (``outboxstatements``, ``sharedstatements``)
-database       the connections to SQLite; ``readers`` are the threads that read
+database       what all of this needs of a database
+sqlite         the connections to SQLite, and its file (``sqlitefile``): where it is, its lock, whether
+               it is sound; ``readers`` are the threads that read
 postgres       those to PostgreSQL (``pgserver``, ``pgreaders``), with a ``cutoff`` for what takes too
                long; many processes are ``sharing`` it, each with its ``heartbeat`` and ``polling``
 rows           tasks as rows, and back
 tables         the schema as it is now; ``migrations`` how it came to be
-sqlite         the SQLite file: its lock, whether it is sound
 =============  ==========================================================================
 
 The client:

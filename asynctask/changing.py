@@ -6,10 +6,10 @@ from typing import Final
 from sqlalchemy import Connection
 
 from asynctask import changes, statements
+from asynctask.database import Database
 from asynctask.model import ENDED, RUNNING, Deleted, InvalidTransition, News, Status, Task, cancel
 from asynctask.reading import find
 from asynctask.rows import changed_row
-from asynctask.works import Database
 
 ON_THE_WAY: Final = 2.0
 """Seconds that a change may take to be written; one that is later yet is of a clock that was ahead."""

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select
 
 from asynctask import changes, sharedstatements, statements
+from asynctask.database import Database
 from asynctask.istore import Claim
 from asynctask.model import News, Task, interrupt
 from asynctask.recovery import gone_owners, moved_in, settle
 from asynctask.rows import task_of
 from asynctask.wire import dump, timestamp
-from asynctask.works import Database
 
 
 class Wanted(NamedTuple):

@@ -33,7 +33,7 @@ from asynctask.retention import LONG_STEP, Retention
 from asynctask.runner import Runner
 from asynctask.seats import DEFAULT, Seats
 from asynctask.signing import Signer
-from asynctask.sqlite import Place, is_missing, is_of_others
+from asynctask.sqlitefile import Place, is_missing, is_of_others
 from asynctask.store import SqlStore
 from asynctask.timers import Wheel
 from asynctask.wallclock import WallClock

@@ -7,12 +7,12 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, succeed
 
 from asynctask import sharedstatements, wire
+from asynctask.database import Database
 from asynctask.istore import Abandoned, Runs
 from asynctask.live import Live
 from asynctask.metrics import Metrics
 from asynctask.model import News, Task
 from asynctask.recovery import Gone, charge, moved_in, note, release, settle
-from asynctask.works import Database
 from asynctask.writer import Writer
 
 PROGRESS: Final = 500

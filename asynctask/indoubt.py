@@ -6,10 +6,11 @@ from sqlalchemy import Connection
 
 from asynctask import changes, statements
 from asynctask.batches import End
+from asynctask.database import Database
 from asynctask.model import RUNNING, Deleted, News, Task
 from asynctask.recovery import unrun_starts
 from asynctask.wire import dump
-from asynctask.works import Add, Committed, Database, Work
+from asynctask.works import Add, Committed, Work
 
 
 class InDoubt:

@@ -11,8 +11,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from asynctask import statements
+from asynctask.database import Database
 from asynctask.model import Deleted, News
-from asynctask.works import ALONE, Database
+from asynctask.works import ALONE
 from asynctask.writer import Writer
 
 log = Logger(namespace="asynctask.store")

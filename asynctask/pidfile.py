@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from asynctask.sqlite import is_folder
+from asynctask.sqlitefile import is_folder
 
 PROCESSES: Final = Path("/proc")
 

@@ -12,13 +12,13 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 
 from asynctask import changes, sharedstatements, statements
+from asynctask.database import Database
 from asynctask.istore import Hook
 from asynctask.live import Live
 from asynctask.model import WAITING, News, Query, Status, Task
 from asynctask.problems import Unavailable
 from asynctask.rows import task_of
 from asynctask.tables import task
-from asynctask.works import Database
 from asynctask.writer import Writer
 
 PAGE: Final = 64 * 1024

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from asynctask import model, sharedstatements, statements
 from asynctask.batches import End
 from asynctask.changes import listed
+from asynctask.database import Database
 from asynctask.logqueue import trace_of
 from asynctask.metrics import Metrics
 from asynctask.model import ENDED, FAILED, RETRYING, News, Task, crash, interrupt
@@ -17,7 +18,6 @@ from asynctask.problems import OutcomeUnknown
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.rows import changed_row, task_of
 from asynctask.wire import dump, timestamp
-from asynctask.works import Database
 
 log = Logger(namespace="asynctask.store")
 

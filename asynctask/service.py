@@ -36,7 +36,7 @@ from asynctask.registry import Kind, RegistryError
 from asynctask.sdnotify import Notifier
 from asynctask.signing import SecretError, read_secrets
 from asynctask.spawned import starter
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.timers import Wheel
 from asynctask.worker import die_with
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from asynctask.logs import Standard
 from asynctask.outbox import secret_of
 from asynctask.problems import StartError
-from asynctask.sqlite import BUSY, Place, check
+from asynctask.sqlitefile import BUSY, Place, check
 from asynctask.starting import bring_up, database_of, usable
 
 if TYPE_CHECKING:

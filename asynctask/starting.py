@@ -11,14 +11,15 @@ from sqlalchemy.exc import DBAPIError
 from twisted.logger import Logger
 
 from asynctask import statements
-from asynctask.database import Sqlite
+from asynctask.database import Database
 from asynctask.migrations import UnreadableSchemaError, upgrade
 from asynctask.model import ENDED, News, Task
 from asynctask.problems import StartError
 from asynctask.recorder import Suspect
 from asynctask.recovery import charge, moved_in, settle
-from asynctask.sqlite import BUSY, Place
-from asynctask.works import Database, why
+from asynctask.sqlite import Sqlite
+from asynctask.sqlitefile import BUSY, Place
+from asynctask.works import why
 
 if TYPE_CHECKING:
     from asynctask.pgserver import Server

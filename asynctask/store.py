@@ -42,7 +42,7 @@ from asynctask.reading import Reading
 from asynctask.recorder import Suspect
 from asynctask.recovery import note
 from asynctask.rows import claimed_row, new_row, size_of
-from asynctask.sqlite import BUSY, Place
+from asynctask.sqlitefile import BUSY, Place
 from asynctask.starting import begin, bring_up, database_of, usable
 from asynctask.threads import threads_at_the_start
 from asynctask.works import CLAIM

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from asynctask import sqlite
+from asynctask import sqlitefile
 from asynctask.problems import StartError
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 
 if TYPE_CHECKING:
     from asynctask.pgserver import Server
@@ -24,7 +24,7 @@ def parse(url: str, folder: Path, lease: float, listen: str | None = None) -> "P
     if url.partition("://")[0] not in SCHEMES:
         if listen is not None:
             raise StartError("--notify-store is for --store postgresql://…; SQLite has one process")
-        return sqlite.parse_url(url, folder)
+        return sqlitefile.parse_url(url, folder)
     try:
         from asynctask import pgserver
     except ImportError:
@@ -40,7 +40,7 @@ def check(place: "Place | Server") -> None:
     :raises StartError: it could not.
     """
     if isinstance(place, Place):
-        sqlite.check(place)
+        sqlitefile.check(place)
     else:
         from asynctask import pgserver
 

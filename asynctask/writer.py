@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from asynctask.backlog import Backlog
 from asynctask.batches import End
+from asynctask.database import Database
 from asynctask.hold import Hold
 from asynctask.indoubt import InDoubt
 from asynctask.model import UNFIT, News, Status, Task, lose, reject
@@ -38,7 +39,6 @@ from asynctask.works import (
     Add,
     Call,
     Committed,
-    Database,
     Save,
     Work,
     collided,

@@ -14,7 +14,7 @@ from asynctask.recorder import FlightRecorder
 from asynctask.registry import KINDS, Kind, kinds_of, task
 from asynctask.runner import Runner
 from asynctask.seats import Seats
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids, dump
 from tests.turns import Turns

@@ -22,7 +22,7 @@ from asynctask.recorder import FlightRecorder
 from asynctask.registry import KINDS, Kind
 from asynctask.runner import Runner
 from asynctask.seats import Seats
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.turns import Turns

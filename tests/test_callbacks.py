@@ -20,7 +20,7 @@ from asynctask.metrics import Metrics
 from asynctask.model import Callback, Error, Submission, Task, accept, complete
 from asynctask.problems import Unavailable
 from asynctask.signing import Signer, new_secret
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.test_metrics import value

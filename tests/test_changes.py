@@ -35,7 +35,7 @@ from asynctask.model import (
     fail,
     interrupt,
 )
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.statements import KEPT_CHANGES
 from asynctask.store import SqlStore
 from tests.turns import Turns

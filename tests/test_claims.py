@@ -17,7 +17,7 @@ from asynctask.model import Submission, Task, accept, complete
 from asynctask.problems import Unavailable
 from asynctask.registry import KINDS, Kind
 from asynctask.seats import Seats
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.turns import Turns

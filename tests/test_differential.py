@@ -23,7 +23,7 @@ from asynctask.heads import END
 from asynctask.metrics import Metrics
 from asynctask.registry import KINDS
 from asynctask.seats import Seats
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from tests.turns import Turns
 from tests.wires import Answer, Wire

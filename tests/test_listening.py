@@ -20,7 +20,7 @@ from zope.interface import implementer
 from asynctask import guard, listening
 from asynctask.listening import LONGEST_PATH, Shared
 from asynctask.problems import StartError
-from tests.test_sqlite import nobody
+from tests.test_sqlitefile import nobody
 
 UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 

@@ -36,7 +36,7 @@ from asynctask.logs import (
     with_field,
 )
 from asynctask.tracebacks import MAX_TRACEBACK
-from tests.test_sqlite import NOBODY, make_null, nobody
+from tests.test_sqlitefile import NOBODY, make_null, nobody
 
 HEAD = "2026-11-24T18:00:00.123Z info "
 

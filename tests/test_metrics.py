@@ -23,7 +23,7 @@ from asynctask.headers import wants_openmetrics
 from asynctask.metrics import METHODS, OTHER, Metrics
 from asynctask.model import ACCEPTED, COMPLETED
 from asynctask.registry import KINDS, Kind, kinds_of
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from tests.pages import metric_rows
 from tests.test_api import BASE, START, ApiTestCase
 from tests.turns import Turns

@@ -25,7 +25,7 @@ from asynctask.pgserver import Server, connect
 from asynctask.postgres import Postgres
 from asynctask.problems import StartError
 from asynctask.recorder import Suspect
-from asynctask.sqlite import Place, check
+from asynctask.sqlitefile import Place, check
 from asynctask.store import SqlStore
 from asynctask.tables import SCHEMA, metadata
 from tests import postgres

@@ -16,7 +16,7 @@ from asynctask.model import Callback, Error, Task, complete
 from asynctask.outbox import LEASE
 from asynctask.pgserver import Server
 from asynctask.problems import StartError
-from asynctask.sqlite import Lock, Place
+from asynctask.sqlitefile import Lock, Place
 from asynctask.store import SqlStore
 from tests import postgres
 from tests.on_file import OnFile

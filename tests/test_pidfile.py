@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import pidfile
 from asynctask.pidfile import forget_if_stale, why_not_written
-from tests.test_sqlite import make_null, nobody
+from tests.test_sqlitefile import make_null, nobody
 
 SLEEP = "import time; print(flush=True); time.sleep(60)"
 

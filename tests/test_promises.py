@@ -41,7 +41,7 @@ from asynctask.model import (
     interrupt,
 )
 from asynctask.recorder import Suspect
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.test_model import STEPS

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import TestCase
 
-from asynctask import database
+from asynctask import sqlite
 from asynctask.model import RUNNING
 from asynctask.problems import Unavailable
 from asynctask.readers import READERS
@@ -72,7 +72,7 @@ class Busy(OnFile):
         for _ in reads:
             self.assertTrue(begun.acquire(timeout=PATIENCE))
         late = self.store.get(task.task_id)
-        patched = self.patch(database, "LONGEST", 0.0)
+        patched = self.patch(sqlite, "LONGEST", 0.0)
         go_on.set()
         self.assertEqual([self.wait(read) for read in reads], [True] * READERS)
         self.assertRaises(Unavailable, self.wait, late)

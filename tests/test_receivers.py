@@ -15,7 +15,7 @@ from asynctask.callbacks import Callbacks
 from asynctask.metrics import Metrics
 from asynctask.model import Submission, Task, accept, complete
 from asynctask.posting import Poster
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.test_posting import Receiver, Receivers, answer, answers, drips, reactor

@@ -29,7 +29,7 @@ from asynctask.model import (
 )
 from asynctask.problems import Unavailable
 from asynctask.retention import DAY, IDLE, PAUSE, Retention
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.wire import Ids
 from tests.turns import Turns

@@ -10,7 +10,7 @@ from asynctask import service
 from asynctask.options import Options
 from asynctask.registry import simulate
 from asynctask.signing import new_secret
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 
 KINDS = {"simulate": simulate}
 """What there is without a module of handlers."""

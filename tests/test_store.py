@@ -13,10 +13,8 @@ from sqlalchemy import Connection, Engine, event
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import backlog
-from asynctask import database as asynctask_database
+from asynctask import backlog, sqlite
 from asynctask.backlog import FEWEST, LONGEST_WAIT
-from asynctask.database import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
 from asynctask.istore import Known
 from asynctask.live import Live
 from asynctask.metrics import Metrics
@@ -24,7 +22,8 @@ from asynctask.migrations import upgrade
 from asynctask.model import KEY_KEPT, RUNNING, Deleted, News, Progress, Task, complete
 from asynctask.problems import StartError, Unavailable
 from asynctask.reading import RECOUNTS
-from asynctask.sqlite import Place
+from asynctask.sqlite import BESIDE, BUSY_LOG, COPIED, Sqlite, _driver_of
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
 from tests.store_changes_contract import ChangesContract
@@ -315,7 +314,7 @@ class SqliteFileTests(OnFile):
             self.assertEqual(log.stat().st_size, 0)
 
     def test_but_who_reads_is_not_waited_for_for_long(self) -> None:
-        self.patch(asynctask_database, "PAUSING", 0.01)
+        self.patch(sqlite, "PAUSING", 0.01)
         path = Path(self.mktemp()).absolute()
         database = Sqlite(Place(path), large_log=80_000)  # less than the log has, and more than half of it
         log = path.with_name(path.name + "-wal")

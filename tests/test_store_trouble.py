@@ -14,7 +14,6 @@ from twisted.logger import capturedLogs
 
 from asynctask import backlog, database
 from asynctask.batches import End
-from asynctask.database import GONE, LOG_GONE
 from asynctask.istore import Key, Known
 from asynctask.metrics import Metrics
 from asynctask.model import (
@@ -30,7 +29,8 @@ from asynctask.model import (
     fail,
 )
 from asynctask.problems import MAY_BE_KEPT, NOT_KEPT, OutcomeUnknown, StartError, Unavailable
-from asynctask.sqlite import Place
+from asynctask.sqlite import GONE, LOG_GONE
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from tests.on_file import OnFile
 from tests.store_contract import NOW

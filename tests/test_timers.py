@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyClass
 
 from asynctask.composition import AsyncTask
-from asynctask.sqlite import Place
+from asynctask.sqlitefile import Place
 from asynctask.timers import BUCKET, MOST, OF_LATENESS, SHARE, TICKS, WIDE, WIDEST, Slots, Timer, Wheel
 from tests import test_runner
 from tests.time_contract import TimeContract

@@ -17,7 +17,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask import backlog, hold, writer
 from asynctask.backlog import LONGEST_WAIT
 from asynctask.batches import End
-from asynctask.database import _driver_of
 from asynctask.hold import HELD
 from asynctask.istore import Key
 from asynctask.metrics import Metrics
@@ -37,7 +36,8 @@ from asynctask.model import (
 )
 from asynctask.problems import Unavailable
 from asynctask.replies import ANSWERS, PART, Replies
-from asynctask.sqlite import Place
+from asynctask.sqlite import _driver_of
+from asynctask.sqlitefile import Place
 from asynctask.store import SqlStore
 from asynctask.writer import LATE
 from tests.store_contract import NOW, StoreTestCase
