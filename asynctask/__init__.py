@@ -21,7 +21,8 @@ HTTP:
 
 =============  ==========================================================================
 api            the routes: parses, calls, renders
-description    the calls, described for programs (``components``, ``schemas``)
+description    the calls, described for programs (``components``; ``schemas``, in
+               ``schemawords``, and those of answers, ``answerschemas``)
 door           who may ask, and how much may come (``guard``: ``Host``, ``Origin``,
                ``Sec-Fetch-Site``); counts the requests
 answers        HTTP requests read, answers rendered
@@ -51,8 +52,8 @@ places         where an attempt runs: ``steps`` on the reactor, ``threads``, the
                ``forked`` end there
 registry       the kinds of task: `task`, ``simulate``
 loading        where they are found: modules and installed packages
-inputs         a signature as a schema (``annotations``, ``aliases``, ``shapes``); what would hold a
-               set or dict of numbers: ``collisions``
+inputs         a signature as a schema (``annotations``: their ``typeinfo``, ``words``, ``aliases`` and
+               ``shapes``); what would hold a set or dict of numbers: ``collisions``
 context        what a handler is given; ``testing`` has one for tests
 recorder       the flight recorder: which task was at work when the process died (``ownfiles``)
 timers         one wheel for a million waiting calls, by a clock that nobody sets

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from asynctask import wire
 from asynctask.answers import JSON, PROBLEM
+from asynctask.answerschemas import TASK_ID_SCHEMA
 from asynctask.deadlines import BODY_TIME, HEAD_TIME, STALL
 from asynctask.door import MAX_BODY
 from asynctask.headers import MAX_KEY, MAX_WAIT
@@ -33,7 +34,7 @@ from asynctask.problems import (
 )
 from asynctask.queries import MAX_LIMIT
 from asynctask.registry import MAX_DURATION
-from asynctask.schemas import NO_NUL, TASK_ID_SCHEMA, Schema, ref
+from asynctask.schemawords import NO_NUL, Schema, ref
 
 ID: Final = "task_17640072000000q4cmx2h8t6wd0zr5"
 NEW: Final = accept(Submission("generate-report", "simulate", '{"duration":5}'), ID, 1_764_007_200.123)

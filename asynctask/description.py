@@ -23,7 +23,8 @@ from asynctask.door import MAX_BATCH_BODY, MAX_BODY
 from asynctask.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from asynctask.model import Progress, request_cancel
 from asynctask.registry import KINDS, Kind, kind_json
-from asynctask.schemas import Schema, ref, schemas
+from asynctask.schemas import schemas
+from asynctask.schemawords import Schema, ref
 from asynctask.sse import Position, Progressed
 from asynctask.submissions import MAX_BATCH
 

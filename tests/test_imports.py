@@ -30,6 +30,8 @@ ORDER: Final = (
         "description",
         "components",
         "schemas",
+        "answerschemas",
+        "schemawords",
         "door",
         "answers",
         "guard",
@@ -101,7 +103,8 @@ ORDER: Final = (
         "sqlitefile",
     ),
     *("metrics", "counters", "aggregation", "migrations", "tables", "__init__"),
-    *("loading", "registry", "inputs", "annotations", "aliases", "shapes", "collisions"),
+    *("loading", "registry", "inputs", "annotations", "words", "typeinfo", "aliases"),
+    *("shapes", "collisions"),
     *(
         "timers",
         "wallclock",
