@@ -13,7 +13,7 @@ from asynctask.access import CLIENT_LEFT
 from asynctask.answers import STRANGE, answer, answer_problem, check_body, length_of, raw_fields
 from asynctask.guard import check_host, check_origin
 from asynctask.incoming import too_large
-from asynctask.metrics import Metrics
+from asynctask.metrics import METHODS, Metrics
 from asynctask.problems import ExpectationFailed, Invalid, NotFound, Problem
 from asynctask.request import Request as OwnRequest
 
@@ -26,7 +26,7 @@ MAX_BATCH_BODY: Final = 1024 * 1024
 LIMITS: Final = {b"/api/tasks": MAX_BODY, b"/api/tasks/batch": MAX_BATCH_BODY}
 """Where a body is JSON of so many bytes at most; one that nobody reads has at most `MAX_BODY`."""
 
-METHODS: Final = "DELETE, GET, HEAD, OPTIONS, POST"
+ALLOWED: Final = ", ".join(sorted(METHODS))
 """What `OPTIONS *` is answered."""
 
 
@@ -67,7 +67,7 @@ class Guarded(Resource):
             request.finish()
             return NOT_DONE_YET
         if request.path == b"*":
-            return answer(request, 204, b"", {"Allow": METHODS})
+            return answer(request, 204, b"", {"Allow": ALLOWED})
         rendered: bytes | int = self._inner.render(request)
         return rendered
 

@@ -22,7 +22,7 @@ more where one host after the other is tried."""
 T = TypeVar("T")
 
 
-class Reader(threading.local):
+class _Reader(threading.local):
     """What a thread reads with."""
 
     def __init__(self, cutoffs: Cutoffs) -> None:
@@ -44,7 +44,7 @@ class Readers:
         begin: Callable[[Connection], None],
     ) -> None:
         self.threads = ReaderThreads()
-        self._mine = Reader(cutoffs)
+        self._mine = _Reader(cutoffs)
         self._engine: Engine = create_engine(
             "postgresql+psycopg://",
             creator=lambda: connect(self._mine.cutoff),
