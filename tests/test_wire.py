@@ -6,7 +6,6 @@ from datetime import datetime
 from itertools import pairwise
 from time import tzset
 from typing import Any
-from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +15,14 @@ from asynctask import wire
 from asynctask.model import Error, Progress, Status, Task
 from asynctask.problems import FieldError, Invalid, OutcomeUnknown, Problem
 from tests.json_bodies import LATEST, MOMENT, SHOWN_MOMENT, TASK_ID, encodable, values
+
+
+def live_in(zone: str | None) -> None:
+    """Have the process in another time zone, or in the machine's."""
+    os.environ.pop("TZ", None)
+    if zone is not None:
+        os.environ["TZ"] = zone
+    tzset()
 
 
 class Ids(SynchronousTestCase):
@@ -124,10 +131,9 @@ class RetryAfter(SynchronousTestCase):
         self.assertEqual(wire.retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), 1_700_000_000)
 
     def test_so_it_is_wherever_it_runs(self) -> None:
-        self.addCleanup(tzset)
-        with patch.dict(os.environ, TZ="UTC-9"):
-            tzset()
-            self.assertEqual(wire.retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), 1_700_000_000)
+        self.addCleanup(live_in, os.environ.get("TZ"))
+        live_in("UTC-9")
+        self.assertEqual(wire.retry_at("Tue, 14 Nov 2023 22:13:20 -0000", 0), 1_700_000_000)
 
     def test_a_zone_that_no_clock_can_hold_is_none(self) -> None:
         self.assertIsNone(wire.retry_at("Tue, 14 Nov 2023 22:13:20 +9999999999999", 0))
