@@ -28,8 +28,8 @@ FLOORED: Final = (
         "sharedstatements",
         "rows",
         "tables",
-        "database",
         "sqlite",
+        "sqlitefile",
     ),
 )
 

@@ -181,7 +181,7 @@ class Callbacks:
             return without_frames(error)
         except Exception as error:
             if self._running:
-                log.failure("Callback cannot be sent", task_id=task.task_id)
+                log.failure("Callback cannot be sent", task_id=task.task_id, **trace_of(task))
             return NoAnswer(f"It could not be sent ({type(error).__name__})")
 
     async def _keep(self, tried: Tried) -> bool:

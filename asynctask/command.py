@@ -308,7 +308,8 @@ class Supervising(OfCommand, Supervisor):
 
 
 def leave(status: int | str) -> NoReturn:
-    """Exit as `sys.exit` does, but wait for no thread that a module of handlers has started.
+    """Exit as `sys.exit` does, but wait for no thread that a module of handlers has started; where there is
+    one, nothing of `atexit` runs either.
 
     :param status: or a sentence.
     """

@@ -306,7 +306,7 @@ def _check_unix(path: str) -> None:
     if not path:
         raise StartError("--listen: a Unix socket has a path")
     if not os.path.lexists(path):
-        _take_away(f"{path}.lock")
+        _take_away_own(f"{path}.lock")
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise StartError(f"--listen: {path} is there, and is no socket")
@@ -321,8 +321,15 @@ def _check_unix(path: str) -> None:
 
 
 def _take_away(path: str) -> None:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         os.unlink(path)
+
+
+def _take_away_own(lock: str) -> None:
+    """One that names this process is of an earlier one in a container; the others who listens finds out."""
+    with suppress(OSError):
+        if os.readlink(lock) == str(os.getpid()):
+            os.unlink(lock)
 
 
 def _connected(path: str) -> int:

@@ -85,7 +85,7 @@ class Line:
         return dict(zip(self.names, values, strict=True))
 
 
-def trace_of(task: Task) -> dict[str, str]:
+def trace_of(task: Task) -> dict[str, Any]:
     """The field of the trace that it belongs to, if it belongs to one."""
     return {} if task.traceparent is None else {"traceparent": task.traceparent}
 

@@ -227,7 +227,7 @@ class Postgres:
         return found[-1] if found else []
 
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """See `asynctask.works.Database`; the others wait for our turn to end, and for no answer of ours.
+        """See `asynctask.database.Database`; others wait for our turn to end, and for no answer of ours.
 
         :raises OperationalError: it failed, or the server has not waited for its replicas.
         """
@@ -253,7 +253,7 @@ class Postgres:
         return seq
 
     def has_gone(self) -> bool:
-        """See `asynctask.works.Database`: the heartbeat sees that."""
+        """See `asynctask.database.Database`: the heartbeat sees that."""
         return False
 
     def probe(self, connection: Connection) -> None:
@@ -282,7 +282,7 @@ class Postgres:
     end_as_supposed = end
 
     def tell(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """See `asynctask.works.Database`."""
+        """See `asynctask.database.Database`."""
         if not news:
             return 0
         ((seq,),) = self._run(connection, pgbatches.telling(_driver_of(connection), news, now))

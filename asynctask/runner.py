@@ -270,12 +270,11 @@ class Runner:
         try:
             running.run.cancel()
         except BaseException:  # of what it waits for, which may be anybody's
-            log.failure("Task cannot be asked to end", task_id=running.task.task_id)
+            log.failure("Task cannot be asked to end", **_named(running.task))
 
     def _give_up(self, running: Running) -> None:
         task = running.task
-        fields = {"task_id": task.task_id, "name": task.name} | trace_of(task)
-        log.warn("Task does not unwind and was given up", **fields)
+        log.warn("Task does not unwind and was given up", name=task.name, **_named(task))
         if running.run is not None:
             running.run.abandon()
         self._cut_off(running)
@@ -294,14 +293,14 @@ class Runner:
         running.timed_out |= self._overdue(running)
         after = running.failed(failure, self._now(), partial(self._backoff, running, failure))
         if failure.check(NotStartedError) and not running.is_to_end:
-            log.warn("Task cannot be started now", task_id=after.task_id, error=str(failure.value))
+            log.warn("Task cannot be started now", error=str(failure.value), **_named(after))
         # Only the last one is told whole: thousands may fail at once.
         is_told = after.status is FAILED and not running.is_to_end
         where = "" if is_told else raised_at(failure)
         if running.is_to_end and not failure.check(NotStartedError, *CANCELLED_ERRORS):
             told = error_of(failure)
             error = f"{told.type}: {told.message}"
-            log.info("Task raised as it was to end", task_id=after.task_id, error=error, place=where)
+            log.info("Task raised as it was to end", error=error, place=where, **_named(after))
         self._end(running, after, failure if is_told else None, where)
         if not is_told:
             let_go(failure)
@@ -426,6 +425,10 @@ class Runner:
 
         cooperator = Cooperator(scheduler=lambda call: self._clock.callLater(0, call))
         cooperator.coiterate(each())
+
+
+def _named(task: Task) -> dict[str, Any]:
+    return {"task_id": task.task_id} | trace_of(task)
 
 
 def _log_bug(failure: Failure) -> None:

@@ -178,7 +178,7 @@ class Sqlite:
         """A file keeps nobody waiting for longer than the busy timeout."""
 
     def commit(self, connection: Connection, news: Sequence[News], now: float) -> int:
-        """See `asynctask.works.Database`; what is committed is synced."""
+        """See `asynctask.database.Database`; what is committed is synced."""
         self.in_doubt = False
         self._look_for_file()
         self._written += BESIDE + len(news)
@@ -199,7 +199,7 @@ class Sqlite:
             raise OperationalError("COMMIT", None, sqlite3.OperationalError(self._gone))
 
     def has_gone(self) -> bool:
-        """See `asynctask.works.Database`."""
+        """See `asynctask.database.Database`."""
         self._gone = GONE if self._file_has_gone() else LOG_GONE if self._log_has_gone() else None
         return self._gone is not None
 

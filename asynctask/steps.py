@@ -115,10 +115,14 @@ class Stepped(Run):
             return None
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
         if recorder.at_work is not NOBODY:
+            again: Deferred[Any] = Deferred()
+            if self._waits is None:  # it begins
+                again.addBoth(self)
+            else:  # before who else waits for the same, which no public method does
+                self._waits._callbacks.insert(0, ((self, (), {}), (self, (), {})))
             self._waits = _PUT_OFF
-            self._clock.callLater(0, self._wake, result)
-            # An ``await`` reads it from there then; an error will be thrown.
-            return None if isinstance(result, Failure) else result
+            self._clock.callLater(0, self._wake, again, result)
+            return again
         self._waits = None
         named = self.record
         assert steps is not None
@@ -167,10 +171,13 @@ class Stepped(Run):
         self._returned(returned)
         return None
 
-    def _wake(self, result: Any) -> None:
+    def _wake(self, again: Deferred[Any], result: Any) -> None:
+        if self._recorder.at_work is not NOBODY:  # a step runs the reactor
+            self._clock.callLater(0, self._wake, again, result)
+            return
         # What it was given counts: it may be a lock, which has to be released.
         is_to_be_cancelled = self._waits is _TO_BE_CANCELLED
-        self(result)
+        again.callback(result)
         if is_to_be_cancelled and isinstance(self._waits, Deferred):
             self._waits.cancel()
 

@@ -278,10 +278,20 @@ class UnixSockets(ListeningTestCase):
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_so_is_a_lock_whose_socket_is_gone(self) -> None:
+        """As where a container is started again: another process than this one has made it."""
         path = self.folder / "a.sock"
         os.symlink(str(os.getpid()), f"{path}.lock")
         listening.check(f"unix:{path}", insecure=False)
         self.assertEqual(os.listdir(self.folder), [])
+
+    def test_the_lock_of_another_process_stays_and_so_does_what_is_none(self) -> None:
+        path = self.folder / "a.sock"
+        lock = self.folder / "a.sock.lock"
+        for make in (lambda: lock.symlink_to(str(os.getppid())), lock.touch, lock.mkdir):
+            make()
+            listening.check(f"unix:{path}", insecure=False)
+            self.assertEqual(os.listdir(self.folder), ["a.sock.lock"])
+            lock.rmdir() if lock.is_dir() else lock.unlink()
 
     def test_a_socket_without_a_path_is_refused(self) -> None:
         self.assertEqual(self.complaint("unix:"), "--listen: a Unix socket has a path")

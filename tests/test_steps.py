@@ -25,6 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from asynctask.model import RUNNING, Progress, Task
 from asynctask.recorder import FlightRecorder, Suspect
 from asynctask.steps import Stepped, Steps, WrongPlaceError
+from asynctask.timers import Wheel
 from asynctask.tracebacks import stack_of
 from asynctask.wire import NotSerializable
 from tests.watching import Watching
@@ -42,7 +43,7 @@ class StepsTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.recorder = FlightRecorder()
-        self.clock = Clock()
+        self.clock: Any = Clock()
         self.seen: list[list[Suspect]] = []
 
     def look(self) -> None:
@@ -359,6 +360,65 @@ class Wakings(StepsTestCase):
         self.clock.pump([1, *[0] * 3_000])
         self.assertEqual(done, list(range(1_000)))
         self.assertFalse(lock.locked)
+
+    def test_what_others_make_of_what_it_waits_for_is_theirs(self) -> None:
+        def spoil(_: object) -> object:
+            raise ValueError("theirs")
+
+        others: list[Callable[[object], object]] = [lambda _: None, lambda _: Deferred(), spoil]
+        for other in others:
+            wait: Deferred[str] = Deferred()
+            result = self.run_steps(self.coroutine(wait))
+
+            async def waking(wait: Deferred[Any] = wait, other: Any = other) -> None:
+                wait.callback("done")
+                wait.addCallback(other).addErrback(lambda _: None)
+
+            self.run_steps(waking())
+            self.clock.advance(0)
+            self.assertEqual(self.successResultOf(result), "done")
+
+    def test_of_many_that_wait_for_the_same_the_first_gets_it_as_ever(self) -> None:
+        wait: Deferred[str] = Deferred()
+        results = [self.run_steps(self.coroutine(wait)) for _ in range(3)]
+        self.wake(wait)
+        self.clock.pump([0, 0, 0])
+        self.assertEqual([self.successResultOf(result) for result in results], ["done", None, None])
+
+    def test_one_that_wakes_while_a_step_runs_the_reactor_goes_on_after_that(self) -> None:
+        wait: Deferred[str] = Deferred()
+        wheel = self.clock = Wheel(Clock())
+
+        async def handler() -> None:
+            await wait
+            await Deferred()
+
+        result = self.run_steps(handler())
+        woken = self.stepped
+
+        async def waking() -> None:
+            wait.callback("done")
+            woken.cancel()
+            wheel.wake()
+            self.assertNoResult(result)
+
+        self.run_steps(waking())
+        self.assertNoResult(result)
+        wheel.wake()
+        self.failureResultOf(result, CancelledError)
+
+    def test_one_that_begins_within_a_step_does_so_after_it(self) -> None:
+        wait: Deferred[str] = Deferred()
+        begun: list[Deferred[Any]] = []
+
+        async def starting() -> None:
+            begun.append(self.run_steps(self.coroutine(wait)))
+            self.assertEqual(self.seen, [])
+
+        self.run_steps(starting())
+        wait.callback("done")
+        self.clock.advance(0)
+        self.assertEqual(self.successResultOf(begun[0]), "done")
 
     def test_an_error_wakes_too(self) -> None:
         wait: Deferred[str] = Deferred()
