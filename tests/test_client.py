@@ -22,6 +22,7 @@ from asynctask.client import Client
 from asynctask.model import Status
 from asynctask.responses import Event, Unexpected
 from asynctask.stream import MAX_EVENT, Events
+from asynctask.testing import FakeContext
 from tests.certificates import ServerSettings, certificate_for
 from tests.client_peer import (
     ACCEPTED,
@@ -386,6 +387,32 @@ class RealServerTests(SocketTestCase):
 
     async def first(self, events: AsyncIterator[Event], count: int) -> list[Event]:
         return [await anext(events) for _ in range(count)]
+
+    async def test_the_samples_retry_what_failed_and_cancel_what_waits(self) -> None:
+        (self.folder / "mine.py").write_text("from asynctask import task\n\n@task\ndef bad(): 1 / 0\n")
+        server = Server(self.folder, options=["--tasks", "mine"])
+        self.addCleanup(server.__exit__)
+        client = Client(
+            f"http://localhost:{server.ready().port}", reactor, http=self.samples["WithPassword"]()
+        )
+        self.addCleanup(lambda: ensureDeferred(client.close()))
+        bad = await client.submit("a", "bad", wait=20)
+        waits = await client.submit("b", delay=1_000)
+        await self.samples["retry_failed"](client)
+        self.assertEqual((await client.wait(bad.task_id)).attempt, 2)
+        await self.samples["cancel_waiting"](client)
+        self.assertEqual((await client.get(waits.task_id)).status, "cancelled")
+
+    async def test_a_sample_submits_parts_and_waits_for_them(self) -> None:
+        words, *_ = blocks("docs/handlers.md", "python")
+        (self.folder / "words.py").write_text(words)
+        (self.folder / "a.txt").write_text("a tale\nof two cities\n")
+        server = Server(self.folder, options=["--tasks", "words"])
+        self.addCleanup(server.__exit__)
+        url = f"http://localhost:{server.ready().port}"
+        self.patch(os, "environ", os.environ | {"TASKS_URL": url})
+        given = FakeContext(task_id="task_1")
+        self.assertEqual(await self.samples["total"](["a.txt", "a.txt"], context=given), 10)
 
     async def test_the_samples_follow_events(self) -> None:
         progress = {"task_id": "task_1", "attempt": 1, "progress": {"step": 1, "total": 2, "message": ""}}

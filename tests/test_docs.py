@@ -372,6 +372,22 @@ class ComingFromTests(SynchronousTestCase):
         body = {"name": "a", "kind": "double", "input": {"number": 2}}
         self.assertEqual([json.loads(request.content) for request in asked], [body] * 3)
 
+    def test_the_end_of_a_task_is_waited_for(self) -> None:
+        exec(self.client, self.names)
+        ends = [None, "2026-11-24T18:00:05.123Z"]
+        asked: list[httpx.Request] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            return httpx.Response(200, json={"finished_at": ends[len(asked) - 1]}, request=request)
+
+        transport = httpx.MockTransport(answer)
+        self.names["service"] = httpx.Client(base_url="http://queue.example", transport=transport)
+        self.assertEqual(self.names["wait"]("task_1"), {"finished_at": ends[1]})
+        self.assertEqual([request.headers["Prefer"] for request in asked], ["wait=50"] * 2)
+        for request in asked:
+            self.assertGreater(request.extensions["timeout"]["read"], 50)
+
     def test_a_handler_has_its_connections_looked_after_and_keeps_its_signature(self) -> None:
         closed: list[str] = []
         django, db = ModuleType("django"), ModuleType("django.db")
