@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, event
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import backlog, sqlite
@@ -198,6 +199,21 @@ class ClockTests(OnFile):
         for key in ("k", "l"):
             again = self.add_with_key([self.new()], key=key, now=NOW + KEY_KEPT - 1)
             self.assertEqual(self.wait(again), Known("d", "first"))
+
+    def test_the_log_says_that_it_is_wrong_and_that_it_was_set(self) -> None:
+        self.add(self.new(delay=99))
+        self.time = NOW - 3_600
+        with capturedLogs() as logged:
+            self.reopen(now=self.time)
+            self.add(self.new(now=self.time, delay=99))
+            self.set_clock(NOW)
+        self.assertEqual(
+            [(one["log_level"], one["log_format"], one["seconds"], one.get("tasks")) for one in logged],
+            [
+                (LogLevel.warn, "The clock is behind the store's last change", 3_600, None),
+                (LogLevel.warn, "The clock was set; what waits follows it", 3_600, 1),
+            ],
+        )
         self.assertIsNone(self.wait(self.add_with_key([self.new()], now=NOW + KEY_KEPT)))
 
     def test_once_it_is_right_all_that_waits_follows_it_again(self) -> None:

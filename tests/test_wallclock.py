@@ -88,7 +88,10 @@ class WallTests(SynchronousTestCase):
             self.wall_time += 300  # it is set right
             self.assertEqual(self.wall.follow(self.wall_time, self.wall_time), 600)
         self.assertEqual(self.wall(), START + 300)
-        self.assertEqual([event.get("seconds") for event in events], [300.0, 0.0])
+        text = "This machine's clock and the database's differ"
+        self.assertEqual(
+            [(event["log_format"], event["seconds"]) for event in events], [(text, 300.0), (text, 0.0)]
+        )
 
     def test_it_is_told_again_where_nothing_could_be_done(self) -> None:
         def fails(before: float, now: float) -> Deferred[None]:
