@@ -1,19 +1,21 @@
 """What the looks at the other processes mean here: without a database, and without their threads."""
 
+import socket
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from asynctask import heartbeat, sharing
+from asynctask import heartbeat, polling, sharing
 from asynctask.cutoff import Cutoffs
 from asynctask.heartbeat import AT_ONCE, BEATS, COMING_BACK, LONGEST_PAUSE, Heartbeat
 from asynctask.model import News, Status, Task
 from asynctask.pgserver import TRY_AGAIN, Server
-from asynctask.polling import Seen
+from asynctask.polling import Poller, Seen
 from asynctask.problems import Unavailable
 from asynctask.sharing import SETTLE_AGAIN, STRAYS, Sharing
 
@@ -66,6 +68,9 @@ class Others:
 
     def gone(self) -> None:
         self.calls.append("gone")
+
+    def lost(self) -> None:
+        self.calls.append("lost")
 
     def timed(self, theirs: float, ours: float) -> float:
         return 0.0
@@ -177,6 +182,36 @@ class SharingTests(SynchronousTestCase):
         self.store.set_back, self.store.commits = False, {6: [running()]}
         self.look(seq=6)
         self.assertEqual(self.store.told[1:], [(6, [running()])])
+
+    def test_the_log_says_that_it_was_set_back_and_what_that_has_lost(self) -> None:
+        self.store.unknown = [[("task_1", 1), ("task_2", 3)]]
+        with capturedLogs() as logged:
+            self.set_back()
+            self.look(seq=5, polled=True)
+        self.assertEqual(
+            [(one["log_format"], one.get("seq"), one.get("told"), one.get("attempts")) for one in logged],
+            [
+                ("The database was set back, and has lost some changes", 5, 7, None),
+                ("The database has lost how attempts ended; they are made again", None, None, 2),
+            ],
+        )
+
+    def test_whom_the_others_take_for_dead_the_log_tells_until_the_end(self) -> None:
+        with capturedLogs() as logged:
+            self.sharing._lost("before")
+            self.sharing._stopped = True
+            self.sharing._lost("after")
+        self.assertEqual(
+            [(one["log_level"], one["log_format"], one["owner"]) for one in logged],
+            [
+                (
+                    LogLevel.error,
+                    "The other processes took this one for dead; its attempts are stopped",
+                    "before",
+                )
+            ],
+        )
+        self.assertEqual(self.asked("lost"), 1)
 
     def set_back(self) -> None:
         self.look(seq=7)
@@ -354,6 +389,16 @@ class HeartTests(SynchronousTestCase):
         self.assertEqual([self.beat(5) for _ in range(3)], [0, 0, 0])
         self.assertEqual((self.beat(4.9), self.beat(0.1)), (0, 1))
 
+    def test_the_log_says_that_another_one_is_silent(self) -> None:
+        self.beat()
+        with capturedLogs() as logged:
+            self.beat(COMING_BACK)
+            self.beat(COMING_BACK)
+        self.assertEqual(
+            [one["log_format"] for one in logged],
+            ["Another process is silent, and its tasks go on elsewhere"],
+        )
+
     def test_one_that_comes_back_in_that_time_is_as_good_as_new(self) -> None:
         for pause in (0, 5, 10.1):
             self.beat(pause, heard=True)
@@ -420,3 +465,60 @@ class HeartTests(SynchronousTestCase):
         self.heartbeat.runs()
         self.assertEqual((self.told, held, answers), (["troubled"] * 5, [], []))
         self.assertEqual(self.heartbeat._end.seconds, [TRY_AGAIN] * 5)
+
+
+class Quiet(Poller):
+    """Does what the test says, and nothing by itself."""
+
+    def _run(self) -> None:
+        pass
+
+
+class Wire:
+    """A connection for LISTEN, to what may have none."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+        self._ours, self._other = socket.socketpair()
+
+    def fileno(self) -> int:
+        """Of its socket."""
+        return self._ours.fileno()
+
+    def execute(self, statement: bytes) -> None:
+        if self._error is not None and statement.startswith(b"LISTEN"):
+            raise self._error
+
+    def close(self) -> None:
+        self._ours.close()
+        self._other.close()
+
+
+class ListeningTests(SynchronousTestCase):
+    """How the `Poller` hears of hints."""
+
+    def setUp(self) -> None:
+        database: Any = Processes()
+        self.poller: Any = Quiet(Server(""), database, KINDS, lambda: 0.0, lambda _seen: None)
+        self.poller.end()
+        self.poller.join()
+        for end in (self.poller._bell, self.poller._rope):
+            self.addCleanup(end.close)
+        self.addCleanup(self.poller._stop_listening)
+
+    def listen(self, error: Exception | None = None) -> list[tuple[LogLevel, str]]:
+        """Try to; what is logged then."""
+        self.poller._stop_listening()
+        self.patch(polling, "connect", lambda _url, **_named: Wire(error))
+        with capturedLogs() as logged:
+            self.poller._listen()
+        return [(one["log_level"], one["log_format"]) for one in logged]
+
+    def test_a_database_without_it_is_told(self) -> None:
+        text = "Store has no LISTEN; others are heard of within {seconds} s"
+        self.assertEqual(self.listen(psycopg.errors.FeatureNotSupported()), [(LogLevel.info, text)])
+
+    def test_where_it_fails_that_is_told_once(self) -> None:
+        text = "Store cannot be listened to; others are heard of within {seconds} s"
+        lost = psycopg.OperationalError("it is closed")
+        self.assertEqual([self.listen(lost), self.listen(lost)], [[(LogLevel.warn, text)], []])
