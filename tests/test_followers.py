@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import text
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from asynctask import api, sse, wire
 from asynctask.followers import PATIENCE, TRY_AGAIN
@@ -477,8 +478,11 @@ class AllTests(FollowTestCase):
         one.pause()
         self.advance(int(PATIENCE) - 1)
         self.assertFalse(stopped.dropped or one.dropped)
-        self.advance(1)
+        with capturedLogs() as logged:
+            self.advance(1)
         self.assertTrue(stopped.dropped and one.dropped)
+        text = "A follower does not read and was dropped"
+        self.assertEqual([event["log_format"] for event in logged], [text] * 2)
         self.assertFalse(reads.dropped)
         stopped.leave()
         self.assertEqual(self.feed.followers, 1)
