@@ -42,6 +42,7 @@ class WallClock:
         self._elapsed = elapsed
         self._ahead = now() - elapsed()
         self._behind = 0.0
+        self._told = 0.0
         self.was_set: Callable[[float, float], Deferred[None]] | None = None
 
     def __call__(self) -> float:
@@ -63,12 +64,22 @@ class WallClock:
         :returns: seconds by which the time is another one now.
         """
         self()
+        self._tell(theirs - ours)
         change = theirs - ours - self._behind
         if abs(change) <= SET:
             return 0.0
         self._behind += change
-        log.warn("This machine's clock and the database's differ", seconds=round(-self._behind, 3))
         return change
+
+    def _tell(self, behind: float) -> None:
+        """Tell by how much this machine's clock is wrong, also where it was set: the time goes on then."""
+        before = self._told
+        if abs(behind - before) > SET:
+            self._told = behind
+            if abs(behind) > SET:
+                log.warn("This machine's clock and the database's differ", seconds=round(-behind, 3))
+            elif abs(before) > SET:
+                log.info("This machine's clock and the database's agree again")
 
     def _look(self) -> None:
         began = self._elapsed()

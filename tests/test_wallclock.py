@@ -10,6 +10,9 @@ from asynctask.wallclock import SET, WallClock, elapsed
 START = 1_700_000_000.0
 HOUR = 3_600.0
 
+DIFFER = ("This machine's clock and the database's differ", 300.0)
+AGREE = ("This machine's clock and the database's agree again", None)
+
 
 class WallTests(SynchronousTestCase):
     """A clock that is set, beside one that runs on."""
@@ -88,10 +91,16 @@ class WallTests(SynchronousTestCase):
             self.wall_time += 300  # it is set right
             self.assertEqual(self.wall.follow(self.wall_time, self.wall_time), 600)
         self.assertEqual(self.wall(), START + 300)
-        text = "This machine's clock and the database's differ"
-        self.assertEqual(
-            [(event["log_format"], event["seconds"]) for event in events], [(text, 300.0), (text, 0.0)]
-        )
+        self.assertEqual([(event["log_format"], event.get("seconds")) for event in events], [DIFFER, AGREE])
+
+    def test_it_tells_when_it_no_longer_agrees_with_the_other_and_when_it_does_again(self) -> None:
+        self.wall.was_set = None
+        for wrong, told in ((0, []), (300, [DIFFER]), (300, []), (0, [AGREE]), (SET, []), (-SET, [])):
+            self.run_on(4)
+            self.wall_time = START + self.elapsed + wrong
+            with capturedLogs() as events:
+                self.wall.follow(START + self.elapsed, self.wall_time)
+            self.assertEqual([(event["log_format"], event.get("seconds")) for event in events], told, wrong)
 
     def test_it_is_told_again_where_nothing_could_be_done(self) -> None:
         def fails(before: float, now: float) -> Deferred[None]:
