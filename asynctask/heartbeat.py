@@ -112,7 +112,9 @@ class Heartbeat:
         while not self._end.is_set():
             with self._cutoff.waiting():
                 self._beat(connection)
-            self._failing = False
+            if self._failing:
+                self._failing = False
+                log.info("Store answers the heartbeat again")
             self._end.wait(pause)
 
     def _beat(self, connection: "psycopg.Connection[Any]") -> None:

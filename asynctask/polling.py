@@ -154,7 +154,9 @@ class Poller:
             if now >= look:
                 with self._cutoff.waiting():
                     self._look(looking, polled=now >= poll)
-                self._failing = False
+                if self._failing:
+                    self._failing = False
+                    log.info("Store tells again what others do")
                 if now >= poll:
                     poll = now + POLL
                 look = poll
@@ -175,7 +177,9 @@ class Poller:
             with self._listening_cutoff.waiting():  # a pooler may have no connection to a server for us
                 self._listening.execute(f"LISTEN {CHANNEL}".encode())
                 self._listening.execute(STAY)
-            self._deaf = False
+            if self._deaf:
+                self._deaf = False
+                log.info("Store can be listened to again")
         except psycopg.errors.FeatureNotSupported:
             log.info("Store has no LISTEN; others are heard of within {seconds} s", seconds=POLL)
         except (psycopg.Error, OSError) as error:

@@ -426,6 +426,13 @@ class HeartTests(SynchronousTestCase):
         self.assertEqual(self.heartbeat._end.seconds, [8.0 / BEATS] * 3)
         self.assertEqual((waits, cutoff.since), ([True] * 3, 0))
 
+    def test_that_it_is_answered_again_is_told_once(self) -> None:
+        self.patch(self.heartbeat, "_beat", lambda _connection: None)
+        self.heartbeat._failing, self.heartbeat._end = True, Pauses(2)
+        with capturedLogs() as logged:
+            self.heartbeat._beat_on(self.processes)
+        self.assertEqual([one["log_format"] for one in logged], ["Store answers the heartbeat again"])
+
     def test_with_a_long_lease_it_beats_for_those_too_that_have_a_shorter_one(self) -> None:
         self.start(600.0)
         self.patch(self.heartbeat, "_beat", lambda _connection: None)
@@ -518,7 +525,34 @@ class ListeningTests(SynchronousTestCase):
         text = "Store has no LISTEN; others are heard of within {seconds} s"
         self.assertEqual(self.listen(psycopg.errors.FeatureNotSupported()), [(LogLevel.info, text)])
 
-    def test_where_it_fails_that_is_told_once(self) -> None:
+    def test_where_it_fails_that_is_told_once_and_so_is_its_end(self) -> None:
         text = "Store cannot be listened to; others are heard of within {seconds} s"
+        fails, again = (LogLevel.warn, text), (LogLevel.info, "Store can be listened to again")
         lost = psycopg.OperationalError("it is closed")
-        self.assertEqual([self.listen(lost), self.listen(lost)], [[(LogLevel.warn, text)], []])
+        self.assertEqual(
+            [self.listen(error) for error in (None, lost, lost, None, None)], [[], [fails], [], [again], []]
+        )
+
+    def test_where_looks_fail_that_is_told_once_and_so_is_its_end(self) -> None:
+        errors = [OSError("none left"), OSError("none left"), None, None, None]
+
+        def look(_looking: object, *, polled: bool) -> None:
+            if (error := errors.pop(0)) is not None:
+                raise error
+            self.poller._ending = not errors
+
+        self.patch(polling, "connect", lambda _url, **_named: nullcontext(Wire(None)))
+        self.patch(polling, "POLL", 0)
+        self.poller._look, self.poller._ending = look, False
+        self.patch(self.poller, "_listen", lambda: None)
+        self.patch(self.poller, "_wait", lambda _connections, _seconds: False)
+        self.poller._cutoff.hold = lambda _connection: None
+        with capturedLogs() as logged:
+            Poller._run(self.poller)
+        self.assertEqual(
+            [(one["log_level"], one["log_format"]) for one in logged],
+            [
+                (LogLevel.warn, "Store does not tell what others do"),
+                (LogLevel.info, "Store tells again what others do"),
+            ],
+        )
