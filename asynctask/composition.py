@@ -204,7 +204,9 @@ class AsyncTask(Service):
         self._recorder.clear()
         if isinstance(self._place, Place) and is_of_others(self._place):
             log.warn("Other users may read or write the store", path=str(self._place.path))
-        log.info("Store opened", store=str(self._place.path or "memory"), not_ended=self._store.unfinished)
+        named = {"owner": self._store.owner} if self._seats.shared else {}
+        path, not_ended = str(self._place.path or "memory"), self._store.unfinished
+        log.info("Store opened", store=path, not_ended=not_ended, **named)
         if self._seats.shared:  # whose clock is the one that counts
             self._store.timed = self._follow
             self._store.gone = self._callbacks.look

@@ -136,8 +136,9 @@ class Heartbeat:
             self._steady = now + min(self._server.lease, COMING_BACK)
         self._last = now
         silent = self._silent(connection, now)
-        if now >= self._steady and self._reap(connection, silent):
-            log.warn("Another process is silent, and its tasks go on elsewhere")
+        if now >= self._steady and (reaped := self._reap(connection, silent)):
+            for owner in reaped:
+                log.warn("Another process is silent, and its tasks go on elsewhere", owner=owner)
             self._reaped()
 
     def _silent(self, connection: "psycopg.Connection[Any]", now: float) -> list[tuple[str, float]]:
@@ -158,9 +159,9 @@ class Heartbeat:
                 silent.append((owner, seen))
         return silent
 
-    def _reap(self, connection: "psycopg.Connection[Any]", silent: list[tuple[str, float]]) -> int:
+    def _reap(self, connection: "psycopg.Connection[Any]", silent: list[tuple[str, float]]) -> list[str]:
         if not silent:
-            return 0
+            return []
         with connection.transaction():
             connection.execute(_LIGHTLY)
-            return sum(connection.execute(_REAP, one).rowcount for one in silent)
+            return [one[0] for one in silent if connection.execute(_REAP, one).rowcount]

@@ -263,7 +263,11 @@ class Sharing:
 
     def _lost(self, owner: str) -> None:
         if not self._stopped:
-            log.error("The other processes took this one for dead; its attempts are stopped", owner=owner)
+            log.error(
+                "The other processes took this one for dead; its attempts are stopped",
+                owner=owner,
+                now=self._database.owner,
+            )
             self._store.lost()
 
     def _find_out(self) -> None:

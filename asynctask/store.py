@@ -178,6 +178,11 @@ class SqlStore(Hooks, Reading, Maintenance, ForOthers):
         return self._writer.close().addCallback(lambda _: self._database.close())
 
     @property
+    def owner(self) -> str:
+        """This process, as its tasks name it."""
+        return self._database.owner
+
+    @property
     def healthy(self) -> bool:
         """See `IStore`."""
         return self._writer.is_open and not self._writer.is_held()

@@ -9,6 +9,7 @@ from asynctask import recorder
 from asynctask.composition import AsyncTask
 from asynctask.pgserver import Server
 from asynctask.sqlitefile import Place
+from tests import postgres
 from tests.test_metrics import Reactor
 
 
@@ -19,9 +20,9 @@ class StartTests(SynchronousTestCase):
         self.path = Path(self.mktemp()).absolute()
         self.reactor = Reactor()
 
-    def start(self) -> list[LogEvent]:
+    def start(self, place: Place | Server | None = None) -> list[LogEvent]:
         """Begin; what is logged then."""
-        service = AsyncTask(Place(self.path, "off"), None, self.reactor)
+        service = AsyncTask(place or Place(self.path, "off"), None, self.reactor)
         with capturedLogs() as logged:
             service._begin()
         self.reactor.outcome(service._store.close())
@@ -34,6 +35,14 @@ class StartTests(SynchronousTestCase):
             (opened["log_level"], opened["log_format"], opened["store"], opened["not_ended"]),
             (LogLevel.info, "Store opened", str(self.path), 0),
         )
+
+    def test_one_of_many_names_itself_as_its_tasks_do(self) -> None:
+        database = postgres.new_database()
+        self.addCleanup(postgres.drop, database)
+        self.path.mkdir()
+        (opened,) = self.start(Server(postgres.url_of(database), folder=self.path))
+        self.assertRegex(opened["owner"], "^[0-9a-f]{16}$")
+        self.assertEqual(opened["log_format"], "Store opened")
 
     def test_a_store_that_others_may_read_or_write_is_warned_of(self) -> None:
         self.start()

@@ -374,12 +374,12 @@ class Silence(FaultTestCase):
         self.silent(0)
         found = self.heartbeat._silent(self.connection, LEASE)
         self.heard(ago=99)
-        self.assertEqual(self.heartbeat._reap(self.connection, found), 0)
+        self.assertEqual(self.heartbeat._reap(self.connection, found), [])
         self.assertEqual(
-            self.heartbeat._reap(self.connection, self.heartbeat._silent(self.connection, 9)), 0
+            self.heartbeat._reap(self.connection, self.heartbeat._silent(self.connection, 9)), []
         )
         found = self.heartbeat._silent(self.connection, 9 + LEASE)
-        self.assertEqual(self.heartbeat._reap(self.connection, found), 1)
+        self.assertEqual(self.heartbeat._reap(self.connection, found), ["other"])
 
 
 class Suspects(BothOpen, FaultTestCase):

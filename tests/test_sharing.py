@@ -33,7 +33,7 @@ class Looking:
     def __init__(self, *_: object) -> None:
         pass
 
-    beat = "beat"
+    beat, owner = "beat", ME
 
     def hint(self) -> None:
         """See `asynctask.polling.Poller`."""
@@ -202,12 +202,13 @@ class SharingTests(SynchronousTestCase):
             self.sharing._stopped = True
             self.sharing._lost("after")
         self.assertEqual(
-            [(one["log_level"], one["log_format"], one["owner"]) for one in logged],
+            [(one["log_level"], one["log_format"], one["owner"], one["now"]) for one in logged],
             [
                 (
                     LogLevel.error,
                     "The other processes took this one for dead; its attempts are stopped",
                     "before",
+                    ME,
                 )
             ],
         )
@@ -395,8 +396,8 @@ class HeartTests(SynchronousTestCase):
             self.beat(COMING_BACK)
             self.beat(COMING_BACK)
         self.assertEqual(
-            [one["log_format"] for one in logged],
-            ["Another process is silent, and its tasks go on elsewhere"],
+            [(one["log_format"], one["owner"]) for one in logged],
+            [("Another process is silent, and its tasks go on elsewhere", OTHER)],
         )
 
     def test_one_that_comes_back_in_that_time_is_as_good_as_new(self) -> None:
