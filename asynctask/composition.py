@@ -12,7 +12,7 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from asynctask import forked, listening, twistedweb
+from asynctask import forked, listening, recovery, twistedweb
 from asynctask.access import Access, log_access
 from asynctask.addresses import Allowed
 from asynctask.api import Api
@@ -200,7 +200,9 @@ class AsyncTask(Service):
             )
         self._open_recorder()
         seated = [kind.name for kind in self._kinds.values() if self._seats.free(kind) > 0]
-        gone = self._store.open(self._recorder.suspects(), self._now(), self._kinds, seated)
+        suspects = self._recorder.suspects()
+        gone = self._store.open(suspects, self._now(), self._kinds, seated)
+        recovery.name(suspects)
         self._recorder.clear()
         if isinstance(self._place, Place) and is_of_others(self._place):
             log.warn("Other users may read or write the store", path=str(self._place.path))

@@ -45,6 +45,7 @@ class Gone:
         committed = not isinstance(result, Failure) or result.check(OutcomeUnknown)
         for recorder in self._found:
             if committed:
+                name(recorder.suspects())
                 recorder.clear()
             recorder.close()
         self._found = []
@@ -109,6 +110,12 @@ def note(tasks: Iterable[Task], metrics: Metrics) -> None:
             log.info("Task retrying", **fields, run_at=timestamp(task.run_at), **trace)
         else:
             log.info("Task cancelled", **fields, **trace)
+
+
+def name(suspects: Iterable[Suspect]) -> None:
+    """Log in which tasks a process died: what became of them looks like what became of all others."""
+    for task_id, attempt in suspects:
+        log.warn("A process died while it was at work on a task", task_id=task_id, attempt=attempt)
 
 
 def blame(connection: Connection, suspects: Iterable[Suspect], now: float, news: list[News]) -> None:

@@ -12,6 +12,8 @@ from asynctask.sqlitefile import Place
 from tests import postgres
 from tests.test_metrics import Reactor
 
+TASK = f"task_{10**9}{'0' * 20}"
+
 
 class StartTests(SynchronousTestCase):
     """A service that listens nowhere."""
@@ -62,6 +64,19 @@ class StartTests(SynchronousTestCase):
             (warned["log_format"], warned["path"]),
             ("The store has been here, and its file is gone: it is made anew", str(self.path)),
         )
+
+    def test_it_names_the_tasks_in_which_the_last_process_died(self) -> None:
+        self.start()
+        dying = recorder.FlightRecorder()
+        dying.open(self.path.with_name(f"{self.path.name}-recorder"))
+        dying.swap(recorder.record(TASK, 2))
+        dying.close()
+        named, _ = self.start()
+        self.assertEqual(
+            (named["log_level"], named["log_format"], named["task_id"], named["attempt"]),
+            (LogLevel.warn, "A process died while it was at work on a task", TASK, 2),
+        )
+        self.assertEqual(len(self.start()), 1)
 
     def test_a_process_for_which_there_is_no_flight_recorder_says_so(self) -> None:
         self.patch(recorder, "MOST_FILES", 0)

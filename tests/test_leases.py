@@ -434,7 +434,9 @@ class Suspects(BothOpen, FaultTestCase):
         for attempt in (1, 2, 3):
             self.dies_in(path, task, attempt)
             self.other_goes_on(task)
-            self.assertFalse(self.wait(self.other.settle()))
+            with self.logged() as lines:
+                self.assertFalse(self.wait(self.other.settle()))
+            self.assertIn("A process died while it was at work on a task", lines)
             charged.append(self.get(task).crashes)
         self.assertEqual((charged, self.get(task).status), ([1, 2, 3], FAILED))
 
