@@ -255,7 +255,10 @@ class AsyncTask(Service):
             if not self._seats.shared:
                 self._recorder.open(path)
             elif not self._recorder.open_free(path):
-                log.warn("Too many processes for flight recorders: a crash of this one charges no task")
+                log.warn(
+                    "Too many processes for flight recorders: a crash of this one charges no task",
+                    path=f"{path}.*",
+                )
         except OSError as error:
             more = "; start it in a folder that may be written to" if self._seats.shared else ""
             raise StartError(f"--store: cannot use {path} ({error.strerror}){more}") from None

@@ -129,7 +129,8 @@ class Follower:
             if self._unread < before:  # who reads slowly reads all the same
                 self._paused = now
             elif now - self._paused >= PATIENCE:
-                log.info("A follower does not read and was dropped")
+                client = getattr(self._request.client, "host", None)
+                log.info("A follower does not read and was dropped", client=client, task_id=self._task_id)
                 self.leave()
                 transport.abortConnection()
         elif now - self._commented >= sse.COMMENT_EVERY:

@@ -85,11 +85,12 @@ class StartTests(SynchronousTestCase):
         with capturedLogs() as logged:
             service._open_recorder()
         self.assertEqual(
-            [(event["log_level"], event["log_format"]) for event in logged],
+            [(event["log_level"], event["log_format"], event["path"]) for event in logged],
             [
                 (
                     LogLevel.warn,
                     "Too many processes for flight recorders: a crash of this one charges no task",
+                    f"{service._place.recorder_path}.*",
                 )
             ],
         )

@@ -473,7 +473,7 @@ class AllTests(FollowTestCase):
 
     def test_who_reads_nothing_for_15_seconds_is_dropped_and_others_are_not(self) -> None:
         reads, stopped = self.follow_all(), self.follow_all()
-        one = self.follow_one(self.submit(delay=500))
+        one = self.follow_one(task_id := self.submit(delay=500))
         stopped.pause()
         one.pause()
         self.advance(int(PATIENCE) - 1)
@@ -482,7 +482,8 @@ class AllTests(FollowTestCase):
             self.advance(1)
         self.assertTrue(stopped.dropped and one.dropped)
         text = "A follower does not read and was dropped"
-        self.assertEqual([event["log_format"] for event in logged], [text] * 2)
+        told = {(event["log_format"], event["client"], event["task_id"]) for event in logged}
+        self.assertEqual(told, {(text, "192.168.1.1", None), (text, "192.168.1.1", task_id)})
         self.assertFalse(reads.dropped)
         stopped.leave()
         self.assertEqual(self.feed.followers, 1)
