@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from twisted.logger import Logger
+
 from asynctask import headers, wire
 from asynctask.istore import IStore, Key, Known
 from asynctask.model import KEY_KEPT, Task, accept
@@ -13,8 +15,13 @@ from asynctask.registry import Kind
 from asynctask.seats import Seats
 from asynctask.submissions import Body, digest_of
 
+log = Logger(namespace="asynctask")
+
 FULL_FOR: Final = 5
 """Seconds after which a client may ask a full service again."""
+
+ROOM: Final = 0.1
+"""Part of the places that has to be free until a service that was full is told not to be."""
 
 CLOSED: Final = {
     "thread": "Too many handlers that were given up run on in threads; if they hang, restart the service",
@@ -49,6 +56,8 @@ class Acceptance:
         self._now = now
         self._draw = draw
         self._max_waiting = max_waiting
+        self._is_full = False
+        self._refusing: set[str] = set()
         self.ids = wire.Ids()
 
     def check_open(self) -> None:
@@ -137,9 +146,16 @@ class Acceptance:
 
     def _full(self, more: int) -> Unavailable | None:
         """Why there is no room for so many tasks more, if there is none."""
-        if self._store.unfinished + more > self._max_waiting:
-            return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
-        return None
+        unfinished, most = self._store.unfinished, self._max_waiting
+        if self._is_full and unfinished <= most * (1 - ROOM):
+            self._is_full = False
+            log.info("There is room for new tasks again", not_ended=unfinished)
+        if unfinished + more <= most:
+            return None
+        if not self._is_full and unfinished > most * (1 - ROOM):  # else it is a batch that is too large
+            self._is_full = True
+            log.warn("Too many tasks have not ended; new ones are refused", max_waiting=most)
+        return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)
 
     def _refusal(self, tasks: Sequence[Task]) -> Unavailable | None:
         """Why there is no room for these tasks, if there is none."""
@@ -147,7 +163,15 @@ class Acceptance:
             return full
         for place in {self._kinds[task.kind].place for task in tasks}:
             if self._seats.closed(place):
+                if place not in self._refusing:
+                    self._refusing.add(place)
+                    log.warn(
+                        "Too many handlers that were given up run on; new tasks are refused", place=place
+                    )
                 return Unavailable(CLOSED[place])
+            if place in self._refusing:
+                self._refusing.remove(place)
+                log.info("New tasks are taken again", place=place)
         return None
 
     async def _keep(self, tasks: list[Task], key: Key | None) -> Known | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from asynctask.acceptance import CLOSED
 from asynctask.context import Context
@@ -346,6 +347,27 @@ class ClosedPlaceTests(ChangeTestCase):
         self.assertEqual((self.free.free_in("thread"), self.free.free_in("asyncio")), (0, 2))
         self.free.closed = lambda place: place == "asyncio"
         self.assertEqual(self.post(in_thread).status, 202)
+
+    def test_the_log_says_when_it_takes_none_and_when_it_takes_them_again(self) -> None:
+        closed = {"thread"}
+        self.free.closed = closed.__contains__
+        with capturedLogs() as logged:
+            for _ in range(4):
+                self.post({"name": "a", "kind": "pause", "delay": 60})
+                self.post({"name": "a", "delay": 60})
+                if len(logged) == 1:
+                    closed.clear()
+        self.assertEqual(
+            [(event["log_level"], event["log_format"], event["place"]) for event in logged],
+            [
+                (
+                    LogLevel.warn,
+                    "Too many handlers that were given up run on; new tasks are refused",
+                    "thread",
+                ),
+                (LogLevel.info, "New tasks are taken again", "thread"),
+            ],
+        )
 
 
 class KindTests(ChangeTestCase):

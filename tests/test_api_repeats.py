@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from twisted.logger import LogLevel, capturedLogs
+
 from asynctask.registry import KINDS, Kind
 from tests.repeats import SHOUT, RepeatTestCase
 from tests.test_api import ApiTestCase
@@ -202,6 +204,20 @@ class MaxWaitingTests(RepeatTestCase):
         self.advance(1)
         self.assertEqual(self.get(f"/api/tasks/{first}").json["status"], "completed")
         self.assertEqual(self.post({"name": "a"}).status, 202)
+
+    def test_the_log_says_when_it_is_full_and_when_it_is_no_more(self) -> None:
+        self.assertEqual(self.post([{"name": "a"}] * 4, "/api/tasks/batch").status, 503)
+        for _ in range(3):
+            self.submit(duration=1)
+        with capturedLogs() as logged:
+            statuses = [self.post({"name": "a"}).status for _ in range(2)]
+            self.advance(1)
+            statuses += [self.post({"name": "a"}).status for _ in range(4)]
+        self.assertEqual(statuses, [503, 503, 202, 202, 202, 503])
+        full = (LogLevel.warn, "Too many tasks have not ended; new ones are refused")
+        room = (LogLevel.info, "There is room for new tasks again")
+        told = [(event["log_level"], event["log_format"]) for event in logged]
+        self.assertEqual([one for one in told if not one[1].startswith("Task ")], [full, room, full])
 
     def test_a_retry_needs_room_too(self) -> None:
         task_id = self.submit(delay=60)
