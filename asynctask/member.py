@@ -58,6 +58,7 @@ class Member(ProcessProtocol):
     :param number: from 1.
     :ivar began: when it was started, by the supervisor's clock.
     :ivar is_up: whether it serves.
+    :ivar is_silent: whether it did not tell its numbers in time, when they were asked for last.
     :ivar numbers: those that it told last.
     :ivar complaint: why it could not start, in its own words.
     """
@@ -68,6 +69,7 @@ class Member(ProcessProtocol):
         self.began = 0.0
         self.is_alive = False
         self.is_up = False
+        self.is_silent = False
         self.numbers: Families = []
         self.complaint = ""
         self._supervisor = supervisor
@@ -76,6 +78,7 @@ class Member(ProcessProtocol):
         """Another process is started in its place."""
         self.began = now
         self.is_alive = True
+        self.is_silent = False
         self.complaint = ""
         self._lines = {OUT: Lines(LONGEST[OUT]), ERR: Lines(LONGEST[ERR]), SAYS: Lines(LONGEST[OUT])}
 

@@ -179,6 +179,9 @@ class Supervisor(Service):
             member.numbers = word.families
             question = self._questions.get(word.question)
             if question is not None:
+                if member.is_silent:
+                    member.is_silent = False
+                    log.info("Process answers again", process=member.number, pid=member.pid)
                 self._answered(word.question, question, member)
 
     def exited(self, member: Member) -> None:
@@ -253,6 +256,12 @@ class Supervisor(Service):
 
     def _tell(self, number: int) -> None:
         question = self._questions.pop(number)
+        for member in question.missing:
+            if not member.is_silent:
+                member.is_silent = True
+                log.warn(
+                    "Process does not answer; its numbers are old", process=member.number, pid=member.pid
+                )
         parts: Sequence[Families] = [self._departed, *(member.numbers for member in self._members)]
         question.member.say(Sum(question.number, merge(parts)))
 

@@ -422,6 +422,19 @@ class Numbers(SupervisorTestCase):
         self.assertEqual(self.answers(self.other), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_the_log_says_who_does_not_tell_his_and_that_he_does_again(self) -> None:
+        for number in range(2):
+            tell = self.ask(self.one, number)
+            self.one.says(Told(tell, numbers(6)))
+            self.clock.advance(PATIENCE)
+            self.other.says(Told(tell, numbers(6)))  # too late
+        (silent,) = self.logged("Process does not answer; its numbers are old")
+        self.assertEqual((silent["process"], silent["pid"]), (2, 101))
+        self.assertEqual(self.logged("Process answers again"), [])
+        self.other.says(Told(self.ask(self.one, 3), numbers(6)))
+        (again,) = self.logged("Process answers again")
+        self.assertEqual((again["process"], again["pid"]), (2, 101))
+
     def test_of_one_that_does_not_answer_counts_what_it_told_before(self) -> None:
         tell = self.ask(self.one, 1)
         for process in self.spawned:
