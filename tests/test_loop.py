@@ -12,6 +12,7 @@ from typing import Any
 from weakref import ref
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from asynctask import loop as asyncio_loop
@@ -422,13 +423,17 @@ class Held(LoopTestCase):
         self.outcome(this_thread)
 
     def test_only_so_many_are_held(self) -> None:
-        for number in range(MAX_HELD):
-            self.assertFalse(self.loop.full_of_abandoned)
+        with capturedLogs() as logged:
+            for number in range(MAX_HELD):
+                self.assertFalse(self.loop.full_of_abandoned)
+                self.hold(self.blocking).abandon()
+                self.assertEqual(self.loop.abandoned, number + 1)
+            self.assertTrue(self.loop.full_of_abandoned)
             self.hold(self.blocking).abandon()
-            self.assertEqual(self.loop.abandoned, number + 1)
-        self.assertTrue(self.loop.full_of_abandoned)
-        self.hold(self.blocking).abandon()
         self.assertEqual(self.loop.abandoned, MAX_HELD)
+        held = "A task holds the asyncio loop; those that come get another one"
+        full = "Too many tasks hold asyncio loops; those that come are refused until one lets go"
+        self.assertEqual([one["log_format"] for one in logged], [held] * (MAX_HELD - 1) + [full])
 
     def test_at_the_end_of_the_service_what_waits_on_a_held_loop_is_cancelled_too(self) -> None:
         waiting = self.begin(self.endless)

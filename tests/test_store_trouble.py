@@ -277,6 +277,26 @@ class SqliteTroubleTests(OnFile):
         self.wait(self.store.clock_was_set(NOW + 4, NOW + 64))
         self.assertEqual(self.get(task).run_at, NOW + 160)
 
+    def test_the_log_names_the_task_for_whose_result_there_is_no_room(self) -> None:
+        task = self.run_one()
+        self.patch(self.store._writer._backlog, "has_room_for_result", lambda _size: False)
+        with capturedLogs() as logged:
+            self.assertIs(self.wait(self.store.end(complete(task, "1", NOW), NOW)), RETRYING)
+        text = "Too many results wait for the store; a task is to run again"
+        self.assertEqual([(one["log_format"], one["task_id"]) for one in logged], [(text, task.task_id)])
+
+    def test_the_log_says_how_many_ends_a_stop_has_lost(self) -> None:
+        tasks = [self.run_one() for _ in range(2)]
+        self.fail_commits(99)
+        self.assertRaises(Unavailable, self.add, self.new())
+        for task in tasks:
+            self.store.end(complete(task, "1", NOW), NOW)
+        with capturedLogs() as logged:
+            self.wait(self.store.close())
+        text = "Store has not taken how tasks ended; they will run again"
+        self.assertEqual([one["tasks"] for one in logged if one["log_format"] == text], [2])
+        self.store = self.open()
+
     def until(self, found: Callable[[], object]) -> None:
         """Turn until it is so."""
         until = monotonic() + PATIENCE
