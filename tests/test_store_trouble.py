@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 from twisted.logger import capturedLogs
 
-from asynctask import backlog, database
+from asynctask import backlog, sqlite
 from asynctask.batches import End
 from asynctask.istore import Key, Known
 from asynctask.metrics import Metrics
@@ -168,7 +168,7 @@ class SqliteTroubleTests(OnFile):
         self.assertEqual([one.task_id for one in self.waiting], [task.task_id])
 
     def test_a_file_that_is_removed_or_replaced_takes_nothing_more_until_it_is_back(self) -> None:
-        self.patch(database, "LOOK_AT_FILE", 0.0)
+        self.patch(sqlite, "LOOK_AT_FILE", 0.0)
         self.add(self.new("before"))
         beside = self.path.with_name("beside")
         self.path.rename(beside)
@@ -188,7 +188,7 @@ class SqliteTroubleTests(OnFile):
         self.assertEqual(self.names(), ["after", "before"])
 
     def test_a_log_that_is_removed_takes_nothing_with_it(self) -> None:
-        self.patch(database, "LOOK_AT_FILE", 0.0)
+        self.patch(sqlite, "LOOK_AT_FILE", 0.0)
         self.add(self.new("before"))
         self.names()  # by a reader, which has the log open too
         self.path.with_name(f"{self.path.name}-wal").unlink()
