@@ -184,8 +184,11 @@ def told(message: Message, at: Sequence[float], values: Sequence[tuple[Value, ..
 def _is_plain(field: Sequence[Value]) -> bool:
     """Whether none of these values is another as it is told."""
     kinds = set(map(type, field))
-    # What many texts are together, each is: letters, digits and underscores.
-    return kinds == {int} or (kinds == {str} and all(field) and "".join(field).isidentifier())  # type: ignore[arg-type]
+    if kinds != {str}:
+        return kinds == {int}
+    # What many texts are together, each is: letters, digits and underscores. Bytes are faster to look at.
+    text = "".join(field)  # type: ignore[arg-type]
+    return all(field) and text.isascii() and text.encode().replace(b"_", b"").isalnum()
 
 
 def _plain_value(value: Value) -> Value:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from inspect import isawaitable
+from math import floor
 from typing import Any, Final
 
 import msgspec
@@ -184,7 +185,8 @@ def dump_result(result: Any) -> str:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    return _to_the_millisecond(int(seconds * 1_000_000 + 0.5) // 1_000)
+    # What a float is short of its millisecond is far less than half a microsecond.
+    return _to_the_millisecond(floor(seconds * 1_000.0 + 0.0005))
 
 
 @lru_cache(maxsize=64)
