@@ -83,11 +83,12 @@ class Acceptance:
         """What its client is told once it is kept."""
         seconds = self.seconds(task)
         delay = task.run_at - task.accepted_at
-        message = "Task will run in background"
-        wait = max(1, math.ceil(delay))
-        if seconds is not None:
+        if seconds is None:
+            message = "Task will run in background"
+            wait = max(1, math.ceil(delay))
+        else:
             message = f"Task will run for {seconds:.0f} seconds in background"
-            wait = math.ceil(round(delay, 6) + seconds)
+            wait = math.ceil(round(delay, 6) + seconds if delay else seconds)
         more = {"Location": f"/api/tasks/{task.task_id}", "Retry-After": str(wait)}
         return wire.accepted_json(task, message), more
 

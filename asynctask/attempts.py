@@ -1,6 +1,7 @@
 """One attempt after its end: what the task is then; the time and the pause are given."""
 
 from collections.abc import Callable
+from math import floor
 from typing import Final
 
 from msgspec.structs import replace
@@ -55,11 +56,13 @@ class Attempt:
         self.ended = False
 
     def _now(self) -> Task:
-        longest = max(self.longest, self.task.longest_step or 0.0) or None
+        task, longest = self.task, self.longest
+        if task.longest_step is not None and task.longest_step > longest:
+            longest = task.longest_step
         return replace(
-            self.task,
-            cancel_requested=self.task.cancel_requested or self.cancelled,
-            longest_step=None if longest is None else round(longest, 3),
+            task,
+            cancel_requested=task.cancel_requested or self.cancelled,
+            longest_step=_to_three_digits(longest) if longest else None,
             progress=self.progress,
         )
 
@@ -94,6 +97,11 @@ class Attempt:
             error = Error("Timeout", f"The attempt took longer than {task.timeout:g} seconds")
             return _after_failure(task, error, now, backoff)
         return interrupt(task, now)
+
+
+def _to_three_digits(number: float) -> float:
+    """What `round` does in ten times as long, which is exact for those in the middle too."""
+    return floor(number * 1_000.0 + 0.5) / 1_000.0
 
 
 def _after_failure(task: Task, error: Error, now: float, backoff: Callable[[], float]) -> Task:

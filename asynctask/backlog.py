@@ -136,7 +136,7 @@ class Backlog:
             self._bytes += size
             self._kept += kept
             for work in fresh:
-                if not isinstance(work, Save):
+                if type(work) is not Save:
                     work.at = now
                 self._line_up(work)
             if not self._gathering or self._has_enough():
@@ -145,6 +145,8 @@ class Backlog:
     def _line_up(self, work: Work) -> None:
         if self._alone is not None:
             self._later.append(work)
+        elif type(work) is Add:
+            self._asked.append(work)
         elif isinstance(work, Save):
             self._saves.append(work)
         elif isinstance(work, Call) and work.order == ALONE:

@@ -186,7 +186,7 @@ class Answering:
         self._waiting = None
         while True:
             try:
-                if isinstance(result, Failure):
+                if result is not None and isinstance(result, Failure):  # mostly it is nothing
                     waits_for = self._context.run(coroutine.throw, thrown(result))
                 else:
                     waits_for = self._context.run(coroutine.send, result)

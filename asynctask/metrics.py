@@ -158,12 +158,12 @@ class Metrics:
         """
         of_kind = self._kinds[kind]
         of_kind.started()
-        of_kind.waited(max(0.0, waited))
+        of_kind.waited(waited if waited > 0.0 else 0.0)
         self._in_flight[place] += 1
 
     def ran(self, kind: str, place: str, seconds: float) -> None:
         """An attempt that had begun has ended, however it did."""
-        self._kinds[kind].ran(max(0.0, seconds))
+        self._kinds[kind].ran(seconds if seconds > 0.0 else 0.0)
         self._in_flight[place] -= 1
 
     def blocked(self, kind: str, seconds: float) -> None:
@@ -196,7 +196,7 @@ class Metrics:
             requests = self._requests.labels(route, name, str(status)).inc
             counted = self._counted[key] = requests, self._durations.labels(route, name).observe
         counted[0]()
-        counted[1](max(0.0, seconds))
+        counted[1](seconds if seconds > 0.0 else 0.0)
 
     def families(self) -> list[Family]:
         """The numbers of this process."""

@@ -355,7 +355,8 @@ def simulate(
     begun = clock.seconds()
     for step in range(1, duration + 1):
         # A step that comes late delays no other.
-        yield deferLater(clock, max(0.0, begun + step * STEP - clock.seconds()))
+        wait = begun + step * STEP - clock.seconds()
+        yield deferLater(clock, wait if wait > 0.0 else 0.0)
         context.progress(step, duration)
 
 

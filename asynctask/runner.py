@@ -337,7 +337,8 @@ class Runner:
         running.run = None
         if running.timer is not None and running.timer.active():
             running.timer.cancel()
-        self._metrics.longest_step = max(self._metrics.longest_step, running.longest / 1_000)
+        if (longest := running.longest / 1_000) > self._metrics.longest_step:
+            self._metrics.longest_step = longest
         if running.began is not None:
             seconds = self._clock.seconds() - running.began
             self._metrics.ran(running.kind.name, running.kind.place, seconds)

@@ -50,7 +50,7 @@ class Seats:
         for limit in (kind.concurrency, kind.concurrency_total):
             if limit is not None:
                 free = min(free, limit - self._taken.get(kind.name, 0))
-        return max(0, free)
+        return free if free > 0 else 0
 
     def free_in(self, place: str) -> int:
         """How many attempts of whatever kind may begin in this place now."""

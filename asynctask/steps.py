@@ -131,7 +131,7 @@ class Stepped(Run):
             began = perf_counter()
             try:
                 try:
-                    if isinstance(result, Failure):
+                    if result is not None and isinstance(result, Failure):  # mostly it is nothing
                         waits_for = self._context.run(steps.throw, thrown(result))
                     else:
                         waits_for = self._context.run(steps.send, result)

@@ -312,22 +312,25 @@ class Wheel:
 
     def _plan(self) -> None:
         """Set the reactor's one call for what comes next."""
-        tick = (
-            0
-            if self._soon or self._opened
-            else min(self._due.first, *(level.first for level in self._later))
-        )
+        tick = 0 if self._soon or self._opened else self._first()
         self._planned = -inf if self._stopped else tick
         active = self._next is not None and self._next.active()
         if self._stopped or tick == inf:
             if self._next is not None and active:
                 self._next.cancel()
             return
-        wait = min(max(0.0, tick / TICKS - self._seconds()), LONGEST_SLEEP)
+        wait = min(tick / TICKS - self._seconds(), LONGEST_SLEEP) if tick else 0.0
+        if wait < 0.0:
+            wait = 0.0
         if self._next is not None and active:
             self._next.reset(wait)
         else:
             self._next = self._reactor.callLater(wait, self._turn)
+
+    def _first(self) -> float:
+        """The tick of the first slot."""
+        wide, widest = self._later
+        return min(self._due.first, wide.first, widest.first)
 
     def _turn(self) -> None:
         """Call what is to be called now, for a few milliseconds."""
@@ -352,7 +355,8 @@ class Wheel:
     def _call_due(self, now: float) -> None:
         """Call what is due, but nothing before a call that still lies in a wider slot."""
         until = self._seconds() + self._share(now)
-        wider = min(level.first + level.width for level in self._later)
+        wide, widest = self._later
+        wider = min(wide.first + WIDE, widest.first + WIDEST)
         while True:
             for timer in self._order:
                 if timer is not None:

@@ -76,9 +76,16 @@ Work = Add | Save | Call
 def in_turn(batch: Sequence[Work]) -> list[Work]:
     """As they are done and answered: new tasks, ends of attempts, and other things by what they lock. Who
     is answered later knows of all that was done before."""
-    adds = [work for work in batch if isinstance(work, Add)]
-    saves = [work for work in batch if isinstance(work, Save)]
-    calls = [work for work in batch if isinstance(work, Call)]
+    adds: list[Work] = []
+    saves: list[Work] = []
+    calls: list[Call] = []
+    for work in batch:  # by their types: to ask for an instance of another Struct takes long
+        if type(work) is Add:
+            adds.append(work)
+        elif type(work) is Save:
+            saves.append(work)
+        elif type(work) is Call:
+            calls.append(work)
     return [*adds, *saves, *sorted(calls, key=attrgetter("order"))]
 
 

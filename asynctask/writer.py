@@ -244,7 +244,7 @@ class Writer:
             else:
                 self._blame(batch[0], error)
         else:
-            changes = sum([len(work.rows) if isinstance(work, Add) else 1 for work in batch])
+            changes = sum([len(work.rows) if type(work) is Add else 1 for work in batch])
             self._stored(changes, monotonic() - began)
             self._answer(zip(batch, results, strict=True), committed)
             self._keep_log_short()
@@ -288,12 +288,12 @@ class Writer:
         saves: list[End] = []
         calls: list[Call] = []
         for work in batch:
-            if isinstance(work, Add):
+            if type(work) is Add:
                 rows += work.rows
                 news += work.news
-            elif isinstance(work, Save):
+            elif type(work) is Save:
                 saves.append(work.end)
-            else:
+            elif type(work) is Call:
                 calls.append(work)
         if rows:
             self._database.add(connection, rows)
