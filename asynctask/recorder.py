@@ -120,12 +120,22 @@ class FlightRecorder:
 
     def swap(self, record: bytes) -> bytes:
         """Name what the reactor steps, and tell what was named before: a step may run the reactor."""
-        before, self.at_work = self.at_work, record
+        before = self.at_work
         if record is NOBODY:
-            self._map[_IS_STEPPED] = 0  # that nobody is named is enough
+            self.leave()
         else:
-            self._map[_STEPPED] = record
+            self.enter(record)
         return before
+
+    def enter(self, record: bytes) -> None:
+        """Name what the reactor steps, which was stepping nobody."""
+        self.at_work = record
+        self._map[_STEPPED] = record
+
+    def leave(self) -> None:
+        """The reactor steps nobody any more."""
+        self.at_work = NOBODY
+        self._map[_IS_STEPPED] = 0  # that nobody is named is enough
 
     def swap_in(self, slot: int, record: bytes) -> bytes:
         """The same in another slot."""

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from asynctask import forked, wire
 from asynctask.model import Progress
 from asynctask.pythonlog import TRACE
-from asynctask.recorder import NOBODY, FlightRecorder
+from asynctask.recorder import NOBODY, FlightRecorder, record
 from asynctask.runs import Reporter, Run
 from asynctask.tracebacks import caught, thrown
 
@@ -124,10 +124,11 @@ class Stepped(Run):
             self._clock.callLater(0, self._wake, again, result)
             return again
         self._waits = None
-        named = self.record
+        task = self.task
+        named = record(task.task_id, task.attempt)
         assert steps is not None
         while True:
-            recorder.swap(named)
+            recorder.enter(named)
             began = perf_counter()
             try:
                 try:
@@ -144,7 +145,7 @@ class Stepped(Run):
                 finally:
                     if forked.is_child:
                         forked.leave()
-                    recorder.swap(NOBODY)
+                    recorder.leave()
                     watcher.took(perf_counter() - began)
             except (StopIteration, defer._DefGen_Return) as end:
                 returned = end.value
@@ -192,12 +193,12 @@ class Stepped(Run):
 
     def _written(self, result: Any) -> str:
         """Its result is its own step too: it may be large, and have code of its own."""
-        self._recorder.swap(self.record)
+        self._recorder.enter(self.record)
         began = perf_counter()
         try:
             return wire.dump_result(result)
         finally:
-            self._recorder.swap(NOBODY)
+            self._recorder.leave()
             self.watcher.took(perf_counter() - began)
 
     def _end(self, failure: Failure) -> None:
