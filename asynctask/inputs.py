@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 from math import isfinite
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 from msgspec import ValidationError, json, to_builtins
 
@@ -79,8 +79,12 @@ class Input:
         return {name: _argument(name, shapes[name], value[name]) for name in value}
 
 
+_LOOSE: Final = (dict, list, float)
+"""Types of which msgspec is less strict than `Input.check`."""
+
+
 def _argument(name: str, shape: Shape, value: Any) -> Any:
-    if isinstance(value, dict | list | float):  # in which msgspec is less strict than `Input.check`
+    if type(value) in _LOOSE:
         found = Found(Hints(), may_have_nul=False)
         with suppress(EnoughError):
             value = shape.check(value, ("input", name), found)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from itertools import chain, repeat
+from types import NoneType
 from typing import Any, Final, Protocol
 
 from msgspec import ValidationError, convert, defstruct
@@ -34,6 +35,9 @@ NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 EXACT: Final = 2**53
 """Up to it every integer is a double of its own."""
+
+SIMPLE: Final = (int, str, bool, float, NoneType)
+"""What JSON has that has no keys in it."""
 
 WHOLE: Final = 1e22
 """Below it, 5.0 is the same as 5; 1e300 and its 301 digits are not."""
@@ -273,6 +277,8 @@ class Shape:
     def convert(self, value: Any) -> Any:
         """:raises ValidationError: whatever goes wrong."""
         try:
+            if type(value) in SIMPLE:  # to read the word takes longer than all else
+                return convert((value,), self._box).value
             return convert((value,), self._box, str_keys=True).value
         except BaseException as error:  # As above.
             known = isinstance(error, ValidationError | RecursionError) or _is_of_msgspec(error)
