@@ -54,7 +54,10 @@ def latest(task: Task) -> float:
 
 def of_new(waiting: Sequence[Task], starting: Sequence[Task], started: Sequence[Task]) -> list[News]:
     """What is told of new tasks: they are accepted, and some have started."""
-    return [*waiting, *[task for both in zip(starting, started, strict=True) for task in both]]
+    news: list[News] = list(waiting)
+    for number, task in enumerate(started):  # mostly one, for which to zip two takes longer
+        news += starting[number], task
+    return news
 
 
 def body(news: Sequence[News]) -> bytes:
