@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import lru_cache
 from math import isfinite
 from string import Formatter
-from typing import Any, Final, NamedTuple, Protocol, TextIO
+from typing import Any, Final, NamedTuple, Protocol, TextIO, TypeVar
 
 from twisted.logger import FileLogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
@@ -260,6 +260,18 @@ def _message(event: LogEvent) -> str:
     return formatEvent(event)
 
 
+T = TypeVar("T")
+
+LONGEST_KNOWN: Final = 1_000
+"""Characters of a message that is remembered: more of them is a text, which does not come again."""
+
+
+def _remembered(of: Callable[[str], T]) -> Callable[[str], T]:
+    """The same, remembering what it says of messages that come again: of a few, and short ones."""
+    known = lru_cache(maxsize=256)(of)
+    return lambda message: known(message) if len(message) <= LONGEST_KNOWN else of(message)
+
+
 def _is_field(key: str) -> bool:
     return key not in _NOT_TOLD and not key.startswith("log_")
 
@@ -270,7 +282,7 @@ def _fields(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((key, f" {_plain(key)}=") for key in keys if _is_field(key))
 
 
-@lru_cache(maxsize=256)
+@_remembered
 def _said(template: str) -> frozenset[str]:
     """The fields that a message says itself."""
     try:
@@ -290,7 +302,7 @@ def _one_line(message: str) -> str:
     return _CONTROL.sub(_escaped, " ".join(message.splitlines()))
 
 
-_known: Final = lru_cache(maxsize=256)(_one_line)
+_known: Final = _remembered(_one_line)
 """The same of a message that comes again and again."""
 
 

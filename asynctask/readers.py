@@ -1,10 +1,12 @@
 """The threads that read; where the system gives none, nobody waits for one."""
 
 from collections.abc import Callable
+from functools import partial
 from threading import Lock, Thread
 from typing import Any, Final, ParamSpec, TypeVar
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from asynctask.problems import Unavailable
@@ -44,6 +46,18 @@ class Readable:
             log.info("Store can be read again")
 
 
+def _read(tell: Any, func: Callable[..., Any], *args: Any, **kw: Any) -> None:
+    """As `ThreadPool` does it, but for what its closure and its frames leave to the collector."""
+    try:
+        done, result = True, func(*args, **kw)
+    except BaseException:
+        done, result = False, Failure()
+    try:
+        tell(done, result)
+    finally:
+        del tell, func, args, kw, result  # the frames of an error would hold who is told of it
+
+
 class _Daemon(Thread):
     """One for which no program waits that has ended."""
 
@@ -74,7 +88,7 @@ class ReaderThreads(ThreadPool):
         if self.joined:
             raise Unavailable(NO_ANSWER)
         try:
-            super().callInThreadWithCallback(onResult, func, *args, **kw)
+            self._team.do(partial(_read, onResult, func, *args, **kw))
         except RuntimeError as error:
             # It would be waited for at the end.
             self.threads[:] = [thread for thread in self.threads if thread.ident is not None]

@@ -134,11 +134,15 @@ def without_frames(error: E) -> E:
 
     Most frames hold it in their turn, and all that would stay until the collector comes.
     """
-    one: BaseException | None = error
+    left: list[BaseException | None] = [error]
     with suppress(BaseException):  # it may have any code of its own
         for _ in range(MAX_CAUSES):
-            if one is None:
+            if not left:
                 break
+            if (one := left.pop()) is None:
+                continue
             BaseException.with_traceback(one, None)
-            one = one.__context__ if one.__cause__ is None else one.__cause__
+            left.append(one.__context__ if one.__cause__ is None else one.__cause__)
+            if issubclass(type(one), BaseExceptionGroup):
+                left += BaseExceptionGroup.exceptions.__get__(one)
     return error

@@ -1,7 +1,9 @@
 """POSTs and GETs that wait for the end (RFC 7240)."""
 
+from msgspec.structs import replace
 from twisted.internet.defer import maybeDeferred
 
+from asynctask.model import FAILED, Task
 from asynctask.problems import Unavailable
 from tests.repeats import RepeatTestCase
 
@@ -43,6 +45,17 @@ class WaitTests(RepeatTestCase):
         self.assertEqual((answer.status, answer.json["status"]), (200, "completed"))
         self.assertEqual(answer.header("Preference-Applied"), "wait=5")
         self.assertEqual(answer.header("Retry-After"), None)
+
+    def test_an_end_that_is_told_late_and_was_undone_by_a_retry_ends_no_wait(self) -> None:
+        task_id = self.submit(duration=3)
+        asked = self.ask("GET", f"/api/tasks/{task_id}", Prefer="wait=5")
+        self.settle()
+        running: Task = self.turns.outcome(self.store.get(task_id))  # type: ignore[assignment]
+        self.feed.publish(self.feed.now.seq, [replace(running, status=FAILED)])
+        self.settle()
+        self.assertNoResult(asked)
+        self.advance(3)
+        self.assertEqual(self.answered(asked).json["status"], "completed")
 
     def test_a_get_is_answered_with_the_task_as_it_is_when_it_takes_longer(self) -> None:
         task_id = self.submit(duration=9)

@@ -18,6 +18,7 @@ from asynctask.collector import (
     FEW,
     FREEZE,
     LAST_LOOK,
+    LITTLE,
     LOOK,
     LOOK_AT_MEMORY,
     MANY_DESCRIPTORS,
@@ -75,9 +76,11 @@ class CollectorTests(SynchronousTestCase):
         first = ref(Cycle())
         for _ in range(count):
             Cycle()
+        much = [Cycle() for _ in range(LITTLE)]
         tasks, self.tasks = self.tasks, max(self.tasks, QUIET + 1)
         self.clock.advance(FREEZE)
         self.tasks = tasks
+        del much
         return first
 
     def test_memory_that_was_only_kept_for_later_does_not_count_as_what_lives(self) -> None:
@@ -143,6 +146,15 @@ class CollectorTests(SynchronousTestCase):
         self.clock.advance(FREEZE)
         self.assertGreaterEqual(gc.get_freeze_count() - before, len(kept))
         self.assertLess(gc.get_count()[0], 1_000)
+
+    def test_what_is_little_is_looked_at_before_it_is_frozen_however_many_tasks_are_in_flight(self) -> None:
+        self.tasks = 10 * FEW
+        lost, kept = ref(Cycle()), Cycle()
+        frozen = gc.get_freeze_count()
+        self.clock.advance(FREEZE)
+        self.assertIsNone(lost())
+        self.assertGreater(gc.get_freeze_count(), frozen)
+        del kept
 
     def test_garbage_that_was_frozen_is_collected_when_there_is_much_of_it(self) -> None:
         lost = self.leave(WORTH_IT + 10)

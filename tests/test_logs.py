@@ -25,10 +25,12 @@ from asynctask.command import log_of
 from asynctask.logqueue import Line, LogQueue
 from asynctask.logs import (
     FILES_KEPT,
+    LONGEST_KNOWN,
     RENDERERS,
     ROTATE_AT,
     Rotating,
     Value,
+    _remembered,
     destination,
     json_line,
     text_line,
@@ -132,6 +134,14 @@ class TextLines(SynchronousTestCase):
         line = text_line(event("M", a=b"x y", b=object, c=[1, "d e"]))
         self.assertEqual(line.splitlines(), [line])
         self.assertIn("x y", line)
+
+    def test_of_long_messages_none_is_remembered(self) -> None:
+        kept: list[str] = []
+        remembering = _remembered(kept.append)
+        for message in ("short", "long" * LONGEST_KNOWN):
+            for _ in range(2):
+                remembering(message)
+        self.assertEqual([len(message) for message in kept], [5, *[4 * LONGEST_KNOWN] * 2])
 
     def test_what_the_message_says_is_not_said_twice(self) -> None:
         self.assertEqual(

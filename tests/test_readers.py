@@ -1,13 +1,16 @@
 """Reads that wait for a thread, and a system that gives no more of these."""
 
+import gc
 import os
 import subprocess
 import sys
 from threading import Event, Semaphore, Thread
+from types import FunctionType
 from typing import Any
 
 from sqlalchemy import Connection
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import TestCase
 
@@ -55,6 +58,28 @@ class Ended(TestCase):
             [sys.executable, "-c", FAILS], cwd=folder, timeout=PATIENCE, capture_output=True
         )
         self.assertEqual(ended.returncode, 0, ended.stderr)
+
+
+class Reads(OnFile):
+    """What reads leave."""
+
+    def test_they_leave_nothing_of_theirs_to_the_collector(self) -> None:
+        gc.collect()
+        self.addCleanup(gc.enable)
+        self.addCleanup(gc.garbage.clear)
+        self.addCleanup(gc.set_debug, 0)
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        for _ in range(20):
+            self.assertIsNone(self.wait(self.store.get("task_1")))
+            failing = self.store._read(self.broken).addErrback(lambda failure: failure.type)
+            self.assertIs(self.wait(failing), ZeroDivisionError)
+        gc.collect()
+        left = [one for one in gc.garbage if isinstance(one, FunctionType | Failure)]
+        self.assertEqual(left, [])
+
+    def broken(self, _connection: Connection) -> float:
+        return 1 / 0
 
 
 class Busy(OnFile):

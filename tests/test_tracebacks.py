@@ -110,6 +110,18 @@ class LettingGo(SynchronousTestCase):
         self.assertIs(thrown(failure), failure.value)
         self.assertIsNone(thrown(failure).__traceback__)
 
+    def test_those_of_a_group_lose_their_frames_too(self) -> None:
+        errors: list[Exception] = []
+        for why in ("one", "other", "its cause"):
+            try:
+                raise ValueError(why)
+            except ValueError as error:
+                errors.append(error)
+        one, other, cause = errors
+        other.__cause__ = cause
+        without_frames(ExceptionGroup("all", [one, ExceptionGroup("some", [other])]))
+        self.assertEqual([error.__traceback__ for error in errors], [None] * 3)
+
     def test_those_that_came_from_each_other_have_an_end(self) -> None:
         one, other = ValueError("one"), ValueError("other")
         one.__cause__, other.__cause__ = other, one

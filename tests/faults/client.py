@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -86,6 +87,9 @@ class Client:
         query = {"limit": "1000", **filters}
         while True:
             answer = self.get(f"/api/tasks?{urlencode(query)}")
+            if answer.status == 503:  # a busy machine's database
+                time.sleep(float(answer.headers["retry-after"]))
+                answer = self.get(f"/api/tasks?{urlencode(query)}")
             assert answer.status == 200, answer
             yield from answer.body["tasks"]
             if answer.body["next"] is None:
