@@ -38,8 +38,11 @@ YOUNG: Final = 10_000
 """New objects that live at which it is not: to look at them takes some 1 ms."""
 
 LITTLE: Final = 2_000
-"""New objects that live which are looked at before they are frozen: it takes less than 0.1 ms. What Twisted
-and Werkzeug leave in cycles, of each GET of a task, would stay for as long as many are in flight."""
+"""New objects that live, less the old ones that are gone, which are looked at before they are frozen: what
+Twisted and Werkzeug leave in cycles, of each GET of a task, would stay while many tasks are in flight."""
+
+RARELY: Final = 200
+"""So many times as long as such a look takes none is made after it."""
 
 TOO_LONG: Final = 0.002
 """Seconds that such a look may take; with what it has left the next one would take longer."""
@@ -146,6 +149,7 @@ class Collector:
         self._trim = trim
         self._collected_at = 0.0
         self._quiet_from = 0.0
+        self._rests_until = 0.0
         self._has_frozen = False
         self._kept = 0
         self._kept_bytes = 0
@@ -186,10 +190,15 @@ class Collector:
             if gc.get_count()[0] < YOUNG:
                 return
             self._quiet_from = self._clock.seconds() + LOOK
-        if gc.get_count()[0] < LITTLE:
-            gc.collect(0)
+        self._collect_if_little()
         gc.freeze()
         self._has_frozen = True
+
+    def _collect_if_little(self) -> None:
+        if self._clock.seconds() >= self._rests_until and gc.get_count()[0] < LITTLE:
+            began = perf_counter()
+            gc.collect(0)
+            self._rests_until = self._clock.seconds() + RARELY * (perf_counter() - began)
 
     def _is_quiet(self) -> bool:
         return self._in_flight() <= QUIET and self._clock.seconds() >= self._quiet_from

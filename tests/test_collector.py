@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 from errno import EMFILE
+from itertools import chain, count, repeat
 from math import inf
 from pathlib import Path
 from resource import getpagesize
@@ -24,6 +25,7 @@ from asynctask.collector import (
     MANY_DESCRIPTORS,
     MUCH,
     QUIET,
+    RARELY,
     REST,
     TOO_LONG,
     TOO_MUCH,
@@ -156,6 +158,18 @@ class CollectorTests(SynchronousTestCase):
         self.assertGreater(gc.get_freeze_count(), frozen)
         del kept
 
+    def test_the_longer_that_takes_the_longer_it_is_not_done(self) -> None:
+        self.tasks = QUIET + 1
+        times = count(0, 9.9 * FREEZE / RARELY)
+        self.patch(collector, "perf_counter", lambda: next(times))
+        looked = [self.is_found_by_the_next_freeze() for _ in range(21)]
+        self.assertEqual([number for number, found in enumerate(looked) if found], [0, 10, 20])
+
+    def is_found_by_the_next_freeze(self) -> bool:
+        lost = ref(Cycle())
+        self.clock.advance(FREEZE)
+        return lost() is None
+
     def test_garbage_that_was_frozen_is_collected_when_there_is_much_of_it(self) -> None:
         lost = self.leave(WORTH_IT + 10)
         self.assertIsNotNone(lost())
@@ -183,15 +197,16 @@ class CollectorTests(SynchronousTestCase):
         self.assertLessEqual(gc.get_freeze_count(), frozen)
 
     def test_if_that_takes_too_long_what_lives_is_frozen(self) -> None:
-        times = iter([0.0, 2 * TOO_LONG])
+        times = chain([0.0, 2 * TOO_LONG], repeat(0.0))
         self.patch(collector, "perf_counter", lambda: next(times))
         self.clock.advance(LOOK_AT_MEMORY)
         self.assert_is_loud_for_a_while()
 
     def test_where_much_is_made_that_lives_it_is_frozen_and_not_looked_at(self) -> None:
-        self.patch(collector, "perf_counter", self.fail)
+        patched = self.patch(collector, "perf_counter", self.fail)
         kept = [Cycle() for _ in range(YOUNG)]
         self.clock.advance(FREEZE)
+        patched.restore()
         self.assert_is_loud_for_a_while()
         del kept
 
