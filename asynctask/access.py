@@ -24,7 +24,7 @@ def log_access(method: bytes, uri: bytes, status: int, sent: int, seconds: float
     :param uri: empty, as the method, where no request could be read.
     :param client: an address; that of a unix socket has no host.
     """
-    _REQUEST(
+    _REQUEST.write(
         method.decode("latin-1"),
         uri.decode("utf-8", "backslashreplace"),
         status,

@@ -61,13 +61,13 @@ class Line:
         self.long = long
         self._in_trace: Line | None = None
 
-    def __call__(self, *values: Value, trace: str | None = None) -> None:
+    def write(self, *values: Value, trace: str | None = None) -> None:
         """Log it, with a value for each name: another thread may make a line of them, later.
 
         :param trace: the ``traceparent`` of what it tells of, if it has one, as a last field.
         """
         if trace is not None:
-            self._with_trace()(*values, trace)
+            self._with_trace().write(*values, trace)
             return
         observers = OBSERVERS
         if len(observers) == 1 and type(observers[0]) is LogQueue:

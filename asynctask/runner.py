@@ -88,9 +88,11 @@ class Running(Attempt):
         self.runner.store.report(task, progress)
         if progress.message:
             text = progress.message
-            _PROGRESS_WITH_TEXT(task.task_id, progress.step, progress.total, text, trace=task.traceparent)
+            _PROGRESS_WITH_TEXT.write(
+                task.task_id, progress.step, progress.total, text, trace=task.traceparent
+            )
         else:
-            _PROGRESS(task.task_id, progress.step, progress.total, trace=task.traceparent)
+            _PROGRESS.write(task.task_id, progress.step, progress.total, trace=task.traceparent)
 
     def took(self, seconds: float) -> None:
         """See `asynctask.runs.Watcher`."""
@@ -213,7 +215,7 @@ class Runner:
 
     def _start(self, running: Running) -> None:
         task, kind = running.task, running.kind
-        _STARTED(task.task_id, task.name, task.kind, task.attempt, trace=task.traceparent)
+        _STARTED.write(task.task_id, task.name, task.kind, task.attempt, trace=task.traceparent)
         began = running.began = self._clock.seconds()
         now = self._now()
         self._metrics.began(kind.name, kind.place, now - task.run_at)
@@ -358,7 +360,7 @@ class Runner:
     ) -> None:
         self._running.drop(after.task_id, running)
         if status is COMPLETED:
-            _COMPLETED(after.task_id, after.name, trace=after.traceparent)
+            _COMPLETED.write(after.task_id, after.name, trace=after.traceparent)
         else:
             self._note_end(status, after, failure, where)
         if failure is not None:

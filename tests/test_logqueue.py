@@ -85,7 +85,7 @@ class QueueTestCase(SynchronousTestCase):
 
     def quick(self, text: str, **fields: Value) -> None:
         """Log a line of those that come by the thousand."""
-        Line(self.log, text, *fields)(*fields.values())
+        Line(self.log, text, *fields).write(*fields.values())
 
     def next_lines(self) -> list[str]:
         return self.sink.written.get(timeout=PATIENCE).decode().splitlines()
@@ -267,7 +267,7 @@ class Queued(QueueTestCase):
         self.until_stuck()
         said = Line(self.log, "said", "n", "text", long=True)
         for _ in range(20):
-            said(1, "x" * (MAX_CHARACTERS // 10))
+            said.write(1, "x" * (MAX_CHARACTERS // 10))
         self.assertEqual(len(self.queue._waiting), 10)
         self.sink.free.set()
         self.queue.stop()
@@ -381,7 +381,7 @@ class Lines(SynchronousTestCase):
     def test_every_observer_is_told_an_event_as_by_any_logger(self) -> None:
         self.observe()
         self.log.info("Task progress", task_id="a", step=1)
-        self.line("a", 1)
+        self.line.write("a", 1)
         usual, quick = self.events
         self.assertEqual(set(usual), set(quick))
         for key in (
@@ -400,7 +400,7 @@ class Lines(SynchronousTestCase):
         for name in ("text", "json"):
             render, tell = RENDERERS[name]
             sink = self.queue_alone(render, tell)
-            self.line("a b", 1)
+            self.line.write("a b", 1)
             self.log.info("Task progress", task_id="a b", step=1)
             first, second = (
                 line[24:] if name == "text" else line[36:] for line in sink.text().splitlines()
@@ -410,8 +410,8 @@ class Lines(SynchronousTestCase):
 
     def test_the_trace_of_what_it_tells_is_its_last_field(self) -> None:
         sink = self.queue_alone(without_time, told_without_time)
-        self.line("a", 1, trace="00-ab-cd-01")
-        self.line("a", 2)
+        self.line.write("a", 1, trace="00-ab-cd-01")
+        self.line.write("a", 2)
         self.assertEqual(
             sink.text().splitlines(),
             [
@@ -422,9 +422,9 @@ class Lines(SynchronousTestCase):
 
     def test_another_observer_of_the_program_is_told_too(self) -> None:
         sink = self.queue_alone(without_time, told_without_time)
-        self.line("a", 1)
+        self.line.write("a", 1)
         self.observe()
-        self.line("a", 2)
+        self.line.write("a", 2)
         self.assertEqual([event["step"] for event in self.events], [2])
         self.assertEqual(
             sink.text().splitlines(),
@@ -436,8 +436,8 @@ class Lines(SynchronousTestCase):
         queue = cast(LogQueue, logqueue.OBSERVERS[0])
         queue.start()
         self.addCleanup(queue.stop)
-        self.line("a")
-        self.line("a", 1)
+        self.line.write("a")
+        self.line.write("a", 1)
         queue.flush()
         self.assertEqual(
             sink.text().splitlines(),
