@@ -148,12 +148,12 @@ class Acceptance:
     def _full(self, more: int) -> Unavailable | None:
         """Why there is no room for so many tasks more, if there is none."""
         unfinished, most = self._store.unfinished, self._max_waiting
-        if self._is_full and unfinished <= most * (1 - ROOM):
+        if self._is_full and unfinished < most and unfinished <= most * (1 - ROOM):
             self._is_full = False
             log.info("There is room for new tasks again", not_ended=unfinished)
         if unfinished + more <= most:
             return None
-        if not self._is_full and unfinished > most * (1 - ROOM):  # else it is a batch that is too large
+        if not self._is_full and unfinished >= most:  # else it is a batch for which there is no room
             self._is_full = True
             log.warn("Too many tasks have not ended; new ones are refused", max_waiting=most)
         return Unavailable("The service is full: too many tasks have not ended", FULL_FOR)

@@ -52,6 +52,13 @@ _TO_BE_CANCELLED: Final = "to be cancelled"
 """What one waits for whom another's step has woken: the end of that, and then perhaps to be cancelled."""
 
 
+class _Again(Deferred[Any]):
+    """Has what was waited for go on; to all others that has fired already, so a cancel does nothing."""
+
+    def cancel(self) -> None:
+        """Nothing."""
+
+
 class Stepped(Run):
     """A handler on the reactor, taken from step to step: a coroutine, or a generator of inlineCallbacks.
 
@@ -115,7 +122,7 @@ class Stepped(Run):
             return None
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
         if recorder.at_work is not NOBODY:
-            again: Deferred[Any] = Deferred()
+            again = _Again()
             if self._waits is None:  # it begins
                 again.addBoth(self)
             else:  # before who else waits for the same, which no public method does
@@ -172,7 +179,7 @@ class Stepped(Run):
         self._returned(returned)
         return None
 
-    def _wake(self, again: Deferred[Any], result: Any) -> None:
+    def _wake(self, again: "_Again", result: Any) -> None:
         if self._recorder.at_work is not NOBODY:  # a step runs the reactor
             self._clock.callLater(0, self._wake, again, result)
             return

@@ -142,7 +142,7 @@ def without_frames(error: E) -> E:
             if (one := left.pop()) is None:
                 continue
             BaseException.with_traceback(one, None)
-            left.append(one.__context__ if one.__cause__ is None else one.__cause__)
             if issubclass(type(one), BaseExceptionGroup):
                 left += BaseExceptionGroup.exceptions.__get__(one)
+            left.append(one.__context__ if one.__cause__ is None else one.__cause__)
     return error

@@ -189,6 +189,18 @@ class ChangedKindTests(RepeatTestCase):
         self.assertEqual(self.post(body, "/api/tasks/batch", Idempotency_Key="one").status, 400)
 
 
+class NoneWaitsTests(RepeatTestCase):
+    """--max-waiting 0."""
+
+    max_waiting = 0
+
+    def test_it_takes_no_task_and_says_so_once(self) -> None:
+        with capturedLogs() as logged:
+            self.assertEqual([self.post({"name": "a"}).status for _ in range(2)], [503, 503])
+        told = [event["log_format"] for event in logged]
+        self.assertEqual(told, ["Too many tasks have not ended; new ones are refused"])
+
+
 class MaxWaitingTests(RepeatTestCase):
     """--max-waiting."""
 
@@ -218,6 +230,13 @@ class MaxWaitingTests(RepeatTestCase):
         room = (LogLevel.info, "There is room for new tasks again")
         told = [(event["log_level"], event["log_format"]) for event in logged]
         self.assertEqual([one for one in told if not one[1].startswith("Task ")], [full, room, full])
+
+    def test_while_there_is_room_for_one_a_batch_that_is_too_large_is_not_told(self) -> None:
+        for _ in range(2):
+            self.submit(delay=60)
+        with capturedLogs() as logged:
+            self.assertEqual(self.post([{"name": "a"}] * 2, "/api/tasks/batch").status, 503)
+        self.assertEqual(logged, [])
 
     def test_a_retry_needs_room_too(self) -> None:
         task_id = self.submit(delay=60)

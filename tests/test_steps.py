@@ -378,6 +378,41 @@ class Wakings(StepsTestCase):
             self.clock.advance(0)
             self.assertEqual(self.successResultOf(result), "done")
 
+    def test_to_cancel_what_has_fired_does_nothing(self) -> None:
+        for is_at_once in (True, False):
+            wait: Deferred[str] = Deferred()
+            result = self.run_steps(self.coroutine(wait))
+
+            async def waking(wait: Deferred[str] = wait, is_at_once: bool = is_at_once) -> None:
+                wait.callback("done")
+                if is_at_once:
+                    wait.cancel()
+
+            self.run_steps(waking())
+            wait.cancel()
+            self.clock.advance(0)
+            self.assertEqual(self.successResultOf(result), "done")
+
+    def test_a_lock_that_was_given_is_not_lost_by_a_cancel_of_its_deferred(self) -> None:
+        lock = DeferredLock()
+        lock.acquire()
+        got = lock.acquire()
+
+        async def handler() -> bool:
+            await got
+            lock.release()
+            return True
+
+        async def waking() -> None:
+            lock.release()
+            got.cancel()
+
+        result = self.run_steps(handler())
+        self.run_steps(waking())
+        self.clock.advance(0)
+        self.assertTrue(self.successResultOf(result))
+        self.assertFalse(lock.locked)
+
     def test_of_many_that_wait_for_the_same_the_first_gets_it_as_ever(self) -> None:
         wait: Deferred[str] = Deferred()
         results = [self.run_steps(self.coroutine(wait)) for _ in range(3)]
