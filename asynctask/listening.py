@@ -298,13 +298,13 @@ def _cannot_listen(where: str, error: OSError) -> StartError:
 
 
 def _check_unix(path: str) -> None:
+    if not path:
+        raise StartError("--listen: a Unix socket has a path")
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise StartError(f"--listen: cannot make a socket in the folder {folder}")
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise StartError(f"--listen: the path of a socket has at most {LONGEST_PATH} bytes, not {path}")
-    if not path:
-        raise StartError("--listen: a Unix socket has a path")
     if not os.path.lexists(path):
         _take_away_own(f"{path}.lock")
         return

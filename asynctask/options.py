@@ -250,9 +250,8 @@ class Options(usage.Options):
         return {name: found[0] for name, found in similar.items() if found}
 
     def _variable(self, name: str) -> str:
-        value = self._environment.get(
-            _variable_of(name), ""
-        ).strip()  # files and secrets end with a newline
+        # Files and secrets end with a newline.
+        value = self._environment.get(_variable_of(name), "").strip()
         # Kubernetes makes it for a service that is named asynctask.
         return "" if name == "port" and value.startswith("tcp://") else value
 

@@ -47,13 +47,16 @@ class _Adding:
 
 _ADDING: Final = _Adding()
 
-_PUT_OFF: Final = "put off"
-_TO_BE_CANCELLED: Final = "to be cancelled"
-"""What one waits for whom another's step has woken: the end of that, and then perhaps to be cancelled."""
-
 
 class _Again(Deferred[Any]):
-    """Has what was waited for go on; to all others that has fired already, so a cancel does nothing."""
+    """What one waits for whom another's step has woken: the end of that step.
+
+    To all others, what was waited for has fired already, so that a cancel of it does nothing.
+
+    :ivar is_cancelled: whether the handler is to be cancelled at its next ``await``.
+    """
+
+    is_cancelled = False
 
     def cancel(self) -> None:
         """Nothing."""
@@ -106,30 +109,19 @@ class Stepped(Run):
     def cancel(self) -> None:
         """Ask it to end, at its ``await``."""
         self.cancelled = True
-        if isinstance(self._waits, Deferred):
+        if isinstance(self._waits, _Again):
+            self._waits.is_cancelled = True
+        elif isinstance(self._waits, Deferred):
             self._waits.cancel()
-        elif self._waits is _PUT_OFF:
-            self._waits = _TO_BE_CANCELLED
 
     def __call__(self, result: Any) -> Any:
-        """What was waited for is there: take steps, the first with it, until something is waited for.
-
-        Not within a step of another task: its time would count as that one's, and of many that hand on one
-        lock each would be deeper than the one before, until Python takes no more.
-        """
+        """What was waited for is there: take steps, the first with it, until something is waited for."""
         if self._waits is _ADDING:
             self._waits = (result,)
             return None
         recorder, watcher, steps = self._recorder, self.watcher, self._steps
         if recorder.at_work is not NOBODY:
-            again = _Again()
-            if self._waits is None:  # it begins
-                again.addBoth(self)
-            else:  # before who else waits for the same, which no public method does
-                self._waits._callbacks.insert(0, ((self, (), {}), (self, (), {})))
-            self._waits = _PUT_OFF
-            self._clock.callLater(0, self._wake, again, result)
-            return again
+            return self._put_off(result)
         self._waits = None
         task = self.task
         named = record(task.task_id, task.attempt)
@@ -179,14 +171,28 @@ class Stepped(Run):
         self._returned(returned)
         return None
 
-    def _wake(self, again: "_Again", result: Any) -> None:
+    def _put_off(self, result: Any) -> Deferred[Any]:
+        """Go on after the step of another task that has brought this.
+
+        Within it, the time would count as that task's, and of many that hand on one lock each would be
+        deeper than the one before, until Python takes no more.
+        """
+        again = _Again()
+        if self._waits is None:  # it begins
+            again.addBoth(self)
+        else:  # before who else waits for the same, which no public method does
+            self._waits._callbacks.insert(0, ((self, (), {}), (self, (), {})))
+        self._waits = again
+        self._clock.callLater(0, self._wake, again, result)
+        return again
+
+    def _wake(self, again: _Again, result: Any) -> None:
         if self._recorder.at_work is not NOBODY:  # a step runs the reactor
             self._clock.callLater(0, self._wake, again, result)
             return
-        # What it was given counts: it may be a lock, which has to be released.
-        is_to_be_cancelled = self._waits is _TO_BE_CANCELLED
+        # Before any cancel: what it was given may be a lock, which has to be released.
         again.callback(result)
-        if is_to_be_cancelled and isinstance(self._waits, Deferred):
+        if again.is_cancelled and isinstance(self._waits, Deferred):
             self._waits.cancel()
 
     def _returned(self, result: Any) -> None:
